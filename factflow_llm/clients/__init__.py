@@ -1,0 +1,1 @@
+"""One provider, one file; each satisfies the protocols and leaves retrying to the limiter."""

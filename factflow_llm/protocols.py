@@ -1,0 +1,58 @@
+"""The two shapes every client has, ours or another package's: structural, so a class of the same shape satisfies them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool
+
+
+@runtime_checkable
+class LLMClientProtocol(Protocol):
+    """A client that completes chats."""
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
+        response_format: Any = None,
+        **provider_options: Any,
+    ) -> CompletionResponse:
+        """Return the whole answer."""
+        ...
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
+        response_format: Any = None,
+        **provider_options: Any,
+    ) -> AsyncIterator[StreamChunk]:
+        """Yield the answer piece by piece; the last chunk carries usage and finish reason."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class EmbeddingClientProtocol(Protocol):
+    """A client that turns texts into vectors."""
+
+    async def embed(self, texts: Sequence[str], *, dimensions: int | None = None) -> EmbeddingResponse:
+        """Return one vector per text, in the order of the texts."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections; a second call does nothing."""
+        ...

@@ -1,0 +1,1 @@
+"""The laboratory: the production limiter in virtual time, against simulated providers, on real traces."""
