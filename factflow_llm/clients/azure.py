@@ -1,0 +1,112 @@
+"""Azure OpenAI: the same language as OpenAI's, another way in.
+
+Two ways in: a deployment with its dated ``api_version``, or the v1 API, where the deployment goes by ``model`` and no version
+is named. Either opens with a key or with an Entra ID token.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
+
+from factflow_llm.clients.checks import check_api_key
+from factflow_llm.clients.openai import OpenAICompatibleClient
+from factflow_llm.clients.stainless import CONNECT_TIMEOUT_S, TIMEOUT_S, connection
+from factflow_llm.errors import ConfigurationError
+
+TokenProvider = Callable[[], str | Awaitable[str]]
+
+
+class AzureOpenAIClient(OpenAICompatibleClient):
+    """A deployment of an OpenAI model on Azure.
+
+    Args:
+        model: name of the model behind the deployment: it tells which arguments are accepted.
+        deployment: name of the deployment; by default the model's.
+        base_url: the resource, ``https://RESOURCE.openai.azure.com``; by default the environment's
+            ``AZURE_OPENAI_ENDPOINT``.
+        api_version: such as ``2024-10-21``; left out, the v1 API answers.
+        api_key: secret; by default the environment's ``AZURE_OPENAI_API_KEY``.
+        token_provider: gives an Entra ID token, now or awaited, such as ``azure.identity.aio.get_bearer_token_provider(…)``;
+            takes the place of a key.
+        timeout_s: longest silence of the server, in seconds.
+        connect_timeout_s: longest wait for a connection, in seconds.
+        headers: sent with every request.
+        proxy: URL of a proxy; by default what the environment says.
+        http_client: an ``AsyncClient`` of the SDK's httpx, which stays yours to close.
+        dimensions: length of the vectors, where the model can shorten them.
+        options: provider options preset for every call.
+
+    Raises:
+        ConfigurationError: when resource or key is missing or malformed, both key and token are given, or a time is not
+            above zero.
+    """
+
+    provider: ClassVar[str] = "azure"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        deployment: str | None = None,
+        base_url: str | None = None,
+        api_version: str | None = None,
+        api_key: str | None = None,
+        token_provider: TokenProvider | None = None,
+        timeout_s: float = TIMEOUT_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        http_client: Any = None,
+        dimensions: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        import openai
+
+        resource = base_url or os.environ.get("AZURE_OPENAI_ENDPOINT")
+        if not resource:
+            raise ConfigurationError(
+                "no resource: give base_url='https://RESOURCE.openai.azure.com' or set AZURE_OPENAI_ENDPOINT"
+            )
+        if api_key and token_provider:
+            raise ConfigurationError("give either api_key or token_provider, not both")
+        wiring = connection(
+            openai,
+            base_url=resource,
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            headers=headers,
+            proxy=proxy,
+            http_client=http_client,
+        )
+        endpoint = resource.rstrip("/").removesuffix("/v1").removesuffix("/openai")
+        tokens = None if token_provider is None else _awaited(token_provider)
+        key = tokens or check_api_key(
+            api_key or os.environ.get("AZURE_OPENAI_API_KEY"), variable="AZURE_OPENAI_API_KEY"
+        )
+        client: openai.AsyncOpenAI
+        if api_version is None:
+            client = openai.AsyncOpenAI(base_url=f"{endpoint}/openai/v1/", api_key=key, **wiring)
+        else:
+            secret: dict[str, Any] = {"azure_ad_token_provider": tokens} if tokens else {"api_key": key}
+            client = openai.AsyncAzureOpenAI(azure_endpoint=endpoint, api_version=api_version, **secret, **wiring)
+        super().__init__(
+            model,
+            sdk=openai,
+            client=client,
+            target=deployment or model,
+            dimensions=dimensions,
+            options=options,
+            owned=http_client is None,
+        )
+
+
+def _awaited(token_provider: TokenProvider) -> Callable[[], Awaitable[str]]:
+    """Make one kind of token provider out of two."""
+
+    async def token() -> str:
+        given = token_provider()
+        return given if isinstance(given, str) else await given
+
+    return token

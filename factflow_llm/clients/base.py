@@ -1,0 +1,154 @@
+"""What every client shares: it opens no connection before the first call, closes once, and shows no secret.
+
+``BaseLLMClient`` checks a chat before anything is sent and hands the provider's file one plain ``Call``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple, Self, TYPE_CHECKING
+
+from factflow_llm.clients.checks import check_messages, check_sampling, check_tools
+from factflow_llm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from factflow_llm.types import CompletionResponse, Message, StreamChunk, Tool
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+_PRESETTABLE = ("max_tokens", "temperature", "stop", "tools", "response_format")
+
+
+class Call(NamedTuple):
+    """A checked chat request, still in neutral form.
+
+    Attributes:
+        messages: the conversation, at least one turn.
+        max_tokens: longest answer; ``None`` for the provider's default.
+        temperature: ``None`` for the provider's default.
+        stop: texts at which the model stops.
+        tools: functions the model may call.
+        response_format: a pydantic model, a JSON schema, or the provider's own mapping; ``None`` for plain text.
+        options: whatever only this provider understands.
+    """
+
+    messages: Sequence[Message]
+    max_tokens: int | None
+    temperature: float | None
+    stop: list[str]
+    tools: Sequence[Tool]
+    response_format: Any
+    options: dict[str, Any]
+
+
+class BaseClient(ABC):
+    """A connection to one model of one provider."""
+
+    provider: ClassVar[str]
+
+    def __init__(self, model: str, *, options: Mapping[str, Any] | None = None) -> None:
+        if not isinstance(model, str) or not model.strip():
+            raise ConfigurationError(f"model={model!r} must be the name of a model, such as 'gpt-4o-mini'")
+        self.model = model
+        self._options = dict(options or {})
+        self._closed = False
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Release what this client opened."""
+
+    async def aclose(self) -> None:
+        """Release connections; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            await self._close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.model!r} {'closed' if self._closed else 'open'}>"
+
+
+class BaseLLMClient(BaseClient):
+    """A client that completes chats: checks here, the provider's language in the subclass.
+
+    What the constructor's ``options`` preset, an argument of the call overrides.
+    """
+
+    max_temperature: ClassVar[float] = 2.0
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
+        response_format: Any = None,
+        **provider_options: Any,
+    ) -> CompletionResponse:
+        """Return the whole answer, in one attempt.
+
+        Args:
+            messages: the conversation.
+            max_tokens: longest answer, in tokens.
+            temperature: from 0 to ``max_temperature``.
+            stop: texts at which the model stops.
+            tools: functions the model may call.
+            response_format: a pydantic model class or a JSON schema the answer must fit.
+            **provider_options: passed to the SDK as they are (``seed``, ``tool_choice``, ``extra_headers``, ``timeout``…).
+
+        Raises:
+            InvalidRequestError: before anything is sent, when the request cannot be meant.
+            Exception: the SDK's own, unchanged; read it with ``classify_llm_error``.
+        """
+        given = (max_tokens, temperature, stop, tools, response_format)
+        return await self._complete(self._request(self._call(messages, given, provider_options)))
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
+        response_format: Any = None,
+        **provider_options: Any,
+    ) -> AsyncGenerator[StreamChunk, None]:
+        """Yield the answer piece by piece, in one attempt; the last chunk carries usage and finish reason.
+
+        Leaving early closes the connection: ``async with contextlib.aclosing(client.stream(…)) as chunks``. An error the
+        provider sends after the answer has begun, and a connection that drops, arrive as exceptions. Arguments and errors
+        otherwise as for ``complete``; a request that cannot be meant fails here, not at the first chunk.
+        """
+        given = (max_tokens, temperature, stop, tools, response_format)
+        return self._stream(self._request(self._call(messages, given, provider_options)))
+
+    def _call(self, messages: Sequence[Message], given: tuple[Any, ...], provider_options: dict[str, Any]) -> Call:
+        options = {**self._options, **provider_options}
+        presets = [options.pop(name, None) for name in _PRESETTABLE]
+        max_tokens, temperature, stop, tools, response_format = (
+            preset if value is None else value for value, preset in zip(given, presets, strict=True)
+        )
+        check_messages(messages)
+        check_tools(tools)
+        check_sampling(temperature, max_tokens, max_temperature=self.max_temperature)
+        stops = [stop] if isinstance(stop, str) else list(stop or ())
+        return Call(messages, max_tokens, temperature, stops, tools or (), response_format, options)
+
+    @abstractmethod
+    def _request(self, call: Call) -> dict[str, Any]:
+        """Say ``call`` in the SDK's words."""
+
+    @abstractmethod
+    async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
+        """Send ``request`` once and say the answer in neutral form."""
+
+    @abstractmethod
+    def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
+        """Send ``request`` once and say each piece of the answer in neutral form."""

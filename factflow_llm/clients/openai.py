@@ -1,0 +1,258 @@
+"""OpenAI, and every server that speaks its language: chats and embeddings through the official SDK, one attempt per call.
+
+The SDK is imported when a client is made, never before; ``max_retries`` is 0 because retrying belongs to the limiter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from base64 import b64decode
+from typing import Any, ClassVar, TYPE_CHECKING
+
+from factflow_llm.clients.base import BaseLLMClient, Call
+from factflow_llm.clients.checks import check_api_key, check_options
+from factflow_llm.clients.embeddings import BaseEmbeddingClient
+from factflow_llm.clients.openai_messages import (
+    read_finish,
+    read_reasoning,
+    read_tool_calls,
+    read_tool_deltas,
+    read_usage,
+    say_format,
+    say_messages,
+    say_tools,
+)
+from factflow_llm.clients.stainless import (
+    CONNECT_TIMEOUT_S,
+    TIMEOUT_S,
+    accepted_options,
+    connection,
+    lower_headers,
+    parsed,
+    raise_cut_stream,
+    raise_not_json,
+)
+from factflow_llm.errors import InvalidRequestError
+from factflow_llm.types import CompletionResponse, EmbeddingResponse, StreamChunk
+
+if TYPE_CHECKING:
+    from types import ModuleType
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+# o1, o3-mini, gpt-5.1, ft:o4-mini:…, openai/gpt-6; not gpt-4o, gpt-35-turbo, gpt-oss-20b
+_REASONING = re.compile(r"(?:^|[/:])(?:o[1-9]|gpt-(?:[5-9]|1\d))(?!\d)")
+
+
+class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
+    """Chats and embeddings over any client object of the openai SDK; where it connects is the subclass's business."""
+
+    max_texts_per_batch: ClassVar[int] = 2048
+    max_tokens_per_batch: ClassVar[int | None] = 300_000
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        sdk: ModuleType,
+        client: Any,
+        target: str,
+        dimensions: int | None,
+        options: Mapping[str, Any] | None,
+        owned: bool,
+    ) -> None:
+        super().__init__(model, options=options)
+        self.dimensions = dimensions
+        self._sdk = sdk
+        self._client = client
+        self._target = target
+        self._owned = owned
+        self._chat = client.chat.completions.with_raw_response.create
+        self._embeddings = client.embeddings.with_raw_response.create
+        self._chat_options = accepted_options(self._chat)
+        self._embedding_options = accepted_options(self._embeddings)
+        self._reasons = _REASONING.search(model) is not None
+
+    async def _close(self) -> None:
+        if self._owned:
+            await self._client.close()
+
+    def _request(self, call: Call) -> dict[str, Any]:
+        check_options(call.options, accepted=self._chat_options, sdk=f"openai {self._sdk.__version__}")
+        request: dict[str, Any] = {"model": self._target, "messages": say_messages(call.messages)}
+        if call.max_tokens is not None:
+            request["max_completion_tokens" if self._reasons else "max_tokens"] = call.max_tokens
+        if call.temperature is not None:
+            self._check_temperature(call)
+            request["temperature"] = call.temperature
+        if call.stop:
+            request["stop"] = call.stop
+        if call.tools:
+            request["tools"] = say_tools(call.tools)
+        if call.response_format is not None:
+            request["response_format"] = say_format(call.response_format)
+        return request | call.options
+
+    def _check_temperature(self, call: Call) -> None:
+        fixed = self._reasons and "-chat" not in self.model and call.options.get("reasoning_effort") != "none"
+        if fixed and call.temperature != 1:
+            raise InvalidRequestError(
+                f"temperature={call.temperature!r}: {self.model} reasons, and a reasoning model takes only 1; leave it out, "
+                "or write reasoning_effort='none' where the model can do without"
+            )
+
+    async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
+        response = await self._chat(**request)
+        answer = await parsed(response)
+        self._check_answer(response, answer, "choices")
+        choice = answer.choices[0]
+        message = choice.message
+        return CompletionResponse(
+            text=message.content or message.refusal or "",
+            model=answer.model,
+            usage=read_usage(answer.usage),
+            finish_reason=read_finish(choice.finish_reason, refused=bool(message.refusal)),
+            provider_finish_reason=choice.finish_reason,
+            tool_calls=read_tool_calls(message.tool_calls),
+            reasoning=read_reasoning(message) or None,
+            response_id=answer.id,
+            headers=lower_headers(response),
+            raw=answer,
+        )
+
+    def _check_answer(self, response: Any, answer: Any, wanted: str) -> None:
+        """Raise for a 200 that is no answer: an ``error`` object (as gateways send it), HTML, or another JSON."""
+        error = getattr(answer, "error", None)
+        if error:
+            message = str(error.get("message", "")) if isinstance(error, dict) else str(error)
+            raise self._sdk.APIError(
+                message or "the provider gave no reason", response.http_response.request, body=error
+            )
+        if not getattr(answer, wanted, None):
+            raise_not_json(self._sdk, response)
+
+    async def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
+        wishes = {"include_usage": True, **(request.get("stream_options") or {})}
+        response = await self._chat(**(request | {"stream": True, "stream_options": wishes}))
+        headers = lower_headers(response)
+        stream = await parsed(response)
+        chunk = usage = word = None
+        refused = False
+        try:
+            async for chunk in stream:
+                usage = chunk.usage or usage
+                if not chunk.choices or chunk.choices[0].index:
+                    continue
+                choice = chunk.choices[0]
+                word = choice.finish_reason or word
+                delta = choice.delta
+                if delta is None:  # a notice of Azure's asynchronous content filter
+                    continue
+                refused = refused or bool(delta.refusal)
+                text = delta.content or delta.refusal or ""
+                calls = read_tool_deltas(delta.tool_calls) if delta.tool_calls else ()
+                reasoning = read_reasoning(delta)
+                if text or calls or reasoning:
+                    yield StreamChunk(text, calls, reasoning, headers=headers, raw=chunk)
+        finally:
+            await stream.close()
+        if word is None:
+            raise_cut_stream(self._sdk, response)
+        yield StreamChunk(
+            usage=read_usage(usage),
+            finish_reason=read_finish(word, refused=refused),
+            provider_finish_reason=word,
+            headers=headers,
+            raw=chunk,
+        )
+
+    @property
+    def max_tokens_per_text(self) -> int | None:
+        """8,192 for OpenAI's own embedding models; ``None`` for any other, which may read more."""
+        return 8192 if self.model.startswith("text-embedding-") else None
+
+    async def embed_batch(self, texts: Sequence[str], *, dimensions: int | None = None) -> EmbeddingResponse:
+        """Return the vectors of one batch that ``split`` has cut, in one attempt, ordered by ``index``."""
+        check_options(self._options, accepted=self._embedding_options, sdk=f"openai {self._sdk.__version__}")
+        wanted = dimensions or self.dimensions
+        size = {} if wanted is None else {"dimensions": wanted}
+        request = {"model": self._target, "input": list(texts), "encoding_format": "base64", **size, **self._options}
+        response = await self._embeddings(**request)
+        answer = await parsed(response)
+        self._check_answer(response, answer, "data")
+        if len(answer.data) != len(texts):
+            raise_not_json(self._sdk, response)
+        return EmbeddingResponse(
+            vectors=tuple(_vector(item.embedding) for item in sorted(answer.data, key=lambda item: item.index)),
+            model=answer.model,
+            usage=read_usage(answer.usage),
+            headers=lower_headers(response),
+            raw=(answer,),
+        )
+
+
+def _vector(embedding: str | list[float]) -> tuple[float, ...]:
+    """Decode a vector: packed little-endian floats as asked for, or the plain list some servers answer all the same."""
+    if isinstance(embedding, str):
+        packed = b64decode(embedding)
+        return struct.unpack(f"<{len(packed) // 4}f", packed)
+    return tuple(embedding)
+
+
+class OpenAIClient(OpenAICompatibleClient):
+    """OpenAI's API, or a server that copies it when ``base_url`` is given.
+
+    Args:
+        model: name of the model, for chats or for embeddings.
+        api_key: secret; by default the environment's ``OPENAI_API_KEY``.
+        base_url: where the API lives, mostly ending in ``/v1``; by default OpenAI's own.
+        timeout_s: longest silence of the server, in seconds.
+        connect_timeout_s: longest wait for a connection, in seconds.
+        headers: sent with every request.
+        proxy: URL of a proxy; by default what the environment says.
+        http_client: an ``AsyncClient`` of the SDK's httpx, which stays yours to close.
+        dimensions: length of the vectors, where the model can shorten them.
+        options: provider options preset for every call.
+
+    Raises:
+        ConfigurationError: when a key is missing or malformed, a URL has no scheme, or a time is not above zero.
+    """
+
+    provider: ClassVar[str] = "openai"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        http_client: Any = None,
+        dimensions: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        import openai
+
+        key = check_api_key(api_key or os.environ.get("OPENAI_API_KEY"), variable="OPENAI_API_KEY")
+        wiring = connection(
+            openai,
+            base_url=base_url,
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            headers=headers,
+            proxy=proxy,
+            http_client=http_client,
+        )
+        super().__init__(
+            model,
+            sdk=openai,
+            client=openai.AsyncOpenAI(api_key=key, base_url=base_url, **wiring),
+            target=model,
+            dimensions=dimensions,
+            options=options,
+            owned=http_client is None,
+        )
