@@ -1,0 +1,214 @@
+"""One client for every language model provider, behind a limiter that finds the quota by itself.
+
+Names are loaded when they are first used (PEP 562): importing the package imports no SDK, no pydantic, nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from factflow_llm.clients.anthropic import AnthropicClient
+    from factflow_llm.clients.azure import AzureOpenAIClient
+    from factflow_llm.clients.base import BaseLLMClient
+    from factflow_llm.clients.bedrock import BedrockEmbeddingClient
+    from factflow_llm.clients.embeddings import BaseEmbeddingClient
+    from factflow_llm.clients.huggingface import HuggingFaceEmbeddingClient
+    from factflow_llm.clients.openai import OpenAIClient
+    from factflow_llm.errors import (
+        BadResponseError,
+        BreakerOpenError,
+        ConfigurationError,
+        DeadlineExceededError,
+        ErrorMetadata,
+        ErrorReason,
+        ExtraMissingError,
+        FactflowLLMError,
+        InvalidRequestError,
+        LLMErrorClassification,
+        NeverAdmissibleError,
+        PermitSettledError,
+        UnknownProfileError,
+        WrongEventLoopError,
+        WrongModelTypeError,
+        classify_llm_error,
+        get_error_metadata,
+        is_fatal_llm_error,
+        is_retryable_llm_error,
+        stamina_hook,
+    )
+    from factflow_llm.factory import LLMClientFactory
+    from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
+    from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
+    from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
+    from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, AIMDMetrics
+    from factflow_llm.ratelimit.signals import Axis, RateLimitSignal, Reason
+    from factflow_llm.settings import LLMConfig, LLMProviderConfig, ModelType, ProviderName
+    from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
+    from factflow_llm.types import (
+        CompletionResponse,
+        EmbeddingResponse,
+        FinishReason,
+        ImagePart,
+        Message,
+        Role,
+        StreamChunk,
+        TextPart,
+        Tool,
+        ToolCall,
+        ToolCallDelta,
+        Usage,
+    )
+
+    ANTHROPIC_AVAILABLE: bool
+    BEDROCK_AVAILABLE: bool
+    SENTENCE_TRANSFORMERS_AVAILABLE: bool
+
+__all__ = [  # noqa: RUF022 - in the order of sorted()
+    "AIMDMetrics",
+    "ANTHROPIC_AVAILABLE",
+    "AdaptiveRateLimiter",
+    "AnthropicClient",
+    "Axis",
+    "AzureOpenAIClient",
+    "BEDROCK_AVAILABLE",
+    "BadResponseError",
+    "BaseEmbeddingClient",
+    "BaseLLMClient",
+    "BedrockEmbeddingClient",
+    "BreakerOpenError",
+    "CompletionResponse",
+    "ConfigurationError",
+    "DeadlineExceededError",
+    "EmbeddingClientProtocol",
+    "EmbeddingResponse",
+    "ErrorMetadata",
+    "ErrorReason",
+    "ExtraMissingError",
+    "FactflowLLMError",
+    "FinishReason",
+    "HuggingFaceEmbeddingClient",
+    "ImagePart",
+    "InvalidRequestError",
+    "LLMClientFactory",
+    "LLMClientProtocol",
+    "LLMConfig",
+    "LLMErrorClassification",
+    "LLMProviderConfig",
+    "Message",
+    "ModelType",
+    "NeverAdmissibleError",
+    "OpenAIClient",
+    "PermitSettledError",
+    "ProviderName",
+    "RateLimitConfig",
+    "RateLimitSignal",
+    "RateLimitedClient",
+    "RateLimitedEmbeddingClient",
+    "Reason",
+    "RetryConfig",
+    "Role",
+    "SENTENCE_TRANSFORMERS_AVAILABLE",
+    "StreamChunk",
+    "TextPart",
+    "TokenCount",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "UnknownProfileError",
+    "Usage",
+    "WrongEventLoopError",
+    "WrongModelTypeError",
+    "classify_llm_error",
+    "count_message_tokens",
+    "count_tokens",
+    "estimate_tokens",
+    "fetch_vocabulary",
+    "get_error_metadata",
+    "is_fatal_llm_error",
+    "is_retryable_llm_error",
+    "stamina_hook",
+]
+
+_HOMES = {
+    name: f"{__name__}.{module}"
+    for module, names in {
+        "clients.anthropic": ("AnthropicClient",),
+        "clients.azure": ("AzureOpenAIClient",),
+        "clients.base": ("BaseLLMClient",),
+        "clients.bedrock": ("BedrockEmbeddingClient",),
+        "clients.embeddings": ("BaseEmbeddingClient",),
+        "clients.huggingface": ("HuggingFaceEmbeddingClient",),
+        "clients.openai": ("OpenAIClient",),
+        "errors": (
+            "BadResponseError",
+            "BreakerOpenError",
+            "ConfigurationError",
+            "DeadlineExceededError",
+            "ErrorMetadata",
+            "ErrorReason",
+            "ExtraMissingError",
+            "FactflowLLMError",
+            "InvalidRequestError",
+            "LLMErrorClassification",
+            "NeverAdmissibleError",
+            "PermitSettledError",
+            "UnknownProfileError",
+            "WrongEventLoopError",
+            "WrongModelTypeError",
+            "classify_llm_error",
+            "get_error_metadata",
+            "is_fatal_llm_error",
+            "is_retryable_llm_error",
+            "stamina_hook",
+        ),
+        "factory": ("LLMClientFactory",),
+        "protocols": ("EmbeddingClientProtocol", "LLMClientProtocol"),
+        "ratelimit.client": ("RateLimitedClient", "RateLimitedEmbeddingClient"),
+        "ratelimit.config": ("RateLimitConfig", "RetryConfig"),
+        "ratelimit.limiter": ("AdaptiveRateLimiter", "AIMDMetrics"),
+        "ratelimit.signals": ("Axis", "RateLimitSignal", "Reason"),
+        "settings": ("LLMConfig", "LLMProviderConfig", "ModelType", "ProviderName"),
+        "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),
+        "types": (
+            "CompletionResponse",
+            "EmbeddingResponse",
+            "FinishReason",
+            "ImagePart",
+            "Message",
+            "Role",
+            "StreamChunk",
+            "TextPart",
+            "Tool",
+            "ToolCall",
+            "ToolCallDelta",
+            "Usage",
+        ),
+    }.items()
+    for name in names
+}
+
+_PACKAGES = {
+    "ANTHROPIC_AVAILABLE": "anthropic",
+    "BEDROCK_AVAILABLE": "boto3",
+    "SENTENCE_TRANSFORMERS_AVAILABLE": "sentence_transformers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from where it lives, once."""
+    if name in _PACKAGES:
+        value: Any = find_spec(_PACKAGES[name]) is not None
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Show what can be loaded, not only what has been."""
+    return sorted({*globals(), *__all__})

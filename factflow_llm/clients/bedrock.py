@@ -1,0 +1,168 @@
+"""Amazon Titan text embeddings on Bedrock: boto3 is synchronous, so each call runs in a worker thread of the client's own.
+
+Titan reads one text per call, so a batch is one text and the threads are the concurrency. boto3 is imported when a client
+is made, never before; its retries are off because retrying belongs to the limiter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+from factflow_llm.clients.checks import check_headers, check_positive, check_url
+from factflow_llm.clients.embeddings import BaseEmbeddingClient
+from factflow_llm.errors import ConfigurationError, ExtraMissingError, InvalidRequestError
+from factflow_llm.types import EmbeddingResponse, Usage
+
+_MAX_CHARS = 50_000
+_V1_DIMENSIONS = 1536
+_V2_DIMENSIONS = (256, 512, 1024)
+
+
+class BedrockEmbeddingClient(BaseEmbeddingClient):
+    """Titan text embeddings, versions 1 and 2. It is bound to no event loop.
+
+    Credentials come from where boto3 looks for them: environment, ``~/.aws``, container or instance role.
+
+    Args:
+        model: a Titan model's id, or the ARN of one (read as version 2 unless it names version 1).
+        region: AWS region; by default what the environment or ``~/.aws/config`` says.
+        endpoint_url: another address of the service, such as a VPC endpoint.
+        dimensions: length of the vectors: 256, 512 or 1024 for version 2; version 1 knows only 1536.
+        normalize: scale vectors to length 1; version 1 always does.
+        max_concurrency: calls in flight, each on a thread and a connection of its own.
+        timeout_s: longest silence of the server, in seconds.
+        connect_timeout_s: longest wait for a connection, in seconds.
+        headers: sent with every request.
+        proxy: URL of a proxy; by default what the environment says.
+        aws_profile: a profile of ``~/.aws/config``.
+
+    Raises:
+        ExtraMissingError: boto3 is not installed.
+        ConfigurationError: no Titan text model, no region, dimensions the model does not have, a malformed URL.
+    """
+
+    provider: ClassVar[str] = "bedrock"
+    max_texts_per_batch: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        model: str = "amazon.titan-embed-text-v2:0",
+        *,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        max_concurrency: int = 16,
+        timeout_s: float = 60.0,
+        connect_timeout_s: float = 5.0,
+        headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        aws_profile: str | None = None,
+    ) -> None:
+        super().__init__(model)
+        if "titan-embed-text" not in model and not model.startswith("arn:"):
+            raise ConfigurationError(
+                f"model={model!r} is no Titan text embedding model: write 'amazon.titan-embed-text-v2:0' "
+                "or 'amazon.titan-embed-text-v1'"
+            )
+        check_positive(max_concurrency, name="max_concurrency")
+        self.dimensions = dimensions
+        self._is_v1 = "titan-embed-text-v1" in model
+        self._options = {"normalize": normalize}
+        self._check_dimensions(dimensions, error=ConfigurationError)
+        self._client = _connect(
+            region=region,
+            aws_profile=aws_profile,
+            endpoint_url=endpoint_url and check_url(endpoint_url, name="endpoint_url"),
+            max_pool_connections=max_concurrency,
+            read_timeout=check_positive(timeout_s, name="timeout_s"),
+            connect_timeout=check_positive(connect_timeout_s, name="connect_timeout_s"),
+            proxies=None if proxy is None else dict.fromkeys(("http", "https"), check_url(proxy, name="proxy")),
+        )
+        self._headers = check_headers(headers)
+        self._client.meta.events.register("before-sign.bedrock-runtime.InvokeModel", self._add_headers)
+        self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="bedrock")
+
+    @property
+    def max_tokens_per_text(self) -> int | None:
+        """Titan's own limit, the same for both versions."""
+        return 8192
+
+    def split(self, texts: Sequence[str]) -> list[slice]:
+        """Cut ``texts`` into batches of one, as Titan wants them.
+
+        Raises:
+            InvalidRequestError: names the first text that is empty, no string, or too long for Titan.
+        """
+        batches = super().split(texts)
+        for position, text in enumerate(texts):
+            if len(text) > _MAX_CHARS:
+                raise InvalidRequestError(
+                    f"texts[{position}] has {len(text):,} characters; Titan reads {_MAX_CHARS:,}: cut it into pieces"
+                )
+        return batches
+
+    async def embed_batch(self, texts: Sequence[str], *, dimensions: int | None = None) -> EmbeddingResponse:
+        """Return the vector of the one text in the batch, in one attempt.
+
+        A cancelled call gives up waiting at once; its thread ends with the answer or the timeout.
+        """
+        wanted = dimensions or self.dimensions
+        self._check_dimensions(wanted, error=InvalidRequestError)
+        (text,) = texts
+        body: dict[str, Any] = {"inputText": text}
+        if not self._is_v1:
+            body |= self._options if wanted is None else self._options | {"dimensions": wanted}
+        loop = asyncio.get_running_loop()
+        response, answer = await loop.run_in_executor(self._threads, self._invoke, json.dumps(body))
+        return EmbeddingResponse(
+            vectors=(tuple(answer["embedding"]),),
+            model=self.model,
+            usage=Usage(input_tokens=answer.get("inputTextTokenCount")),
+            headers={name.lower(): value for name, value in response["ResponseMetadata"]["HTTPHeaders"].items()},
+            raw=(response | {"body": answer},),
+        )
+
+    def _invoke(self, body: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        response = self._client.invoke_model(
+            modelId=self.model, body=body, contentType="application/json", accept="application/json"
+        )
+        return response, json.loads(response["body"].read())
+
+    def _add_headers(self, request: Any, **_: Any) -> None:
+        for name, value in self._headers.items():
+            request.headers[name] = value
+
+    def _check_dimensions(self, dimensions: int | None, *, error: type[Exception]) -> None:
+        known = (_V1_DIMENSIONS,) if self._is_v1 else _V2_DIMENSIONS
+        if dimensions is not None and dimensions not in known:
+            raise error(f"dimensions={dimensions!r}: {self.model} has {' or '.join(map(str, known))}; leave it out")
+
+    async def _close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+
+def _connect(*, region: str | None, aws_profile: str | None, endpoint_url: str | None, **config: Any) -> Any:
+    """Make the boto3 client, each on a session of its own because boto3's default session is not thread-safe."""
+    try:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ImportError as error:
+        raise ExtraMissingError('Bedrock needs boto3: pip install "factflow-llm[bedrock]"') from error
+    try:
+        session = boto3.Session(profile_name=aws_profile, region_name=region)
+        if session.region_name is None:
+            raise ConfigurationError("no AWS region: give region, such as 'us-east-1', or set AWS_DEFAULT_REGION")
+        return session.client(
+            "bedrock-runtime",
+            endpoint_url=endpoint_url,
+            config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, **config),
+        )
+    except BotoCoreError as error:
+        raise ConfigurationError(f"boto3 refuses these settings: {error}") from error
