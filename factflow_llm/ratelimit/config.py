@@ -1,0 +1,184 @@
+"""The limiter's settings: one frozen value, the same in the laboratory and in production.
+
+Nothing here is needed to start: without a single setting the limiter finds the quota by itself. Every default says what it
+rests on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from factflow_llm.errors import ConfigurationError
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class FrozenSettings(BaseModel):
+    """A frozen pydantic model whose errors name the key, the value, the bound and the remedy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(_explain(type(self), error)) from None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from plain values, as read from a file.
+
+        Raises:
+            ConfigurationError: naming each key that is unknown or out of bounds.
+        """
+        return cls(**values)
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or model.__name__
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(problem["loc"][-1]), _keys_at(model, problem["loc"][:-1]), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(model.model_fields))}"
+            lines.append(f"{key}: unknown key{hint}")
+        else:
+            given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})"
+            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}{given}")
+    return f"{model.__name__}: " + "; ".join(lines)
+
+
+def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    fields = model.model_fields
+    for part in path:
+        annotation = fields[str(part)].annotation if str(part) in fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        fields = annotation.model_fields
+    return list(fields)
+
+
+class RetryConfig(FrozenSettings):
+    """How a call is retried: bounded by attempts and by time, with full jitter.
+
+    Attributes:
+        max_attempts: physical attempts per call, the first included. Eight, because with the limiter in front a
+            rejection is rare and eight of them in a row means trouble that waiting does not cure.
+        backoff_base_s: the first wait is drawn from 0 to this; it doubles with every attempt.
+        backoff_cap_s: no wait is drawn from more than this.
+        retry_after_cap_s: a provider's Retry-After is obeyed up to this; Azure says 86,400 s to an oversized request.
+        deadline_s: a call, waiting and retries included, ends by then; ``None`` waits as long as it takes.
+    """
+
+    max_attempts: int = Field(default=8, ge=1)
+    backoff_base_s: PositiveFloat = 0.5
+    backoff_cap_s: PositiveFloat = 30.0
+    retry_after_cap_s: PositiveFloat = 120.0
+    deadline_s: PositiveFloat | None = None
+
+
+class RateLimitConfig(FrozenSettings):
+    """The adaptive limiter's settings.
+
+    Attributes:
+        requests_per_minute: a quota you know; the limiter starts there instead of searching. ``None`` finds it.
+        input_tokens_per_minute: likewise, for tokens read.
+        output_tokens_per_minute: likewise, for tokens written.
+        tokens_per_minute: likewise, for both together.
+        min_requests_per_minute: the limiter never goes below this rate.
+        max_requests_per_minute: the limiter never goes above this rate; ``None`` sets no bound.
+        initial_concurrency: calls in flight before anything is known; doubles each round trip while none is rejected.
+        max_concurrency: calls in flight, at most.
+        decrease: multiplicative decrease: after a rejection the rate falls to this share of the *admitted* rate.
+        probe_s: additive increase: seconds in which the rate climbs from the cut back to the remembered ceiling.
+        probe_requests: the climb lasts at least this many requests, so that a small quota is not probed too often.
+        search_s: once the ceiling has proved stale, the rate doubles in this many seconds.
+        cool_off_s: the first pause after a rejection that names no time; doubles while nothing is admitted.
+        cool_off_cap_s: no pause is longer than this, whatever a Retry-After says.
+        breaker_s: with the quota exhausted, waiting calls fail at once; after this long one call tries again.
+        retry: how a rejected or failed call is retried.
+    """
+
+    requests_per_minute: PositiveFloat | None = None
+    input_tokens_per_minute: PositiveFloat | None = None
+    output_tokens_per_minute: PositiveFloat | None = None
+    tokens_per_minute: PositiveFloat | None = None
+    min_requests_per_minute: PositiveFloat = 0.5
+    max_requests_per_minute: PositiveFloat | None = None
+    initial_concurrency: int = Field(default=16, ge=1)
+    max_concurrency: int = Field(default=1024, ge=1)
+    decrease: float = Field(default=0.97, gt=0, lt=1)
+    probe_s: PositiveFloat = 12.0
+    probe_requests: PositiveFloat = 60.0
+    search_s: PositiveFloat = 4.0
+    cool_off_s: PositiveFloat = 0.1
+    cool_off_cap_s: PositiveFloat = 120.0
+    breaker_s: PositiveFloat = 60.0
+    retry: RetryConfig = RetryConfig()
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> Self:
+        if self.initial_concurrency > self.max_concurrency:
+            msg = (
+                f"initial_concurrency {self.initial_concurrency} is above max_concurrency {self.max_concurrency}; "
+                "lower the first or raise the second"
+            )
+            raise ValueError(msg)
+        top = self.max_requests_per_minute
+        for name in ("min_requests_per_minute", "requests_per_minute"):
+            value = getattr(self, name)
+            if top is not None and value is not None and value > top:
+                msg = f"{name} {value:g} is above max_requests_per_minute {top:g}; lower the first or raise the second"
+                raise ValueError(msg)
+        return self
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read a file written by :meth:`to_toml`, or by hand.
+
+        Raises:
+            ConfigurationError: naming the file and the key, when it cannot be read or holds anything unknown.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            msg = f"{path}: cannot be read ({error.strerror}); give the path of a file written by to_toml()"
+            raise ConfigurationError(msg) from None
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            msg = f"{path}: not valid TOML ({error}); compare it with what RateLimitConfig().to_toml() writes"
+            raise ConfigurationError(msg) from None
+        try:
+            return cls(**values)
+        except ConfigurationError as error:
+            msg = f"{path}: {error}"
+            raise ConfigurationError(msg) from None
+
+    def to_toml(self, path: str | Path | None = None, *, overwrite: bool = False, comment: str = "") -> str:
+        """Write the settings as TOML and return the text; ``None`` values are left out, for TOML has no null.
+
+        Args:
+            path: where to write; nothing is written without it.
+            overwrite: an existing file is an error unless this is true.
+            comment: provenance, written as comment lines at the top.
+
+        Raises:
+            ConfigurationError: when the file exists or cannot be written.
+        """
+        from factflow_llm.files import write_new
+
+        lines = [f"# {line}" for line in comment.splitlines()]
+        values = self.model_dump(exclude_none=True)
+        retry = values.pop("retry")
+        lines += [f"{key} = {value!r}" for key, value in values.items()]
+        lines += ["", "[retry]", *(f"{key} = {value!r}" for key, value in retry.items())]
+        text = "\n".join(lines).lstrip("\n") + "\n"
+        if path is not None:
+            write_new(Path(path), text, overwrite=overwrite)
+        return text

@@ -1,0 +1,378 @@
+"""The limiter as a pure state machine: tickets in, grants out; whoever drives it brings the clock.
+
+Rules, which hold for every driver:
+
+1. ``now`` is an argument of every transition and never runs backwards. Nothing here reads a clock, sleeps or draws luck.
+2. A ticket waits in line, is granted (the driver sends the call) or refused, and after a grant is settled exactly once.
+3. A waiting ticket holds no send time. A driver calls :meth:`LimiterCore.advance` at ``wake_at``, which any transition can
+   move, and after every ``settle`` and ``cancel``.
+4. Within a priority, first come, first served. Nobody overtakes a large call that waits for its tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from factflow_llm.errors import PermitSettledError
+from factflow_llm.ratelimit.aimd import Mode, RateRule, SlotRule
+from factflow_llm.ratelimit.budget import Budget
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+
+_NO_CHANGES: tuple[Change, ...] = ()
+_EWMA = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AIMDMetrics:
+    """What the limiter knows and does at one moment.
+
+    Rates are per second; ``inf`` means no limit is known on that axis.
+    """
+
+    time_s: float
+    in_flight: int
+    queued: int
+    concurrency_limit: float
+    requests_per_s: float
+    input_tokens_per_s: float
+    output_tokens_per_s: float
+    tokens_per_s: float
+    blocked_until_s: float | None
+    breaker_open: bool
+    last_reason: Reason
+    round_trip_s: float | None
+    succeeded: int
+    rate_limited: int
+    overloaded: int
+    ignored: int
+
+
+class _Paced:
+    """A paced axis: its rule, its budget, and whether it held somebody back since the rule's last step."""
+
+    __slots__ = ("axis", "budget", "limited", "rule")
+
+    def __init__(self, axis: Axis, rule: RateRule, now: float) -> None:
+        self.axis = axis
+        self.rule = rule
+        self.budget = Budget(rule.rate, now=now)
+        self.limited = False
+
+
+class LimiterCore(Line):
+    """Queue, pacing, in-flight cap, token budgets, AIMD, cool-off and breaker; no clock.
+
+    Args:
+        config: the settings.
+        now: the driver's time at the start, in seconds.
+    """
+
+    def __init__(self, config: RateLimitConfig, *, now: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.last_reason = Reason.CONFIGURED
+        self._epoch = 1
+        self._slots = SlotRule(config)
+        self._slots_limited = False
+        self._gate_s = -NEVER
+        self._blocks = 0
+        self._breaker_s: float | None = None
+        self._breaker_probe: Ticket | None = None
+        self._round_trip_s: float | None = None
+        self._sent = {axis: 0.0 for axis in Axis}
+        self._mean_input = self._mean_output = 0.0
+        self._counts = dict.fromkeys(Outcome, 0)
+        self._requests = _Paced(Axis.REQUESTS, RateRule(config, now=now, ceiling=_known(config, Axis.REQUESTS)), now)
+        self._tokens = [
+            _Paced(axis, RateRule(config, now=now, ceiling=_known(config, axis)), now)
+            for axis in (Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
+        ]
+        self._active_tokens = [paced for paced in self._tokens if paced.rule.mode is not Mode.OPEN]
+        self._next_step_s = now
+
+    def __repr__(self) -> str:
+        rate = self._requests.rule.rate
+        pace = "unpaced" if rate == math.inf else f"{rate * 60:.4g} requests/min"
+        state = "breaker open" if self._breaker_s is not None else self._requests.rule.mode.value
+        return (
+            f"<{type(self).__name__} {state}, {pace}, {self.in_flight}/{self._slots.limit:g} in flight, "
+            f"{self.queued} waiting, last change: {self.last_reason.value}>"
+        )
+
+    @property
+    def rate(self) -> float:
+        """Requests per second allowed now; ``inf`` while nothing is known."""
+        return self._requests.rule.rate
+
+    @property
+    def concurrency(self) -> float:
+        """Calls allowed in flight now."""
+        return self._slots.limit
+
+    # --- transitions -------------------------------------------------------------------------------------------------
+
+    def cancel(self, now: float, ticket: Ticket) -> None:
+        """Take a waiting ticket out of the line; a granted one is settled as ignored."""
+        self.withdraw(ticket)
+        if ticket.state is TicketState.GRANTED:
+            self.settle(now, ticket, RateLimitSignal(Outcome.IGNORED))
+
+    def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        """Take a granted ticket back with what its attempt taught; return what changed and why.
+
+        Raises:
+            PermitSettledError: when the ticket is not granted, or was settled before.
+        """
+        if ticket.state is not TicketState.GRANTED:
+            msg = f"{ticket!r} cannot be settled: only a granted ticket can, and only once"
+            raise PermitSettledError(msg)
+        ticket.state = TicketState.SETTLED
+        self.in_flight -= 1
+        outcome = signal.outcome
+        self._counts[outcome] += 1
+        if self._active_tokens:
+            self._settle_tokens(ticket, signal)
+        if ticket is self._breaker_probe:
+            self._breaker_probe = None
+            if outcome is Outcome.SUCCEEDED:
+                self._breaker_s = None
+                return (self._change(now, Axis.REQUESTS, 0.0, self.rate, Reason.BREAKER_CLOSED),)
+        if outcome is Outcome.SUCCEEDED:
+            return self._succeeded(now, ticket, signal)
+        if outcome is Outcome.RATE_LIMITED:
+            return self._rate_limited(now, ticket, signal)
+        if outcome is Outcome.OVERLOADED:
+            return self._overloaded(now, ticket)
+        if outcome is Outcome.EXHAUSTED:
+            return self._exhausted(now)
+        return _NO_CHANGES
+
+    def retune(self, now: float, config: RateLimitConfig) -> tuple[Change, ...]:
+        """Take new settings; what was learned and who waits stay."""
+        before = self.config
+        self.config = config
+        changes = []
+        old_slots = self._slots.limit
+        self._slots.retune(config)
+        if self._slots.limit != old_slots:
+            changes.append(self._change(now, Axis.CONCURRENCY, old_slots, self._slots.limit, Reason.RETUNED))
+        for paced in (self._requests, *self._tokens):
+            known = _known(config, paced.axis)
+            old = paced.rule.rate
+            if known not in (NEVER, _known(before, paced.axis)):
+                paced.rule = RateRule(config, now=now, sent=self._total(paced.axis), ceiling=known)
+            else:
+                paced.rule.retune(config)
+            if paced.rule.rate != old:
+                paced.budget.set_rate(now, paced.rule.rate)
+                changes.append(self._change(now, paced.axis, old, paced.rule.rate, Reason.RETUNED))
+        self._active_tokens = [paced for paced in self._tokens if paced.rule.mode is not Mode.OPEN]
+        return tuple(changes)
+
+    def metrics(self, now: float) -> AIMDMetrics:
+        """Return a snapshot."""
+        rates = {paced.axis: paced.rule.rate for paced in self._tokens}
+        return AIMDMetrics(
+            time_s=now,
+            in_flight=self.in_flight,
+            queued=self.queued,
+            concurrency_limit=self._slots.limit,
+            requests_per_s=self.rate,
+            input_tokens_per_s=rates[Axis.INPUT_TOKENS],
+            output_tokens_per_s=rates[Axis.OUTPUT_TOKENS],
+            tokens_per_s=rates[Axis.TOKENS],
+            blocked_until_s=self._gate_s if self._gate_s > now else None,
+            breaker_open=self._breaker_s is not None,
+            last_reason=self.last_reason,
+            round_trip_s=self._round_trip_s,
+            succeeded=self._counts[Outcome.SUCCEEDED],
+            rate_limited=self._counts[Outcome.RATE_LIMITED],
+            overloaded=self._counts[Outcome.OVERLOADED],
+            ignored=self._counts[Outcome.IGNORED],
+        )
+
+    # --- admission ---------------------------------------------------------------------------------------------------
+
+    def refusal(self, now: float, ticket: Ticket) -> Refusal | None:
+        probe = self._breaker_probe
+        if self._breaker_s is None or ticket is probe:
+            return None
+        if now >= self._breaker_s and (probe is None or probe.state not in (TicketState.WAITING, TicketState.GRANTED)):
+            self._breaker_probe = ticket
+            return None
+        return Refusal.BREAKER
+
+    def turn_s(self, now: float, ticket: Ticket) -> float:
+        if now < self._gate_s:
+            return self._gate_s
+        if self.in_flight >= self._slots.limit:
+            self._slots_limited = True
+            return NEVER
+        paced = self._requests
+        wait = paced.budget.wait_s(now, 1.0)
+        if wait > 0.0:
+            paced.limited = True
+            return now + wait
+        for paced in self._active_tokens:
+            wait = paced.budget.wait_s(now, self._cost(paced.axis, ticket))
+            if wait > 0.0:
+                paced.limited = True
+                return now + wait
+        return now
+
+    def grant(self, now: float, ticket: Ticket) -> None:
+        super().grant(now, ticket)
+        ticket.epoch = self._epoch
+        self._requests.budget.reserve(1.0)
+        ticket.reserved_input = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
+        ticket.reserved_output = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
+        sent = self._sent
+        sent[Axis.REQUESTS] += 1.0
+        sent[Axis.INPUT_TOKENS] += ticket.reserved_input
+        sent[Axis.OUTPUT_TOKENS] += ticket.reserved_output
+        for paced in self._active_tokens:
+            paced.budget.reserve(_reserved(paced.axis, ticket))
+
+    def _cost(self, axis: Axis, ticket: Ticket) -> float:
+        read = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
+        written = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
+        if axis is Axis.INPUT_TOKENS:
+            return read
+        return written if axis is Axis.OUTPUT_TOKENS else read + written
+
+    # --- learning ----------------------------------------------------------------------------------------------------
+
+    def _succeeded(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        took = now - ticket.granted_s
+        mean = self._round_trip_s
+        self._round_trip_s = took if mean is None else mean + _EWMA * (took - mean)
+        if signal.input_tokens is not None:
+            self._mean_input += _EWMA * (signal.input_tokens - self._mean_input)
+        if signal.output_tokens is not None:
+            self._mean_output += _EWMA * (signal.output_tokens - self._mean_output)
+        if ticket.epoch == self._epoch:
+            self._slots.admitted(ticket.in_flight)
+            self._blocks = 0
+        if now < self._next_step_s and not self._slots_limited:
+            return _NO_CHANGES
+        changes = []
+        if self._slots_limited:
+            old = self._slots.limit
+            reason = self._slots.step(now, self._round_trip_s)
+            self._slots_limited = False
+            if reason is not None:
+                changes.append(self._change(now, Axis.CONCURRENCY, old, self._slots.limit, reason))
+        if now >= self._next_step_s:
+            changes += self._step(now)
+        return tuple(changes)
+
+    def _step(self, now: float) -> Iterable[Change]:
+        self._next_step_s = NEVER
+        for paced in (self._requests, *self._tokens):
+            rule = paced.rule
+            if now >= rule.next_step_s:
+                old = rule.rate
+                reason = rule.step(now, self._total(paced.axis), limited=paced.limited, unit=self._unit(paced.axis))
+                paced.limited = False
+                if reason is not None:
+                    paced.budget.set_rate(now, rule.rate)
+                    yield self._change(now, paced.axis, old, rule.rate, reason)
+            self._next_step_s = min(self._next_step_s, rule.next_step_s)
+
+    def _rate_limited(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        if ticket.epoch < self._epoch:
+            return _NO_CHANGES
+        changes = []
+        slots = self._slots
+        paced = self._blamed(signal.axis)
+        of_slots = signal.axis is Axis.CONCURRENCY or (signal.axis is None and slots.blames(ticket.in_flight))
+        of_rate = signal.axis is not Axis.CONCURRENCY and (not of_slots or paced.rule.mode is not Mode.PROBE)
+        if of_slots:
+            old = slots.limit
+            reason = slots.cut(now, ticket.in_flight, self._round_trip_s or 0.0)
+            changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
+        if of_rate:
+            old = paced.rule.rate
+            cost = self._cost(paced.axis, ticket) if paced is not self._requests else 1.0
+            reason = paced.rule.cut(now, self._total(paced.axis), cost, unit=self._unit(paced.axis))
+            if reason is Reason.RATE_LIMITED:
+                paced.budget.set_rate(now, paced.rule.rate)
+            changes.append(self._change(now, paced.axis, old, paced.rule.rate, reason))
+            self._gate(now, signal.retry_after_s)
+            self._active_tokens = [token for token in self._tokens if token.rule.mode is not Mode.OPEN]
+            self._next_step_s = min(self._next_step_s, paced.rule.next_step_s)
+        slots.new_epoch()
+        self._epoch += 1
+        return tuple(changes)
+
+    def _gate(self, now: float, retry_after_s: float | None) -> None:
+        """Hold everybody back for as long as the provider asked, or a little longer each time nothing was admitted."""
+        cap = self.config.cool_off_cap_s
+        pause = retry_after_s if retry_after_s is not None else self.config.cool_off_s * 2.0 ** min(self._blocks, 30)
+        self._blocks += 1
+        self._gate_s = max(self._gate_s, now + min(pause, cap))
+
+    def _blamed(self, axis: Axis | None) -> _Paced:
+        for paced in self._tokens:
+            if paced.axis is axis:
+                return paced
+        return self._requests
+
+    def _overloaded(self, now: float, ticket: Ticket) -> tuple[Change, ...]:
+        if ticket.epoch < self._epoch:
+            return _NO_CHANGES
+        old = self._slots.limit
+        self._slots.limit = max(1.0, math.floor(min(old, self.in_flight + 1.0) * 0.9))
+        self._epoch += 1
+        self._slots.new_epoch()
+        return (self._change(now, Axis.CONCURRENCY, old, self._slots.limit, Reason.OVERLOADED),)
+
+    def _exhausted(self, now: float) -> tuple[Change, ...]:
+        self._breaker_s = now + self.config.breaker_s
+        return (self._change(now, Axis.REQUESTS, self.rate, 0.0, Reason.BREAKER_OPEN),)
+
+    # --- bookkeeping -------------------------------------------------------------------------------------------------
+
+    def _settle_tokens(self, ticket: Ticket, signal: RateLimitSignal) -> None:
+        served = signal.outcome is Outcome.SUCCEEDED
+        read = (ticket.reserved_input if signal.input_tokens is None else signal.input_tokens) if served else 0.0
+        written = (ticket.reserved_output if signal.output_tokens is None else signal.output_tokens) if served else 0.0
+        self._sent[Axis.INPUT_TOKENS] += read - ticket.reserved_input
+        self._sent[Axis.OUTPUT_TOKENS] += written - ticket.reserved_output
+        for paced in self._active_tokens:
+            used = {Axis.INPUT_TOKENS: read, Axis.OUTPUT_TOKENS: written}.get(paced.axis, read + written)
+            paced.budget.settle(_reserved(paced.axis, ticket), used)
+
+    def _total(self, axis: Axis) -> float:
+        if axis is Axis.TOKENS:
+            return self._sent[Axis.INPUT_TOKENS] + self._sent[Axis.OUTPUT_TOKENS]
+        return self._sent[axis]
+
+    def _unit(self, axis: Axis) -> float:
+        if axis is Axis.REQUESTS:
+            return 1.0
+        return max(1.0, self._total(axis) / max(self._sent[Axis.REQUESTS], 1.0))
+
+    def _change(self, now: float, axis: Axis, old: float, new: float, reason: Reason) -> Change:
+        self.last_reason = reason
+        return Change(now, axis, old, new, reason)
+
+
+def _known(config: RateLimitConfig, axis: Axis) -> float:
+    per_minute = {
+        Axis.REQUESTS: config.requests_per_minute,
+        Axis.INPUT_TOKENS: config.input_tokens_per_minute,
+        Axis.OUTPUT_TOKENS: config.output_tokens_per_minute,
+        Axis.TOKENS: config.tokens_per_minute,
+    }[axis]
+    return NEVER if per_minute is None else per_minute / 60.0
+
+
+def _reserved(axis: Axis, ticket: Ticket) -> float:
+    if axis is Axis.INPUT_TOKENS:
+        return ticket.reserved_input
+    return ticket.reserved_output if axis is Axis.OUTPUT_TOKENS else ticket.reserved_input + ticket.reserved_output

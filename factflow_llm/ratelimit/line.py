@@ -1,0 +1,176 @@
+"""The waiting line: tickets in, grants and refusals out, first come first served within a priority.
+
+Whoever decides *when* the head of the line may go derives from :class:`Line` and answers :meth:`Line.turn_s`. A waiting
+ticket holds no send time; ``wake_at`` says when the head may have its turn as things stand, and any transition can move it.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from heapq import heappop, heappush
+
+NEVER = math.inf
+
+
+class TicketState(Enum):
+    """Where a ticket stands."""
+
+    NEW = "new"
+    WAITING = "waiting"
+    GRANTED = "granted"
+    REFUSED = "refused"
+    SETTLED = "settled"
+    CANCELLED = "cancelled"
+
+
+class Refusal(Enum):
+    """Why a ticket was refused."""
+
+    DEADLINE = "deadline"
+    BREAKER = "breaker"
+
+
+class Ticket:
+    """One call's place in line. A retry submits the same ticket again and keeps its place.
+
+    Args:
+        input_tokens: tokens the call will read; ``None`` when unknown.
+        output_tokens: tokens it is expected to write; ``None`` leaves the estimate to the limiter.
+        priority: higher goes first.
+        deadline_s: on the driver's clock; a ticket still waiting then is refused.
+    """
+
+    __slots__ = (
+        "deadline_s", "epoch", "granted_s", "in_flight", "input_tokens", "order", "output_tokens", "priority", "refusal",
+        "reserved_input", "reserved_output", "state",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        *,
+        priority: int = 0,
+        deadline_s: float = NEVER,
+    ) -> None:
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+        self.priority = priority
+        self.deadline_s = deadline_s
+        self.state = TicketState.NEW
+        self.refusal: Refusal | None = None
+        self.order = -1
+        self.granted_s = math.nan
+        self.epoch = 0
+        self.in_flight = 0
+        self.reserved_input = 0.0
+        self.reserved_output = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.order} {self.state.value}>"
+
+
+class Line:
+    """A line of tickets of which the head goes when :meth:`turn_s` says so.
+
+    Attributes:
+        wake_at: when :meth:`advance` must next be called, unless a settlement or cancellation comes first; ``inf`` for never.
+        queued: tickets waiting.
+        in_flight: tickets granted and not settled; whoever derives counts them down.
+    """
+
+    def __init__(self) -> None:
+        self.wake_at = NEVER
+        self.queued = 0
+        self.in_flight = 0
+        self._queue: list[tuple[int, int, Ticket]] = []
+        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._orders = 0
+
+    def turn_s(self, now: float, ticket: Ticket) -> float:
+        """Return when the ticket may go: ``now`` or earlier means now, ``inf`` that only a settlement can tell."""
+        raise NotImplementedError
+
+    def refusal(self, now: float, ticket: Ticket) -> Refusal | None:
+        """Return why the ticket may not even wait; ``None``, unless whoever derives knows better."""
+        return None
+
+    def grant(self, now: float, ticket: Ticket) -> None:
+        """Count the ticket in; whoever derives takes what it costs."""
+        ticket.state = TicketState.GRANTED
+        ticket.granted_s = now
+        self.in_flight += 1
+        ticket.in_flight = self.in_flight
+
+    def submit(self, now: float, ticket: Ticket) -> bool:
+        """Put a ticket in line; return whether it was granted at once (otherwise look at its state and ``wake_at``)."""
+        if ticket.order < 0:
+            ticket.order = self._orders
+            self._orders += 1
+        ticket.refusal = self.refusal(now, ticket)
+        if ticket.refusal is not None:
+            ticket.state = TicketState.REFUSED
+            return False
+        if not self._queue:
+            at = self.turn_s(now, ticket)
+            if at <= now:
+                self.grant(now, ticket)
+                return True
+            self.wake_at = at
+        ticket.state = TicketState.WAITING
+        self.queued += 1
+        entry = (-ticket.priority, ticket.order, ticket)
+        heappush(self._queue, entry)
+        if ticket.deadline_s != NEVER:
+            heappush(self._deadlines, (ticket.deadline_s, ticket.order, ticket))
+            self.wake_at = min(self.wake_at, ticket.deadline_s)
+        if self.queued > 1 and self._queue[0] is entry:
+            self.wake_at = min(self.wake_at, max(self.turn_s(now, ticket), now))
+        return False
+
+    def advance(self, now: float) -> list[Ticket]:
+        """Grant whoever's turn it is and refuse whoever waits in vain; return both, in order of decision."""
+        decided: list[Ticket] = []
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now:
+            late = heappop(deadlines)[2]
+            if late.state is TicketState.WAITING:
+                self._refuse(late, Refusal.DEADLINE)
+                decided.append(late)
+        queue = self._queue
+        wake = NEVER
+        while queue:
+            ticket = queue[0][2]
+            if ticket.state is not TicketState.WAITING:
+                heappop(queue)
+                continue
+            refusal = self.refusal(now, ticket)
+            if refusal is not None:
+                heappop(queue)
+                self._refuse(ticket, refusal)
+                decided.append(ticket)
+                continue
+            at = self.turn_s(now, ticket)
+            if at > now:
+                wake = at
+                break
+            heappop(queue)
+            self.queued -= 1
+            self.grant(now, ticket)
+            decided.append(ticket)
+        if deadlines and deadlines[0][0] < wake:
+            wake = deadlines[0][0]
+        self.wake_at = wake
+        return decided
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Take a waiting ticket out of the line."""
+        if ticket.state is TicketState.WAITING:
+            ticket.state = TicketState.CANCELLED
+            self.queued -= 1
+
+    def _refuse(self, ticket: Ticket, refusal: Refusal) -> None:
+        self.queued -= 1
+        ticket.state = TicketState.REFUSED
+        ticket.refusal = refusal

@@ -1,0 +1,396 @@
+"""Virtual time: a heap of ``(time, sequence, kind, what)`` that drives controllers, callers and one provider.
+
+Only this file advances the clock. It does what an event loop does in production, and ``tests/test_conformance.py`` holds it
+to that: same attempts, same times, same reasons.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, NamedTuple
+
+from factflow_llm.errors.metadata import REASONS, Consequence, ErrorReason, LLMErrorClassification
+from factflow_llm.ratelimit.backoff import retry_delay_s
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.line import Refusal, TicketState
+from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from simulators.policies import Controller, KnownTicket, Policy, as_policy
+from simulators.provider import Call, ProviderMachine, Verdict
+from simulators.scenario import Backlog, Scenario
+from simulators.streams import Streams
+
+if TYPE_CHECKING:
+    from simulators.result import SimResult
+
+_EVENT, _ARRIVAL, _ANSWER, _WAKE, _RETRY, _GIVE_UP = range(6)
+_JITTERS = 16
+_CONSEQUENCES: dict[str, Consequence] = {str(reason): consequence for reason, consequence in REASONS.items()}
+
+OUTCOME_WORDS = tuple(str(outcome) for outcome in Outcome) + ("cancelled",)
+_OUTCOME_CODE: dict[Outcome, float] = {outcome: float(code) for code, outcome in enumerate(Outcome)}
+_CANCELLED_CODE = float(len(Outcome))
+REASON_WORDS = tuple(str(reason) for reason in Reason)
+_REASON_CODE: dict[Reason, float] = {reason: float(code) for code, reason in enumerate(Reason)}
+
+ATTEMPT_COLUMNS = (
+    "request", "attempt", "client", "submitted_s", "admitted_s", "first_chunk_s", "end_s", "status", "outcome",
+    "retry_after_s", "rate", "concurrency", "reason", "in_flight", "queued",
+)  # fmt: skip
+REQUEST_COLUMNS = (
+    "request", "client", "arrival_s", "admitted_s", "end_s", "attempts", "end", "input_tokens", "output_tokens",
+)  # fmt: skip
+
+
+class Ending(NamedTuple):
+    """The closed set of ways in which a request ends, with their codes in the columns."""
+
+    succeeded: float = 0.0
+    failed: float = 1.0
+    never_admissible: float = 2.0
+    refused_deadline: float = 3.0
+    refused_breaker: float = 4.0
+    cancelled: float = 5.0
+    unfinished: float = 6.0
+
+
+ENDING = Ending()
+ENDING_WORDS = Ending._fields
+
+
+class Run(NamedTuple):
+    """What a run leaves behind, raw: flat columns of doubles, changes of limits, and the provider's true capacity.
+
+    Attributes:
+        attempts: rows of ``ATTEMPT_COLUMNS``, in order of their ends.
+        requests: rows of ``REQUEST_COLUMNS``, in order of their ends; unfinished ones last.
+        changes: client and change.
+        capacity: time and units per second by axis, at the start and after each event.
+    """
+
+    attempts: array[float]
+    requests: array[float]
+    changes: list[tuple[int, Change]]
+    capacity: list[tuple[float, dict[Axis, float]]]
+
+
+class _Request:
+    __slots__ = ("arrival_s", "attempt", "client", "ended", "jitters", "submitted_s", "ticket", "verdict")
+
+    def __init__(self, ticket: KnownTicket, arrival_s: float, client: int, jitters: list[float]) -> None:
+        self.ticket = ticket
+        self.arrival_s = arrival_s
+        self.client = client
+        self.jitters = jitters
+        self.attempt = 0
+        self.submitted_s = arrival_s
+        self.verdict: Verdict | None = None
+        self.ended = False
+
+
+def simulate(
+    scenario: Scenario,
+    policy: Policy | RateLimitConfig | None = None,
+    seed: int = 0,
+    clients: int = 1,
+) -> SimResult:
+    """Run a scenario under a policy and return what happened.
+
+    A function: no files, no globals, no plots. Equal arguments give equal results, to the bit, on every host.
+
+    Args:
+        scenario: workload, provider and events.
+        policy: our limiter's settings, one of ``sim.policies``, or anybody's; ``None`` means our defaults.
+        seed: of all luck: two policies with one seed meet the same world.
+        clients: independent controllers that share the provider's quota; requests are dealt to them in turn.
+
+    Raises:
+        ConfigurationError: for something that is no policy, or ``clients`` below 1.
+    """
+    from factflow_llm.errors import ConfigurationError
+    from simulators.result import SimResult
+
+    if clients < 1:
+        msg = f"simulate(): clients = {clients!r} must be at least 1"
+        raise ConfigurationError(msg)
+    chosen = as_policy(policy)
+    run = _World(scenario, chosen, seed, clients).run()
+    return SimResult(scenario, chosen, seed, clients, run)
+
+
+class _World:
+    """One run's state; :meth:`run` is the loop."""
+
+    def __init__(self, scenario: Scenario, policy: Policy, seed: int, clients: int) -> None:
+        self.scenario = scenario
+        self.streams = Streams(seed)
+        self.machine = ProviderMachine(scenario.machine_spec, self.streams)
+        self.controllers: list[Controller] = [policy.controller(self.machine) for _ in range(clients)]
+        self.armed = [math.inf] * clients
+        self.retry = policy.retry
+        self.names_axis = getattr(scenario.machine_spec, "names_axis", False)
+        self.heap: list[tuple[float, int, int, object]] = []
+        self.sequence = 0
+        self.attempts = array("d")
+        self.requests = array("d")
+        self.changes: list[tuple[int, Change]] = []
+        self.open: dict[int, _Request] = {}
+        self.jitter = self.streams.stream("jitter", "uniform", _JITTERS)
+        self.patience = self.streams.stream("patience", "uniform", 1)
+        self.patience_left = self.streams.stream("patience length", "exponential", 1)
+        self.calls = _calls(scenario, self.streams)
+        self.started = 0
+
+    def run(self) -> Run:
+        scenario, heap = self.scenario, self.heap
+        horizon = scenario.horizon_s
+        capacity = [(0.0, self.machine.capacity(0.0))]
+        for event in scenario.events:
+            self.push(event.time_s, _EVENT, event)
+        closed = scenario.closed_loop
+        if isinstance(scenario.workload, Backlog):
+            for worker in range(scenario.workload.workers):
+                self.push(0.0, _ARRIVAL, worker)
+        else:
+            self.next_arrival()
+        while heap:
+            now, _, kind, what = heappop(heap)
+            if now > horizon:
+                break
+            if kind == _ANSWER:
+                assert isinstance(what, _Request)
+                self.answer(now, what)
+            elif kind == _WAKE:
+                assert isinstance(what, int)
+                if now == self.controllers[what].wake_at:
+                    self.decide(now, what)
+            elif kind == _ARRIVAL:
+                if not closed:
+                    self.next_arrival()
+                self.arrive(now, what)
+            elif kind == _RETRY:
+                assert isinstance(what, _Request)
+                if not what.ended:
+                    self.submit(now, what)
+            elif kind == _GIVE_UP:
+                assert isinstance(what, _Request)
+                self.give_up(now, what)
+            else:
+                self.machine.scale(now, what.quota, what.axis)  # type: ignore[attr-defined]
+                capacity.append((now, self.machine.capacity(now)))
+        for request in self.open.values():
+            self.record_request(math.nan, request, ENDING.unfinished)
+        return Run(self.attempts, self.requests, self.changes, capacity)
+
+    def push(self, at: float, kind: int, what: object) -> None:
+        heappush(self.heap, (at, self.sequence, kind, what))
+        self.sequence += 1
+
+    def next_arrival(self) -> None:
+        following = next(self.calls, None)
+        if following is not None:
+            self.push(following[0], _ARRIVAL, following[1])
+
+    def arrive(self, now: float, what: object) -> None:
+        index = self.started
+        self.started += 1
+        if isinstance(what, Call):
+            call, client = what, index % len(self.controllers)
+        else:
+            assert isinstance(what, int)
+            call, client = next(self.calls)[1], what % len(self.controllers)
+        self.begin(now, call, client)
+
+    def begin(self, now: float, call: Call, client: int) -> None:
+        scenario, deadline_s = self.scenario, self.retry.deadline_s
+        ticket = KnownTicket(
+            call,
+            output_tokens=call.max_tokens,
+            deadline_s=math.inf if deadline_s is None else now + deadline_s,
+        )
+        request = _Request(ticket, now, client, self.jitter.row(call.index))
+        self.open[call.index] = request
+        if scenario.impatient_share and self.patience.row(call.index)[0] < scenario.impatient_share:
+            self.push(now + scenario.patience_s * self.patience_left.row(call.index)[0], _GIVE_UP, request)
+        self.submit(now, request)
+
+    def submit(self, now: float, request: _Request) -> None:
+        request.submitted_s = now
+        controller = self.controllers[request.client]
+        if controller.submit(now, request.ticket):
+            self.send(now, request)
+        elif request.ticket.state is TicketState.REFUSED:
+            self.refused(now, request)
+        else:
+            self.arm(request.client, controller.wake_at)
+
+    def send(self, now: float, request: _Request) -> None:
+        verdict = request.verdict = self.machine.send(now, request.ticket.call)
+        heappush(self.heap, (now + verdict.duration_s, self.sequence, _ANSWER, request))
+        self.sequence += 1
+
+    def decide(self, now: float, client: int) -> None:
+        controller = self.controllers[client]
+        for ticket in controller.advance(now):
+            assert isinstance(ticket, KnownTicket)
+            request = self.open[ticket.call.index]
+            if ticket.state is TicketState.GRANTED:
+                self.send(now, request)
+            else:
+                self.refused(now, request)
+        self.arm(client, controller.wake_at)
+
+    def arm(self, client: int, wake_at: float) -> None:
+        if wake_at != self.armed[client]:
+            self.armed[client] = wake_at
+            if wake_at != math.inf:
+                self.push(wake_at, _WAKE, client)
+
+    def answer(self, now: float, request: _Request) -> None:
+        if request.ended:
+            return
+        ticket, verdict, client = request.ticket, request.verdict, request.client
+        assert verdict is not None
+        self.machine.finish(now, verdict.handle)
+        error = verdict.error
+        call = ticket.call
+        if error is None:
+            signal = RateLimitSignal(
+                Outcome.SUCCEEDED, None, None, call.input_tokens, call.output_tokens, verdict.limits
+            )
+        else:
+            axis = verdict.axis if self.names_axis else None
+            outcome = _CONSEQUENCES[error].outcome
+            signal = RateLimitSignal(outcome, verdict.retry_after_s, axis, None, None, verdict.limits)
+        controller = self.controllers[client]
+        for change in controller.settle(now, ticket, signal):
+            self.changes.append((client, change))
+        self.record_attempt(now, request, verdict, _OUTCOME_CODE[signal.outcome])
+        if error is None:
+            self.finish(now, request, ENDING.succeeded)
+        else:
+            self.failed(now, request, error, verdict.retry_after_s)
+        self.decide(now, client)
+
+    def failed(self, now: float, request: _Request, error: str, retry_after_s: float | None) -> None:
+        consequence = _CONSEQUENCES[error]
+        if consequence.classification is LLMErrorClassification.TERMINAL:
+            never = error == ErrorReason.REQUEST_EXCEEDS_LIMIT
+            self.finish(now, request, ENDING.never_admissible if never else ENDING.failed)
+            return
+        deadline_s = request.ticket.deadline_s
+        delay_s = retry_delay_s(
+            self.retry,
+            attempt=request.attempt,
+            worth_attempts=consequence.max_attempts,
+            jitter=request.jitters[request.attempt % _JITTERS],
+            retry_after_s=retry_after_s,
+            remaining_s=None if deadline_s == math.inf else deadline_s - now,
+        )
+        request.attempt += 1
+        if delay_s is None:
+            self.finish(now, request, ENDING.failed)
+        else:
+            self.push(now + delay_s, _RETRY, request)
+
+    def refused(self, now: float, request: _Request) -> None:
+        late = request.ticket.refusal is Refusal.DEADLINE
+        self.finish(now, request, ENDING.refused_deadline if late else ENDING.refused_breaker)
+
+    def give_up(self, now: float, request: _Request) -> None:
+        if request.ended:
+            return
+        ticket, verdict, client = request.ticket, request.verdict, request.client
+        controller = self.controllers[client]
+        in_flight = ticket.state is TicketState.GRANTED
+        if in_flight:
+            assert verdict is not None
+            self.machine.finish(now, verdict.handle)
+            controller.settle(now, ticket, RateLimitSignal(Outcome.IGNORED))
+            self.record_attempt(now, request, verdict, _CANCELLED_CODE)
+        else:
+            controller.withdraw(ticket)
+        self.finish(now, request, ENDING.cancelled)
+        self.decide(now, client)
+
+    def finish(self, now: float, request: _Request, ending: float) -> None:
+        request.ended = True
+        del self.open[request.ticket.call.index]
+        self.record_request(now, request, ending)
+        workload = self.scenario.workload
+        if isinstance(workload, Backlog) and now < workload.duration_s:
+            call = next(self.calls)[1]
+            self.started += 1
+            self.begin(now, call, request.client)
+
+    def record_attempt(self, now: float, request: _Request, verdict: Verdict, outcome: float) -> None:
+        ticket, controller = request.ticket, self.controllers[request.client]
+        sent_s = ticket.granted_s
+        told = verdict.retry_after_s
+        self.attempts.extend(
+            (
+                ticket.call.index,
+                request.attempt,
+                request.client,
+                request.submitted_s,
+                sent_s,
+                sent_s + verdict.first_chunk_s,
+                now,
+                verdict.status,
+                outcome,
+                math.nan if told is None else told,
+                controller.rate,
+                controller.concurrency,
+                _REASON_CODE[controller.last_reason],
+                controller.in_flight,
+                controller.queued,
+            )
+        )
+
+    def record_request(self, now: float, request: _Request, ending: float) -> None:
+        ticket = request.ticket
+        call = ticket.call
+        sent = request.verdict is not None
+        self.requests.extend(
+            (
+                call.index,
+                request.client,
+                request.arrival_s,
+                ticket.granted_s,
+                now,
+                request.attempt + 1 if sent and ticket.state is TicketState.SETTLED else request.attempt,
+                ending,
+                call.input_tokens,
+                call.output_tokens,
+            )
+        )
+
+
+def _calls(scenario: Scenario, streams: Streams) -> Iterator[tuple[float, Call]]:
+    """Yield arrival time and call, in order; a closed loop yields for ever and its times mean nothing."""
+    workload = scenario.workload
+    if isinstance(workload, Backlog):
+        sizes = streams.stream("sizes", "normal", 2)
+        index = 0
+        while True:
+            read, written = sizes.row(index) if workload.sigma else (0.0, 0.0)
+            yield 0.0, Call(
+                index,
+                round(workload.input_tokens * math.exp(workload.sigma * read)),
+                round(workload.output_tokens * math.exp(workload.sigma * written)),
+                workload.max_tokens,
+            )
+            index += 1
+    else:
+        bounds = (None if bound < 0 else bound for bound in workload.max_tokens.tolist())
+        columns = zip(
+            workload.arrival_s.tolist(),
+            workload.input_tokens.tolist(),
+            workload.output_tokens.tolist(),
+            bounds,
+            strict=True,
+        )
+        for index, (arrival_s, read, written, bound) in enumerate(columns):
+            yield arrival_s, Call(index, max(read, 0), max(written, 0), bound)

@@ -1,0 +1,172 @@
+"""A scenario: who asks (a trace or a backlog), whom (a provider), and what happens meanwhile (events). A frozen value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.signals import Axis
+from simulators.provider import Provider, provider
+
+if TYPE_CHECKING:
+    from simulators.traces import Trace
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """A closed loop: ``workers`` callers who each start the next call as soon as the last one ended.
+
+    Token counts are lognormal around the given medians; with ``sigma`` 0 every call is alike.
+    """
+
+    workers: int
+    duration_s: float
+    input_tokens: float
+    output_tokens: float
+    sigma: float
+    max_tokens: int | None
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"backlog of {self.workers}"
+
+
+def backlog(
+    workers: int = 64,
+    duration_s: float = 1800.0,
+    *,
+    input_tokens: float = 1000.0,
+    output_tokens: float = 150.0,
+    sigma: float = 0.0,
+    max_tokens: int | None = None,
+) -> Backlog:
+    """Return a closed-loop workload, to stand where a trace stands.
+
+    Args:
+        workers: callers who always want the next answer.
+        duration_s: how long they go on.
+        input_tokens: median tokens read per call.
+        output_tokens: median tokens written per call.
+        sigma: spread of the logarithm of both.
+        max_tokens: bound each call names; ``None`` names none.
+
+    Raises:
+        ConfigurationError: naming the value and its bound.
+    """
+    for name, value, least in (("workers", workers, 1), ("duration_s", duration_s, 0), ("sigma", sigma, 0)):
+        if not (math.isfinite(value) and value >= least and (name != "duration_s" or value > 0)):
+            msg = f"backlog: {name} = {value!r} must be a finite number {'above' if name == 'duration_s' else 'of at least'} {least}"
+            raise ConfigurationError(msg)
+    for name, tokens in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
+        if not (math.isfinite(tokens) and tokens >= 0):
+            msg = f"backlog: {name} = {tokens!r} must be a finite number of at least 0"
+            raise ConfigurationError(msg)
+    return Backlog(workers, duration_s, input_tokens, output_tokens, sigma, max_tokens)
+
+
+class Workload(Protocol):
+    """What a scenario needs to know of a trace or a backlog."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the start to the last arrival."""
+        ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens to the provider at a moment.
+
+    Attributes:
+        time_s: when.
+        label: what plots and tables call it.
+        quota: from now on the quotas are this many times their nominal size.
+        axis: the one axis that is meant; ``None`` means all.
+    """
+
+    time_s: float
+    label: str
+    quota: float
+    axis: Axis | None = None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A workload, a provider, and events; build on it with :meth:`at` and :meth:`impatient`.
+
+    Args:
+        workload: a trace, or a :func:`backlog`.
+        provider: a provider, a preset's name, or a TOML file's path.
+        name: what reports call it; made from the parts when left out.
+        events: in order of time.
+        drain_s: an open-loop run goes on for this long after the last arrival.
+        impatient_share: share of callers who give up when their patience ends.
+        patience_s: their mean patience (exponential).
+    """
+
+    workload: Trace | Backlog
+    provider: Provider | str
+    name: str = ""
+    events: tuple[Event, ...] = ()
+    drain_s: float = 60.0
+    impatient_share: float = 0.0
+    patience_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        if isinstance(self.provider, str):
+            object.__setattr__(self, "provider", provider(self.provider))
+        if not self.name:
+            object.__setattr__(self, "name", f"{self.workload.name} on {self.machine_spec.name}")
+
+    @property
+    def machine_spec(self) -> Provider:
+        """The provider, resolved."""
+        assert isinstance(self.provider, Provider)
+        return self.provider
+
+    @property
+    def closed_loop(self) -> bool:
+        """Whether callers wait for an answer before they ask again."""
+        return isinstance(self.workload, Backlog)
+
+    @property
+    def horizon_s(self) -> float:
+        """When the run stops."""
+        return self.workload.duration_s + (0.0 if self.closed_loop else self.drain_s)
+
+    def at(self, time_s: float, *, quota: float, axis: Axis | str | None = None, label: str | None = None) -> Scenario:
+        """Return the scenario with one more event: from ``time_s`` on, quotas are ``quota`` times their nominal size.
+
+        Raises:
+            ConfigurationError: naming the value and its bound.
+        """
+        if not (math.isfinite(time_s) and time_s >= 0):
+            msg = f"at(): time_s = {time_s!r} must be a finite number of at least 0"
+            raise ConfigurationError(msg)
+        if not (math.isfinite(quota) and quota > 0):
+            msg = f"at(): quota = {quota!r} must be a finite number above 0 (1 is the nominal quota)"
+            raise ConfigurationError(msg)
+        event = Event(time_s, label or f"quota x {quota:g}", quota, None if axis is None else Axis(axis))
+        return replace(self, events=tuple(sorted((*self.events, event), key=lambda event: event.time_s)))
+
+    def impatient(self, share: float, patience_s: float) -> Scenario:
+        """Return the scenario with callers of whom a share gives up after a random patience of that mean.
+
+        Raises:
+            ConfigurationError: naming the value and its bound.
+        """
+        if not 0 <= share <= 1:
+            msg = f"impatient(): share = {share!r} must lie between 0 and 1"
+            raise ConfigurationError(msg)
+        if not patience_s > 0:
+            msg = f"impatient(): patience_s = {patience_s!r} must be above 0"
+            raise ConfigurationError(msg)
+        return replace(self, impatient_share=share, patience_s=patience_s)
