@@ -1,45 +1,80 @@
-"""How providers meter traffic: windows and buckets that admit or refuse, each a few lines of plain state.
+"""How providers limit traffic, as data: each class describes one quota; ``meter()`` makes its running state.
 
-A *quota* (``Bucket``, ``FixedWindow``, ...) is the frozen description that a TOML file or a notebook holds; ``meter()`` makes
-its running state. A meter is asked, then told: ``wait_s`` says how long until so many units fit and changes nothing that
-matters, ``charge`` takes them. The provider asks all its meters before it charges any, so admission is atomic.
+A quota says what is counted (``axis``), how much of it, over what kind of window, and what a call costs before and
+after it ran. Any number of quotas stand together; all must admit.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import override
 
 from factflow_llm.ratelimit.signals import Axis
-
-_SLACK_S = 1e-9  # a nanosecond: float time must not turn "come back in w seconds" into one refusal more
-_SLACK = 1e-9
+from simulators.meters import (
+    BucketMeter,
+    FixedWindowMeter,
+    Meter,
+    RampMeter,
+    SlidingWindowMeter,
+    SlotsMeter,
+    UtilisationMeter,
+)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class CallKind(StrEnum):
+    """What a call asks for."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+
+
+@dataclass(slots=True)
+class Call:
+    """One request as the provider sees it; a retry is the same call again.
+
+    ``index`` is the call's place in the world: its luck is drawn by it, whatever the policy.
+    """
+
+    index: int
+    input_tokens: int
+    output_tokens: int = 0
+    max_tokens: int | None = None
+    kind: CallKind = CallKind.CHAT
+    cached_input_tokens: int = 0
+
+
+CostRule = Callable[[Call], float]
+FinalRule = Callable[[Call, float], float]
+
+
 class Estimate(StrEnum):
     """How a provider guesses a call's tokens before it runs.
 
-    ``SUM`` is input plus ``max_tokens`` (what captures of OpenAI traffic fit), ``MAX`` the larger of both (what its guide says),
-    ``INPUT`` the input alone (embeddings).
+    ``SUM`` is input plus ``max_tokens`` (captures of OpenAI traffic fit it), ``MAX`` the larger of both (what OpenAI's
+    guide says), ``INPUT`` the input alone, ``OUTPUT`` ``max_tokens`` alone (what Microsoft's Azure simulator does). An
+    embedding call has no output whatever the rule.
     """
 
     SUM = "sum"
     MAX = "max"
     INPUT = "input"
+    OUTPUT = "output"
 
 
 class Settlement(StrEnum):
     """What becomes of the estimate once the answer is complete.
 
-    ``NEVER`` keeps it (no refund of unused ``max_tokens``), ``AT_END`` corrects it to the tokens really used, ``REALTIME``
-    charges output only when it has been produced.
+    ``NEVER`` keeps it (unused ``max_tokens`` are not given back), ``AT_END`` corrects it to the tokens really used,
+    ``REALTIME`` charges output only once it has been produced.
     """
 
     NEVER = "never"
@@ -47,259 +82,31 @@ class Settlement(StrEnum):
     REALTIME = "realtime"
 
 
-class Meter(Protocol):
-    """The running state of one quota."""
+class Refusal(StrEnum):
+    """The reason word of a refusal; ``QUOTA`` (a spend cap) is refused without any Retry-After."""
 
-    rate: float
-    """Units per second that can be sustained (slots for concurrency)."""
-
-    def wait_s(self, now: float, units: float) -> float:
-        """Return seconds until ``units`` fit: 0 if they fit now, ``inf`` if they never will."""
-
-    def charge(self, now: float, units: float) -> Any:
-        """Take ``units`` and return a receipt for ``correct``."""
-
-    def correct(self, now: float, receipt: Any, units: float) -> None:
-        """Add ``units`` (negative: give back) to a charge made earlier."""
-
-    def penalise(self, now: float, units: float) -> None:
-        """Let a refused call consume what is left, at most ``units``."""
-
-    def scale(self, now: float, factor: float) -> None:
-        """Set the quota to ``factor`` times its nominal size, keeping what is in it as far as it fits."""
-
-    def show(self, now: float) -> tuple[float, float, float]:
-        """Return limit, units left, and seconds until all of them are back."""
-
-
-class BucketMeter:
-    """A bucket refilled continuously: ``limit`` units per ``per_s``, holding ``burst_s`` seconds of refill.
-
-    The level is kept as the time at which the bucket will be full again, so that nothing needs refilling.
-    """
-
-    __slots__ = ("_burst_s", "_full_at", "_limit", "_nominal", "_per_s", "rate")
-
-    def __init__(self, limit: float, per_s: float, burst_s: float) -> None:
-        self._nominal = self._limit = limit
-        self._per_s = per_s
-        self._burst_s = burst_s
-        self.rate = limit / per_s
-        self._full_at = -math.inf
-
-    def wait_s(self, now: float, units: float) -> float:
-        needed_s = units / self.rate
-        missing_s = self._full_at - now
-        if missing_s > 0.0:
-            wait_s = missing_s + needed_s - self._burst_s
-        else:
-            wait_s = needed_s - self._burst_s
-        if wait_s <= _SLACK_S:
-            return 0.0
-        return wait_s if needed_s <= self._burst_s + _SLACK_S else math.inf
-
-    def charge(self, now: float, units: float) -> None:
-        full_at = self._full_at
-        self._full_at = (full_at if full_at > now else now) + units / self.rate
-
-    def correct(self, now: float, receipt: None, units: float) -> None:
-        self._full_at = max(self._full_at, now) + units / self.rate
-
-    def penalise(self, now: float, units: float) -> None:
-        missing_s = max(self._full_at - now, 0.0)
-        self._full_at = now + max(missing_s, min(missing_s + units / self.rate, self._burst_s))
-
-    def scale(self, now: float, factor: float) -> None:
-        level = (self._burst_s - max(self._full_at - now, 0.0)) * self.rate
-        self._limit = self._nominal * factor
-        self.rate = self._limit / self._per_s
-        self._full_at = now + max(self._burst_s - level / self.rate, 0.0)
-
-    def show(self, now: float) -> tuple[float, float, float]:
-        missing_s = max(self._full_at - now, 0.0)
-        return self._limit, max(self._burst_s - missing_s, 0.0) * self.rate, missing_s
-
-
-class UtilisationMeter(BucketMeter):
-    """A leaky bucket that admits whenever it is not over the brim, and may then overflow by one call.
-
-    Provisioned throughput works like this: utilisation at or under 100 % admits anything, above it nothing.
-    """
-
-    __slots__ = ()
-
-    def wait_s(self, now: float, units: float) -> float:
-        wait_s = self._full_at - now - self._burst_s
-        return wait_s if wait_s > _SLACK_S else 0.0
-
-
-class FixedWindowMeter:
-    """A counter that falls to zero at every multiple of ``window_s`` (after ``phase_s``)."""
-
-    __slots__ = ("_limit", "_nominal", "_number", "_per_s", "_phase_s", "_used", "_window_s", "rate")
-
-    def __init__(self, limit: float, per_s: float, window_s: float, phase_s: float) -> None:
-        self._nominal = limit
-        self._per_s = per_s
-        self._window_s = window_s
-        self._phase_s = phase_s
-        self._number = -1
-        self._used = 0.0
-        self._set(limit)
-
-    def _set(self, limit: float) -> None:
-        self.rate = limit / self._per_s
-        self._limit = self.rate * self._window_s
-
-    def _enter(self, now: float) -> None:
-        number = math.floor((now - self._phase_s) / self._window_s + _SLACK)
-        if number != self._number:
-            self._number = number
-            self._used = 0.0
-
-    def _until_next_s(self, now: float) -> float:
-        return (self._number + 1) * self._window_s + self._phase_s - now
-
-    def wait_s(self, now: float, units: float) -> float:
-        self._enter(now)
-        if self._used + units <= self._limit + _SLACK:
-            return 0.0
-        return self._until_next_s(now) if units <= self._limit + _SLACK else math.inf
-
-    def charge(self, now: float, units: float) -> int:
-        self._enter(now)
-        self._used += units
-        return self._number
-
-    def correct(self, now: float, receipt: int, units: float) -> None:
-        self._enter(now)
-        if receipt == self._number or units > 0:
-            self._used += units
-
-    def penalise(self, now: float, units: float) -> None:
-        self._enter(now)
-        self._used = max(self._used, min(self._used + units, self._limit))
-
-    def scale(self, now: float, factor: float) -> None:
-        self._set(self._nominal * factor)
-
-    def show(self, now: float) -> tuple[float, float, float]:
-        self._enter(now)
-        return self.rate * self._per_s, max(self._limit - self._used, 0.0), self._until_next_s(now)
-
-
-class SlidingWindowMeter:
-    """A log of charges of which no more than ``limit`` may fall into any ``window_s``."""
-
-    __slots__ = ("_limit", "_log", "_nominal", "_per_s", "_used", "_window_s", "rate")
-
-    def __init__(self, limit: float, per_s: float, window_s: float) -> None:
-        self._nominal = limit
-        self._per_s = per_s
-        self._window_s = window_s
-        self._log: deque[list[float]] = deque()
-        self._used = 0.0
-        self._set(limit)
-
-    def _set(self, limit: float) -> None:
-        self.rate = limit / self._per_s
-        self._limit = self.rate * self._window_s
-
-    def _forget(self, now: float) -> None:
-        log = self._log
-        horizon = now - self._window_s + _SLACK_S
-        while log and log[0][0] <= horizon:
-            self._used -= log.popleft()[1]
-        if not log:
-            self._used = 0.0
-
-    def wait_s(self, now: float, units: float) -> float:
-        self._forget(now)
-        excess = self._used + units - self._limit - _SLACK
-        if excess <= 0:
-            return 0.0
-        if units > self._limit + _SLACK:
-            return math.inf
-        for when, charged in self._log:
-            excess -= charged
-            if excess <= 0:
-                return when + self._window_s - now
-        raise AssertionError("an empty window admits every call that is not larger than it")
-
-    def charge(self, now: float, units: float) -> list[float]:
-        entry = [now, units]
-        self._log.append(entry)
-        self._used += units
-        return entry
-
-    def correct(self, now: float, receipt: list[float], units: float) -> None:
-        if receipt[0] > now - self._window_s + _SLACK_S:
-            receipt[1] += units
-            self._used += units
-        elif units > 0:
-            self.charge(now, units)
-
-    def penalise(self, now: float, units: float) -> None:
-        self._forget(now)
-        left = min(units, self._limit - self._used)
-        if left > _SLACK:
-            self.charge(now, left)
-
-    def scale(self, now: float, factor: float) -> None:
-        self._set(self._nominal * factor)
-
-    def show(self, now: float) -> tuple[float, float, float]:
-        self._forget(now)
-        full_s = self._log[-1][0] + self._window_s - now if self._log else 0.0
-        return self.rate * self._per_s, max(self._limit - self._used, 0.0), full_s
-
-
-class SlotsMeter:
-    """Calls in flight. When a slot will be free nobody knows, so a refused caller hears a constant."""
-
-    __slots__ = ("_nominal", "_retry_after_s", "_running", "rate")
-
-    def __init__(self, limit: float, retry_after_s: float) -> None:
-        self._nominal = limit
-        self._retry_after_s = retry_after_s
-        self._running = 0.0
-        self.rate = limit
-
-    def wait_s(self, now: float, units: float) -> float:
-        if self._running + units <= self.rate + _SLACK:
-            return 0.0
-        return self._retry_after_s
-
-    def charge(self, now: float, units: float) -> None:
-        self._running += units
-
-    def correct(self, now: float, receipt: None, units: float) -> None:
-        self._running += units
-
-    def penalise(self, now: float, units: float) -> None:
-        """Do nothing: a refused call never ran."""
-
-    def scale(self, now: float, factor: float) -> None:
-        self.rate = self._nominal * factor
-
-    def show(self, now: float) -> tuple[float, float, float]:
-        left = max(self.rate - self._running, 0.0)
-        return self.rate, left, 0.0 if self._running == 0 else self._retry_after_s
+    RATE_LIMIT = "rate_limit"
+    DAILY_QUOTA = "daily_quota"
+    QUOTA = "quota"
+    RAMP = "ramp"
 
 
 class _Quota(BaseModel):
     """What all quotas share.
 
     Attributes:
-        axis: the dimension that is metered.
+        axis: the dimension that is counted.
         limit: units allowed per ``per_s``.
-        per_s: the window the limit is quoted for: 60 for "per minute", 86 400 for "per day".
-        rejections_count: a refused call consumes quota too (as far as some is left).
+        per_s: the span the limit is quoted for: 60 for "per minute", 86 400 for "per day".
+        derating: share of the limit in force while the pool is under pressure; headers show the derated limit.
+        rejections_count: a refused call consumes quota too, as far as some is left.
         shown: the provider's limit headers show this quota.
-        estimate: how tokens are guessed at admission (token axes only).
-        unset_output_tokens: output assumed for a chat that names no ``max_tokens``.
-        output_weight: units an output token costs where input and output are metered together.
-        cached_input_counts: whether input read from the prompt cache is charged.
+        refusal: the word for a refusal by this quota.
+        estimate: how tokens are guessed at admission.
+        unset_output_tokens: output assumed of a chat that names no ``max_tokens``.
+        output_weight: units an output token costs where input and output are counted together.
+        weighs_reservation: ``output_weight`` already applies to the estimate, not only to the settlement.
+        cached_input_counts: input read from the prompt cache is charged.
         settlement: what becomes of the guess afterwards.
     """
 
@@ -308,81 +115,138 @@ class _Quota(BaseModel):
     axis: Axis = Axis.REQUESTS
     limit: Positive
     per_s: Positive = 60.0
+    derating: Annotated[float, Field(gt=0, le=1)] = 1.0
     rejections_count: bool = False
     shown: bool = True
+    refusal: Refusal = Refusal.RATE_LIMIT
     estimate: Estimate = Estimate.SUM
     unset_output_tokens: Annotated[int, Field(ge=0)] = 16
     output_weight: Positive = 1.0
+    weighs_reservation: bool = True
     cached_input_counts: bool = True
     settlement: Settlement = Settlement.NEVER
 
     @model_validator(mode="after")
-    def _axis_fits(self) -> _Quota:
-        token_only = {"estimate", "unset_output_tokens", "output_weight", "cached_input_counts", "settlement"}
-        given = sorted(token_only & self.model_fields_set)
-        if self.axis is Axis.REQUESTS and given:
-            raise ValueError(
-                f"{given[0]} speaks about tokens, but this quota meters requests; remove it or change axis"
+    def _fields_fit_the_axis(self) -> Self:
+        about_tokens = {"estimate", "unset_output_tokens", "output_weight", "cached_input_counts", "settlement"}
+        misplaced = sorted(about_tokens & self.model_fields_set)
+        if self.axis in (Axis.REQUESTS, Axis.CONCURRENCY) and misplaced:
+            msg = f"{misplaced[0]} speaks about tokens but axis is {self.axis}; remove it or meter tokens"
+            raise ValueError(msg)
+        if (self.axis is Axis.CONCURRENCY) != isinstance(self, Slots):
+            msg = (
+                f'axis = "{self.axis}" does not go with {type(self).__name__}; concurrency is metered by kind = "slots"'
             )
-        if self.axis is Axis.CONCURRENCY and not isinstance(self, Slots):
-            raise ValueError(f'a {type(self).__name__} cannot meter concurrency; write kind = "slots"')
+            raise ValueError(msg)
         return self
+
+    @property
+    def units_per_s(self) -> float:
+        """What the quota lets through for ever; ``inf`` where it limits something else."""
+        return self.limit * self.derating / self.per_s
+
+    def meter(self) -> Meter:
+        """Make the unused state of this quota."""
+        raise NotImplementedError
+
+    def cost_rule(self) -> CostRule | None:
+        """Return the function that estimates a call's units at admission; ``None``: every call costs 1."""
+        if self.axis in (Axis.REQUESTS, Axis.CONCURRENCY):
+            return None
+        input_of = self._input_rule()
+        weight = self.output_weight if self.weighs_reservation else 1.0
+        unset = self.unset_output_tokens
+
+        def output_of(call: Call) -> float:
+            if call.kind is CallKind.EMBEDDING:
+                return 0.0
+            return weight * (unset if call.max_tokens is None else call.max_tokens)
+
+        if self.axis is Axis.OUTPUT_TOKENS:
+            return _nothing if self.settlement is Settlement.REALTIME else output_of
+        if self.axis is Axis.INPUT_TOKENS or self.settlement is Settlement.REALTIME:
+            return input_of
+        return {
+            Estimate.SUM: lambda call: input_of(call) + output_of(call),
+            Estimate.MAX: lambda call: max(input_of(call), output_of(call)),
+            Estimate.INPUT: input_of,
+            Estimate.OUTPUT: lambda call: input_of(call) if call.kind is CallKind.EMBEDDING else output_of(call),
+        }[self.estimate]
+
+    def final_rule(self) -> FinalRule | None:
+        """Return what a call that produced so many tokens costs in the end; ``None``: the estimate stands."""
+        if self.axis is Axis.REQUESTS or self.settlement is Settlement.NEVER:
+            return None
+        input_of, weight = self._input_rule(), self.output_weight
+        if self.axis is Axis.INPUT_TOKENS:
+            return lambda call, produced: input_of(call)
+        if self.axis is Axis.OUTPUT_TOKENS:
+            return lambda call, produced: weight * produced
+        return lambda call, produced: input_of(call) + weight * produced
+
+    def _input_rule(self) -> CostRule:
+        if self.cached_input_counts:
+            return lambda call: call.input_tokens
+        return lambda call: call.input_tokens - call.cached_input_tokens
 
 
 class Bucket(_Quota):
-    """A continuously refilled bucket that holds ``burst_s`` seconds of refill; by default a whole ``per_s``."""
+    """A continuously refilled bucket that holds ``burst_s`` seconds of refill; by default all of ``per_s``."""
 
     kind: Literal["bucket"] = "bucket"
     burst_s: Positive | None = None
 
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        _one_request_fits(self, self.burst_s, "burst_s")
+        return self
+
+    @override
     def meter(self) -> Meter:
-        """Make a full bucket."""
-        return BucketMeter(self.limit, self.per_s, self.burst_s or self.per_s)
+        return BucketMeter(self.limit * self.derating, self.per_s, self.burst_s or self.per_s)
 
 
 class Utilisation(_Quota):
-    """Provisioned throughput: admits while utilisation is at most 100 %, reserves, settles, drains continuously."""
+    """Provisioned throughput: admits while utilisation is at most 100 %, reserves, settles, drains continuously.
+
+    100 % is ``burst_s`` seconds of drain. How long that is at Azure is not published; a minute is assumed.
+    """
 
     kind: Literal["utilisation"] = "utilisation"
-    burst_s: Positive | None = None
+    burst_s: Positive = 60.0
     settlement: Settlement = Settlement.AT_END
 
+    @override
     def meter(self) -> Meter:
-        """Make an idle deployment."""
-        return UtilisationMeter(self.limit, self.per_s, self.burst_s or self.per_s)
+        return UtilisationMeter(self.limit * self.derating, self.per_s, self.burst_s)
 
 
 class _Window(_Quota):
-    """A window; with ``enforced_over_s`` the limit is enforced in windows of that length, ``per_s`` staying what is quoted."""
+    """A window of ``enforced_over_s``, by default ``per_s``: "600 per minute" may be enforced as 100 per 10 s."""
 
     enforced_over_s: Positive | None = None
 
     @model_validator(mode="after")
-    def _enforced_within(self) -> _Window:
-        if self.enforced_over_s is None:
-            return self
-        if self.enforced_over_s > self.per_s:
-            raise ValueError(
-                f"enforced_over_s = {self.enforced_over_s:g} is longer than per_s = {self.per_s:g}; quote the limit for the longer window"
+    def _enforced_within(self) -> Self:
+        if self.enforced_over_s is not None and self.enforced_over_s > self.per_s:
+            msg = (
+                f"enforced_over_s = {self.enforced_over_s:g} exceeds per_s = {self.per_s:g}: a window cannot be longer"
             )
-        share = self.limit * self.enforced_over_s / self.per_s
-        if self.axis is Axis.REQUESTS and share < 1:
-            raise ValueError(
-                f"limit = {self.limit:g} per {self.per_s:g} s leaves {share:g} requests per {self.enforced_over_s:g} s window, so none "
-                f"could ever pass; enforced_over_s must be at least {self.per_s / self.limit:g}"
-            )
+            raise ValueError(msg)
+        _one_request_fits(self, self.enforced_over_s, "enforced_over_s")
         return self
 
 
 class FixedWindow(_Window):
-    """A counter reset at fixed times."""
+    """A counter that starts anew at fixed times, the first after ``phase_s``."""
 
     kind: Literal["fixed-window"] = "fixed-window"
     phase_s: NonNegative = 0.0
 
+    @override
     def meter(self) -> Meter:
-        """Make an unused window."""
-        return FixedWindowMeter(self.limit, self.per_s, self.enforced_over_s or self.per_s, self.phase_s)
+        window_s = self.enforced_over_s or self.per_s
+        return FixedWindowMeter(self.limit * self.derating, self.per_s, window_s, self.phase_s)
 
 
 class SlidingWindow(_Window):
@@ -390,13 +254,32 @@ class SlidingWindow(_Window):
 
     kind: Literal["sliding-window"] = "sliding-window"
 
+    @override
     def meter(self) -> Meter:
-        """Make an unused window."""
-        return SlidingWindowMeter(self.limit, self.per_s, self.enforced_over_s or self.per_s)
+        return SlidingWindowMeter(self.limit * self.derating, self.per_s, self.enforced_over_s or self.per_s)
+
+
+class Ramp(_Quota):
+    """A limit on growth: ``growth`` times the busiest window of ``memory_s`` may pass, and ``limit`` always."""
+
+    kind: Literal["ramp"] = "ramp"
+    growth: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
+    memory_s: Positive = 900.0
+    shown: bool = False
+    refusal: Refusal = Refusal.RAMP
+
+    @property
+    @override
+    def units_per_s(self) -> float:
+        return math.inf
+
+    @override
+    def meter(self) -> Meter:
+        return RampMeter(self.limit * self.derating, self.per_s, self.growth, max(round(self.memory_s / self.per_s), 1))
 
 
 class Slots(_Quota):
-    """A number of calls that may run at once; refused callers hear ``retry_after_s``."""
+    """A number of calls that may run at once; a refused caller hears ``retry_after_s``."""
 
     kind: Literal["slots"] = "slots"
     axis: Axis = Axis.CONCURRENCY
@@ -404,14 +287,40 @@ class Slots(_Quota):
     shown: bool = False
 
     @model_validator(mode="after")
-    def _meters_concurrency(self) -> Slots:
-        if self.axis is not Axis.CONCURRENCY:
-            raise ValueError(f"slots meter concurrency, not {self.axis}; choose another kind for that axis")
+    def _holds_a_call(self) -> Self:
+        if self.limit * self.derating < 1:
+            msg = f"limit = {self.limit:g} slots holds no call; it must be at least 1"
+            raise ValueError(msg)
         return self
 
+    @override
     def meter(self) -> Meter:
-        """Make free slots."""
-        return SlotsMeter(self.limit, self.retry_after_s)
+        return SlotsMeter(self.limit * self.derating, self.retry_after_s)
+
+    @override
+    def final_rule(self) -> FinalRule:
+        return _released
 
 
-Quota = Annotated[Bucket | FixedWindow | SlidingWindow | Slots | Utilisation, Field(discriminator="kind")]
+Quota = Annotated[
+    Bucket | FixedWindow | SlidingWindow | Slots | Utilisation | Ramp,
+    Field(discriminator="kind"),
+]
+
+
+def _one_request_fits(quota: _Quota, span_s: float | None, name: str) -> None:
+    if span_s is None or quota.axis is not Axis.REQUESTS or quota.units_per_s * span_s >= 1:
+        return
+    msg = (
+        f"limit = {quota.limit:g} per {quota.per_s:g} s leaves {quota.units_per_s * span_s:g} requests per {name} = "
+        f"{span_s:g}, so none could ever pass; {name} must be at least {1 / quota.units_per_s:g}"
+    )
+    raise ValueError(msg)
+
+
+def _nothing(call: Call) -> float:
+    return 0.0
+
+
+def _released(call: Call, produced: float) -> float:
+    return 0.0
