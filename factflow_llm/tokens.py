@@ -14,8 +14,6 @@ import os
 import re
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -25,6 +23,8 @@ from factflow_llm.errors import ConfigurationError, InvalidRequestError
 from factflow_llm.types import ImagePart, Message, TextPart, Tool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     import tiktoken
 
 TOKENS_PER_MESSAGE = 4
@@ -320,6 +320,8 @@ def _is_vocabulary(path: Path, vocabulary: _Vocabulary) -> bool:
 
 
 def _download(url: str, timeout_s: float) -> bytes:
+    import urllib.request
+
     deadline = time.monotonic() + timeout_s
     content = bytearray()
     with urllib.request.urlopen(url, timeout=timeout_s) as response:

@@ -1,21 +1,23 @@
-"""Amazon Titan text embeddings on Bedrock: boto3 is synchronous, so each call runs in a worker thread of the client's own.
+"""Amazon Titan text embeddings on Bedrock: boto3 is synchronous, so each call runs in a worker thread of the client.
 
-Titan reads one text per call, so a batch is one text and the threads are the concurrency. boto3 is imported when a client
-is made, never before; its retries are off because retrying belongs to the limiter.
+Titan reads one text per call, so a batch is one text and the threads are the concurrency. boto3 is imported when a
+client is made, never before; its retries are off because retrying belongs to the limiter.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from factflow_llm.clients.checks import check_headers, check_positive, check_url
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
-from factflow_llm.errors import ConfigurationError, ExtraMissingError, InvalidRequestError
+from factflow_llm.errors import BadResponseError, ConfigurationError, ExtraMissingError, InvalidRequestError
 from factflow_llm.types import EmbeddingResponse, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _MAX_CHARS = 50_000
 _V1_DIMENSIONS = 1536
@@ -118,20 +120,30 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
         if not self._is_v1:
             body |= self._options if wanted is None else self._options | {"dimensions": wanted}
         loop = asyncio.get_running_loop()
-        response, answer = await loop.run_in_executor(self._threads, self._invoke, json.dumps(body))
-        return EmbeddingResponse(
-            vectors=(tuple(answer["embedding"]),),
-            model=self.model,
-            usage=Usage(input_tokens=answer.get("inputTextTokenCount")),
-            headers={name.lower(): value for name, value in response["ResponseMetadata"]["HTTPHeaders"].items()},
-            raw=(response | {"body": answer},),
-        )
+        return await loop.run_in_executor(self._threads, self._invoke, json.dumps(body))
 
-    def _invoke(self, body: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _invoke(self, body: str) -> EmbeddingResponse:
         response = self._client.invoke_model(
             modelId=self.model, body=body, contentType="application/json", accept="application/json"
         )
-        return response, json.loads(response["body"].read())
+        headers = response["ResponseMetadata"]["HTTPHeaders"]
+        content = response["body"].read()
+        try:
+            answer = json.loads(content)
+            vector = tuple(answer["embedding"])
+        except (ValueError, TypeError, KeyError):
+            raise BadResponseError(
+                "Bedrock's answer holds no embedding: check endpoint_url, and that the model is a Titan text model",
+                body=content.decode(errors="replace"),
+                headers=headers,
+            ) from None
+        return EmbeddingResponse(
+            vectors=(vector,),
+            model=self.model,
+            usage=Usage(input_tokens=answer.get("inputTextTokenCount")),
+            headers=headers,
+            raw=(response | {"body": answer},),
+        )
 
     def _add_headers(self, request: Any, **_: Any) -> None:
         for name, value in self._headers.items():

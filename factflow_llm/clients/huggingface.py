@@ -1,17 +1,16 @@
-"""Embeddings from a local sentence-transformers model, computed in a thread; clients of one model share it behind a lock.
+"""Embeddings from a local sentence-transformers model, computed in a thread; clients of one model share it and its lock.
 
-The library (and torch behind it) is imported and the model loaded in that thread with the first text, so making a client
-costs nothing and blocks no event loop.
+The library (and torch behind it) is imported and the model loaded in that thread with the first text, so making a
+client costs nothing and blocks no event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakValueDictionary
 
 from factflow_llm.clients.checks import check_positive
@@ -24,6 +23,9 @@ from factflow_llm.errors import (
     get_error_metadata,
 )
 from factflow_llm.types import EmbeddingResponse, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class _LocalModel:
@@ -49,7 +51,7 @@ _shared_lock = threading.Lock()
 
 
 def _share(name: str, options: Mapping[str, Any]) -> _LocalModel:
-    """Return the model other clients with the same settings use, in whichever event loop, so that memory holds it once."""
+    """Return the model that clients with the same settings use, in whichever event loop: memory holds it once."""
     with _shared_lock:
         return _shared.setdefault(repr((name, sorted(options.items()))), _LocalModel(name, options))
 
@@ -65,8 +67,8 @@ class HuggingFaceEmbeddingClient(BaseEmbeddingClient):
         prompt: written before each text; models trained with instructions want one.
         prompt_name: likewise, by a name the model itself defines, such as ``query`` or ``document``.
         normalize: scale vectors to length 1.
-        dimensions: length of the vectors; shorter than the model's own only for models trained to be cut (Matryoshka).
-        truncate: let the model read only the beginning of a text that is too long for it, instead of refusing the text.
+        dimensions: length of the vectors; shorter than the model's own only for models trained so (Matryoshka).
+        truncate: let the model read only the beginning of a text that is too long for it, instead of refusing it.
         local_files_only: never ask the hub.
         options: further arguments of ``SentenceTransformer``, such as ``revision`` or ``model_kwargs``.
 
@@ -114,7 +116,7 @@ class HuggingFaceEmbeddingClient(BaseEmbeddingClient):
         A cancelled call gives up waiting at once; the thread finishes what it began.
 
         Raises:
-            InvalidRequestError: a text is too long for the model and may not be truncated, or the vectors are too short.
+            InvalidRequestError: a text is too long for the model and may not be truncated, or too many dimensions.
             OSError: the model cannot be had; transformers says why.
             Exception: torch's own ``OutOfMemoryError`` when not even a single text fits.
         """

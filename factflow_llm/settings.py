@@ -1,0 +1,487 @@
+"""What an application says about its models: named profiles, from TOML, JSON, a dict or the environment.
+
+A key that is not known is an error, never ignored. Secrets are references (``${ENV_NAME}``, a key file) or
+``SecretStr``; they are looked up when a client is made, and shown nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from factflow_llm.clients.checks import check_api_key, check_url
+from factflow_llm.errors import ConfigurationError, UnknownProfileError, WrongModelTypeError
+from factflow_llm.files import write_new
+from factflow_llm.ratelimit.config import RateLimitConfig
+
+DEFAULT = "default"
+"""The profile name that stands for ``LLMConfig.default``."""
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_FILE_KEYS = ("rate_limit", "api_key_file")
+
+
+class ModelType(StrEnum):
+    """What a model does."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+
+
+class ProviderName(StrEnum):
+    """Who runs a model."""
+
+    OPENAI = "openai"
+    AZURE = "azure"
+    ANTHROPIC = "anthropic"
+    BEDROCK = "bedrock"
+    HUGGINGFACE = "huggingface"
+
+
+_TYPES = {
+    ProviderName.ANTHROPIC: ModelType.CHAT,
+    ProviderName.BEDROCK: ModelType.EMBEDDING,
+    ProviderName.HUGGINGFACE: ModelType.EMBEDDING,
+}
+_KEY_VARIABLES = {
+    ProviderName.OPENAI: "OPENAI_API_KEY",
+    ProviderName.AZURE: "AZURE_OPENAI_API_KEY",
+    ProviderName.ANTHROPIC: "ANTHROPIC_API_KEY",
+}
+_REMOTE = frozenset(ProviderName) - {ProviderName.HUGGINGFACE}
+_APPLIES_TO = {
+    "api_key": frozenset(_KEY_VARIABLES),
+    "api_key_file": frozenset(_KEY_VARIABLES),
+    "base_url": _REMOTE,
+    "timeout_s": _REMOTE,
+    "deployment": {ProviderName.AZURE},
+    "api_version": {ProviderName.AZURE},
+    "region": {ProviderName.BEDROCK},
+    "device": {ProviderName.HUGGINGFACE},
+}
+
+
+class _Settings(BaseModel):
+    """A frozen model whose errors are ours: they name key and remedy, and never show a value that may be secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=False)
+            raise ConfigurationError("; ".join(_explain(problem, type(self)) for problem in problems)) from None
+
+
+def _explain(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_nearest(key, model.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{key!r} is missing; write {key} = …"
+    if problem["type"] == "value_error":
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    shown = problem["input"]
+    secret = key.startswith("api_key") or not isinstance(shown, str | int | float)
+    return f"{key}: {problem['msg']}" + ("" if secret else f", not {shown!r}")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """Say which known word was probably meant, or all of them."""
+    known = sorted(known)
+    near = get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
+
+
+def _check_secret(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if "${" not in text:
+        check_api_key(text, variable="ENV_NAME and write ${ENV_NAME}")
+    elif not _REFERENCE.fullmatch(text):
+        raise ValueError("a reference stands alone and names a variable: write ${ENV_NAME}")
+    return secret
+
+
+def _read_rate_limit(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        return RateLimitConfig.from_toml(value)
+    if isinstance(value, Mapping):
+        return RateLimitConfig(**value)
+    if value is None or value is False or isinstance(value, RateLimitConfig):
+        return value
+    raise ValueError("write a table of limiter settings, the name of a file that holds them, or false for no limiter")
+
+
+class LLMProviderConfig(_Settings):
+    """One profile: a model, who runs it and how it is reached."""
+
+    provider: ProviderName = Field(description="Who runs the model.")
+    type: ModelType = Field(default=ModelType.CHAT, description="What the model does.")
+    model: str = Field(min_length=1, description="The model's name; Azure: the model behind the deployment.")
+    api_key: Annotated[SecretStr, AfterValidator(_check_secret)] | None = Field(
+        default=None,
+        description="${ENV_NAME}, or the key itself; by default the provider's usual environment variable.",
+    )
+    api_key_file: Path | None = Field(default=None, description="A file that holds the key, relative to this one.")
+    base_url: Annotated[str, AfterValidator(lambda url: check_url(url, name="base_url"))] | None = Field(
+        default=None, description="Where the API lives, with its scheme; Azure: the resource."
+    )
+    deployment: str | None = Field(default=None, description="Azure: the deployment's name; by default the model's.")
+    api_version: str | None = Field(default=None, description="Azure: a dated API version; without it, the v1 API.")
+    region: str | None = Field(default=None, description="Bedrock: the AWS region.")
+    device: str | None = Field(default=None, description="Hugging Face: cpu, cuda, cuda:1, mps…")
+    dimensions: int | None = Field(default=None, ge=1, description="Length of embedding vectors.")
+    timeout_s: float | None = Field(default=None, gt=0, description="Longest silence of the server, in seconds.")
+    rate_limit: Annotated[RateLimitConfig | Literal[False] | None, BeforeValidator(_read_rate_limit)] = Field(
+        default=None,
+        description="Limiter settings, the name of a file that holds them (relative to this one), or false for none. "
+        "Left out: the adaptive limiter with its defaults.",
+    )
+    quota_group: str | None = Field(
+        default=None,
+        description="Profiles of one group share one limiter; by default those of one provider, account and model.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Further arguments of the client (headers, proxy, connect_timeout_s, batch_size…) and arguments "
+        "preset for every call (temperature, max_tokens, seed…).",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_model_by_deployment(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "model" not in values and "deployment" in values:
+            return {**values, "model": values["deployment"]}
+        return values
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Self:
+        offered = _TYPES.get(self.provider, self.type)
+        if self.type is not offered:
+            raise ValueError(f'{self.provider} runs {offered} models here: write type = "{offered}"')
+        for key, providers in _APPLIES_TO.items():
+            if getattr(self, key) is not None and self.provider not in providers:
+                raise ValueError(f"{key} does not apply to {self.provider}, only to {', '.join(sorted(providers))}")
+        if self.dimensions is not None and self.type is not ModelType.EMBEDDING:
+            raise ValueError('dimensions is for embeddings: write type = "embedding" or leave it out')
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("api_key and api_key_file are both given; keep one")
+        return self
+
+    @property
+    def quota(self) -> tuple[object, ...]:
+        """What the profile draws on; equal for profiles that share a limiter."""
+        if self.quota_group is not None:
+            return (self.quota_group,)
+        usual = _KEY_VARIABLES.get(self.provider)
+        key = self.api_key or self.api_key_file or SecretStr(f"${{{usual}}}")
+        account = (key, self.base_url, self.region, self.options.get("aws_profile"))
+        return (self.provider, *account, self.deployment or self.model)
+
+    def resolve_api_key(self) -> str | None:
+        """Look the secret up: key file, ``${ENV_NAME}``, literal, or the provider's usual variable.
+
+        Returns:
+            ``None`` when nothing is configured and the usual variable is not set, or the provider takes no key.
+
+        Raises:
+            ConfigurationError: the file cannot be read, the variable is not set, or what they hold is no key.
+        """
+        usual = _KEY_VARIABLES.get(self.provider, "")
+        if self.api_key_file is not None:
+            try:
+                return check_api_key(self.api_key_file.read_text(encoding="utf-8").strip(), variable=usual)
+            except OSError as error:
+                raise ConfigurationError(f"api_key_file {self.api_key_file}: {error.strerror}") from None
+        if self.api_key is None:
+            return os.environ.get(usual)
+        text = self.api_key.get_secret_value()
+        if reference := _REFERENCE.fullmatch(text):
+            return check_api_key(os.environ.get(reference[1]), variable=reference[1])
+        return text
+
+
+class LLMConfig(_Settings):
+    """All profiles of an application. ``bases`` are tables from which profiles inherit by ``extends = "NAME"``."""
+
+    providers: dict[str, LLMProviderConfig] = Field(description="Profiles by name.")
+    default: str | None = Field(default=None, description="The profile used when none is named.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: Any) -> Any:
+        """Flatten ``extends``, and build each profile here so that an error carries its name."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("providers"), Mapping):
+            return values
+        values = dict(values)
+        tables = {**values.pop("bases", {}), **values["providers"]}
+        profiles = {}
+        for name in values["providers"]:
+            try:
+                profiles[name] = LLMProviderConfig(**_flatten(name, tables))
+            except ConfigurationError as error:
+                raise ValueError(f"profile {name!r}: {error}") from None
+        return values | {"providers": profiles}
+
+    @model_validator(mode="after")
+    def _default_exists(self) -> Self:
+        if self.default is not None and self.default not in self.providers:
+            raise ValueError(f"default = {self.default!r} names no profile{_nearest(self.default, self.providers)}")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        by_quota: dict[object, tuple[str, RateLimitConfig]] = {}
+        for name, profile in self.providers.items():
+            if isinstance(profile.rate_limit, RateLimitConfig):
+                first, limits = by_quota.setdefault(profile.quota, (name, profile.rate_limit))
+                if limits != profile.rate_limit:
+                    raise ValueError(
+                        f"profiles {first!r} and {name!r} draw on one quota but set different rate_limit; "
+                        "set it in one of them, or give each a quota_group of its own"
+                    )
+        return self
+
+    def rate_limit_of(self, profile: LLMProviderConfig) -> RateLimitConfig | None:
+        """Return the settings of the limiter a profile shares; ``None`` when it wants none."""
+        if profile.rate_limit is False:
+            return None
+        sharing = (other.rate_limit for other in self.providers.values() if other.quota == profile.quota)
+        return next((limits for limits in sharing if isinstance(limits, RateLimitConfig)), RateLimitConfig())
+
+    def find(self, name: str, type: ModelType) -> tuple[str, LLMProviderConfig]:  # noqa: A002
+        """Return the name and the profile meant by ``name``.
+
+        ``"default"`` is a profile of that name, else the one ``default`` names, else the only one of its type.
+
+        Raises:
+            UnknownProfileError: with the nearest known name.
+            WrongModelTypeError: with the profiles of the right type.
+        """
+        fitting = [known for known, profile in self.providers.items() if profile.type is type]
+        if name == DEFAULT and name not in self.providers:
+            if self.default is not None:
+                name = self.default
+            elif len(fitting) == 1:
+                name = fitting[0]
+            else:
+                raise UnknownProfileError(
+                    f"which {type} profile is the default? Write default = NAME in the configuration, or name one of: "
+                    f"{', '.join(fitting) or 'none is configured (LLMConfig.example() shows how)'}"
+                )
+        if name not in self.providers:
+            raise UnknownProfileError(f"no profile {name!r}{_nearest(name, self.providers)}")
+        profile = self.providers[name]
+        if profile.type is not type:
+            raise WrongModelTypeError(
+                f"profile {name!r} is of type {profile.type}, not {type}; of that type: {', '.join(fitting) or 'none'}"
+            )
+        return name, profile
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from plain values; file names are relative to the working directory."""
+        return cls(**values)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read a TOML file; file names in it are relative to it.
+
+        Raises:
+            ConfigurationError: naming the file, the profile and the key.
+        """
+        return cls._read(Path(path), tomllib.loads)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Self:
+        """Read a JSON file of the same shape; a ``$schema`` in it is for editors.
+
+        Raises:
+            ConfigurationError: naming the file, the profile and the key.
+        """
+        return cls._read(Path(path), json.loads)
+
+    @classmethod
+    def _read(cls, path: Path, parse: Callable[[str], Any]) -> Self:
+        try:
+            values = parse(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("a table is needed, with a table 'providers' in it")
+            values.pop("$schema", None)
+            return cls(**_anchor(values, path.parent))
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}; LLMConfig.example({str(path)!r}) writes one") from None
+        except ValueError as error:
+            raise ConfigurationError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, prefix: str = "FACTFLOW_LLM") -> Self:
+        """Build from variables such as ``FACTFLOW_LLM__PROVIDERS__CHAT__MODEL=gpt-4o``.
+
+        Two underscores separate levels; names are lower-cased. Below ``OPTIONS`` a value is read as TOML if it is some.
+
+        Raises:
+            ConfigurationError: naming the profile and the key, or the prefix when no variable carries it.
+        """
+        values: dict[str, Any] = {}
+        for variable, text in sorted((os.environ if environ is None else environ).items()):
+            first, *path = variable.split("__")
+            if first == prefix and path:
+                *tables, key = (part.lower() for part in path)
+                table = values
+                for part in tables:
+                    table = table.setdefault(part, {})
+                    if not isinstance(table, dict):
+                        raise ConfigurationError(
+                            f"{variable}: {part} already has a value of its own; unset one of the two"
+                        )
+                table[key] = _env_value(text, key, tables)
+        if not values:
+            raise ConfigurationError(
+                f"no environment variable begins with {prefix}__; set {prefix}__PROVIDERS__CHAT__MODEL"
+            )
+        return cls(**values)
+
+    def to_toml(self, path: str | Path | None = None, *, overwrite: bool = False) -> str:
+        """Write the profiles as TOML, inheritance flattened, and return the text.
+
+        A key that is a reference is written as such; a literal key is left out, and a comment says so.
+
+        Args:
+            path: where to write; nothing is written without it.
+            overwrite: an existing file is an error unless this is true.
+
+        Raises:
+            ConfigurationError: a value has no TOML form, or the file exists or cannot be written.
+        """
+        lines = [] if self.default is None else [f"default = {_toml(self.default)}", ""]
+        for name, profile in self.providers.items():
+            lines.append(f"[providers.{_toml_key(name)}]")
+            for key in LLMProviderConfig.model_fields:
+                value = getattr(profile, key) if key in profile.model_fields_set else None
+                if key == "api_key" and value is not None and not _REFERENCE.fullmatch(value.get_secret_value()):
+                    lines.append('# api_key: a literal key is not written; write api_key = "${ENV_NAME}"')
+                elif value is not None:
+                    lines.append(f"{key} = {_toml(value)}")
+            lines.append("")
+        text = "\n".join(lines)
+        if path is not None:
+            write_new(Path(path), text, overwrite=overwrite)
+        return text
+
+    @staticmethod
+    def example(path: str | Path | None = None, *, overwrite: bool = False) -> str:
+        """Return a commented configuration file to start from, and write it when a path is given."""
+        text = files("factflow_llm").joinpath("llm.example.toml").read_text(encoding="utf-8")
+        if path is not None:
+            write_new(Path(path), text, overwrite=overwrite)
+        return text
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema of the file, ``extends`` and ``bases`` included, for completion in editors."""
+        schema = cls.model_json_schema()
+        profile = schema["$defs"]["LLMProviderConfig"]
+        profile["properties"]["rate_limit"]["anyOf"].insert(0, {"type": "string"})
+        profile["properties"]["extends"] = {"type": "string", "description": "A base or a profile to inherit from."}
+        base = profile | {"required": [], "title": "Base", "description": "Keys that profiles inherit."}
+        schema["$defs"]["Base"] = base
+        profile["anyOf"] = [{"required": ["extends"]}, {"required": profile.pop("required")}]
+        schema["properties"]["bases"] = {"type": "object", "additionalProperties": {"$ref": "#/$defs/Base"}}
+        schema["properties"]["$schema"] = {"type": "string"}
+        return schema
+
+
+def _flatten(name: str, tables: Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a table with what it inherits; nested tables are merged key by key."""
+    table = tables[name]
+    if isinstance(table, LLMProviderConfig):
+        return {key: getattr(table, key) for key in table.model_fields_set}
+    if not isinstance(table, Mapping):
+        raise ConfigurationError("a profile is a table of keys")
+    table = dict(table)
+    parent = table.pop("extends", None)
+    if parent is None:
+        return table
+    if parent not in tables:
+        raise ConfigurationError(f"extends = {parent!r} names neither base nor profile{_nearest(str(parent), tables)}")
+    if parent in (name, *seen):
+        raise ConfigurationError(f"extends goes in a circle: {' → '.join((*seen, name, parent))}")
+    return _merge(_flatten(parent, tables, (*seen, name)), table)
+
+
+def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _anchor(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make file names in the tables relative to the configuration's own folder."""
+    for tables in (values.get("providers"), values.get("bases")):
+        for table in tables.values() if isinstance(tables, dict) else ():
+            for key in _FILE_KEYS if isinstance(table, dict) else ():
+                if isinstance(table.get(key), str):
+                    table[key] = folder / Path(table[key]).expanduser()
+    return values
+
+
+def _env_value(text: str, key: str, tables: list[str]) -> Any:
+    if key == "rate_limit" and text.lower() == "false":
+        return False
+    if "options" not in tables:
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _toml(key)
+
+
+def _toml(value: Any) -> str:
+    """Write one value as TOML, tables inline."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case str() | Path():
+            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+        case SecretStr():
+            return _toml(value.get_secret_value())
+        case BaseModel():
+            return _toml(value.model_dump(exclude_defaults=True))
+        case Mapping():
+            pairs = (f"{_toml_key(key)} = {_toml(item)}" for key, item in value.items() if item is not None)
+            return f"{{ {', '.join(pairs)} }}" if value else "{}"
+        case list() | tuple():
+            return f"[{', '.join(map(_toml, value))}]"
+    raise ConfigurationError(f"a {type(value).__name__} has no TOML form; keep it out of options, or build it in code")
