@@ -78,6 +78,7 @@ class Provider(BaseModel):
         latency: how long answers take.
         retry_after: what refused clients hear.
         shows_limits: answers carry the api's limit headers.
+        names_axis: a refusal says whether requests or tokens are over the limit; nobody's refusal speaks of slots.
         oversize_retry_after_s: what a request larger than a quota hears, though waiting cannot help.
         faults: what else goes wrong.
         compute: the machine behind it, where calls queue instead of being refused.
@@ -94,6 +95,7 @@ class Provider(BaseModel):
     latency: LatencyModel = LatencyModel()
     retry_after: RetryAfter = RetryAfter()
     shows_limits: bool = False
+    names_axis: bool = True
     oversize_retry_after_s: Annotated[float, Field(gt=0)] | None = None
     faults: tuple[Fault, ...] = ()
     compute: Compute | None = None
