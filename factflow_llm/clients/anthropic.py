@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from factflow_llm.clients.anthropic_messages import (
     read_finish,
@@ -27,7 +27,7 @@ from factflow_llm.clients.stainless import (
     lower_headers,
     parsed,
     raise_cut_stream,
-    raise_not_json,
+    raise_unless_answer,
 )
 from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import CompletionResponse, StreamChunk, ToolCallDelta
@@ -93,6 +93,9 @@ class AnthropicClient(BaseLLMClient):
         self._sdk = anthropic
         self._client = anthropic.AsyncAnthropic(api_key=key, base_url=base_url, **wiring)
         self._owned = http_client is None
+        self._timeout = wiring[
+            "timeout"
+        ]  # given with each call, lest the SDK refuse a long answer that is not streamed
         self._create = self._client.messages.with_raw_response.create
         self._accepted = accepted_options(self._create)
 
@@ -107,6 +110,7 @@ class AnthropicClient(BaseLLMClient):
             "model": self.model,
             "messages": turns,
             "max_tokens": call.max_tokens or self.default_max_tokens,
+            "timeout": self._timeout,
         }
         if system:
             request["system"] = system
@@ -128,15 +132,15 @@ class AnthropicClient(BaseLLMClient):
             raise InvalidRequestError(f"temperature={temperature!r}: {self.model} takes none; leave it out")
         if "temperature" not in self._accepted:
             raise InvalidRequestError(
-                f"temperature={temperature!r}: anthropic {self._sdk.__version__} speaks API version 2026-10-21, which takes "
-                "none; leave it out, or pin the older version with headers={'anthropic-version': '2023-06-01'} and write "
-                "extra_body={'temperature': …}"
+                f"temperature={temperature!r}: anthropic {self._sdk.__version__} speaks API version 2026-10-21, which "
+                "takes none; leave it out, or pin the older version with headers={'anthropic-version': '2023-06-01'} "
+                "and write extra_body={'temperature': …}"
             )
 
     async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
         response = await self._create(**request)
         answer = await parsed(response)
-        self._check_answer(response, answer)
+        raise_unless_answer(response, answer, "content")
         texts = [block.text for block in answer.content if block.type == "text"]
         thoughts = [block.thinking for block in answer.content if block.type == "thinking"]
         return CompletionResponse(
@@ -151,18 +155,6 @@ class AnthropicClient(BaseLLMClient):
             headers=lower_headers(response),
             raw=answer,
         )
-
-    def _check_answer(self, response: Any, answer: Any) -> None:
-        """Raise for a 200 that is no answer: an ``error`` object (as gateways send it), HTML, or another JSON."""
-        error = getattr(answer, "error", None)
-        if error:
-            raise self._sdk.APIStatusError(
-                "the provider answered 200 with an error",
-                response=response.http_response,
-                body={"type": "error", "error": error},
-            )
-        if getattr(answer, "content", None) is None:
-            raise_not_json(self._sdk, response)
 
     async def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
         response = await self._create(**request, stream=True)

@@ -1,7 +1,7 @@
 """Anthropic's language: neutral messages, tools and formats in; content blocks and usage out.
 
-Its ways: the system prompt stands beside the messages, tool results are a user's turn, arguments are objects, and the input
-count leaves out what the cache served.
+Its ways: the system prompt stands beside the messages, tool results are a user's turn, arguments are objects, and the
+input count leaves out what the cache served.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -32,28 +32,37 @@ _FINISH_REASONS = {
 def say_messages(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Say checked messages in Anthropic's words: the system blocks, and the turns.
 
-    Results of several tools that ran for one turn are joined, as the API demands.
+    Results of several tools that ran for one turn are joined, as the API demands. A turn of plain text stays a string:
+    the SDK walks through every block it is given.
     """
     system: list[dict[str, Any]] = []
     turns: list[dict[str, Any]] = []
     for position, message in enumerate(messages):
-        blocks = _say_content(message.content)
         if message.role == Role.SYSTEM:
-            system += blocks
-            continue
-        if message.role == Role.TOOL:
-            result = {"type": "tool_result", "tool_use_id": message.tool_call_id, "content": blocks}
-            if position and messages[position - 1].role == Role.TOOL:
-                turns[-1]["content"].append(result)
-                continue
-            blocks = [result]
-        blocks += [_say_tool_call(call, where=f"messages[{position}]") for call in message.tool_calls]
-        if not blocks:
-            raise InvalidRequestError(f"messages[{position}] is empty: Anthropic takes no turn without content")
-        turns.append({"role": "assistant" if message.role == Role.ASSISTANT else "user", "content": blocks})
+            system += _say_content(message.content)
+        elif message.role == Role.TOOL and position and messages[position - 1].role == Role.TOOL:
+            turns[-1]["content"] += _say_tool_result(message)
+        elif message.role == Role.TOOL:
+            turns.append({"role": "user", "content": _say_tool_result(message)})
+        else:
+            turns.append({"role": str(message.role), "content": _say_turn(message, where=f"messages[{position}]")})
     if not turns:
         raise InvalidRequestError("messages holds only system turns: Anthropic needs a turn of the user")
     return system, turns
+
+
+def _say_turn(message: Message, *, where: str) -> str | list[dict[str, Any]]:
+    if message.content and isinstance(message.content, str) and not message.tool_calls:
+        return message.content
+    blocks = _say_content(message.content) + [_say_tool_call(call, where=where) for call in message.tool_calls]
+    if not blocks:
+        raise InvalidRequestError(f"{where} is empty: Anthropic takes no turn without content")
+    return blocks
+
+
+def _say_tool_result(message: Message) -> list[dict[str, Any]]:
+    content = _say_content(message.content)
+    return [{"type": "tool_result", "tool_use_id": message.tool_call_id, "content": content}]
 
 
 def _say_content(content: str | Sequence[TextPart | ImagePart]) -> list[dict[str, Any]]:
@@ -127,8 +136,16 @@ def read_usage(start: Any, end: Any = None) -> Usage:
         output_tokens=told("output_tokens"),
         cached_input_tokens=cached,
         cache_write_tokens=written,
-        reasoning_tokens=getattr(told("output_tokens_details"), "thinking_tokens", None),
+        reasoning_tokens=_thinking_tokens(told("output_tokens_details")),
     )
+
+
+def _thinking_tokens(details: Any) -> int | None:
+    """Read a field that SDKs older than itself leave as a plain mapping."""
+    tokens = (
+        details.get("thinking_tokens") if isinstance(details, Mapping) else getattr(details, "thinking_tokens", None)
+    )
+    return tokens if isinstance(tokens, int) else None
 
 
 def read_tool_calls(content: Sequence[Any]) -> tuple[ToolCall, ...]:

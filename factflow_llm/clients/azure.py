@@ -1,7 +1,7 @@
 """Azure OpenAI: the same language as OpenAI's, another way in.
 
-Two ways in: a deployment with its dated ``api_version``, or the v1 API, where the deployment goes by ``model`` and no version
-is named. Either opens with a key or with an Entra ID token.
+Two ways in: a deployment with its dated ``api_version``, or the v1 API, where the deployment goes by ``model`` and no
+version is named. Either opens with a key or with an Entra ID token.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class AzureOpenAIClient(OpenAICompatibleClient):
             ``AZURE_OPENAI_ENDPOINT``.
         api_version: such as ``2024-10-21``; left out, the v1 API answers.
         api_key: secret; by default the environment's ``AZURE_OPENAI_API_KEY``.
-        token_provider: gives an Entra ID token, now or awaited, such as ``azure.identity.aio.get_bearer_token_provider(…)``;
-            takes the place of a key.
+        token_provider: gives an Entra ID token, now or awaited, such as
+            ``azure.identity.aio.get_bearer_token_provider(…)``; takes the place of a key.
         timeout_s: longest silence of the server, in seconds.
         connect_timeout_s: longest wait for a connection, in seconds.
         headers: sent with every request.

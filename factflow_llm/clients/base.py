@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, Self, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from factflow_llm.clients.checks import check_messages, check_sampling, check_tools
 from factflow_llm.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from factflow_llm.types import CompletionResponse, Message, StreamChunk, Tool
     from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from factflow_llm.types import CompletionResponse, Message, StreamChunk, Tool
 
 _PRESETTABLE = ("max_tokens", "temperature", "stop", "tools", "response_format")
 
@@ -100,7 +101,7 @@ class BaseLLMClient(BaseClient):
             stop: texts at which the model stops.
             tools: functions the model may call.
             response_format: a pydantic model class or a JSON schema the answer must fit.
-            **provider_options: passed to the SDK as they are (``seed``, ``tool_choice``, ``extra_headers``, ``timeout``…).
+            **provider_options: passed to the SDK as they are (``seed``, ``tool_choice``, ``extra_headers``…).
 
         Raises:
             InvalidRequestError: before anything is sent, when the request cannot be meant.
@@ -122,9 +123,9 @@ class BaseLLMClient(BaseClient):
     ) -> AsyncGenerator[StreamChunk, None]:
         """Yield the answer piece by piece, in one attempt; the last chunk carries usage and finish reason.
 
-        Leaving early closes the connection: ``async with contextlib.aclosing(client.stream(…)) as chunks``. An error the
-        provider sends after the answer has begun, and a connection that drops, arrive as exceptions. Arguments and errors
-        otherwise as for ``complete``; a request that cannot be meant fails here, not at the first chunk.
+        Leaving early closes the connection: ``async with contextlib.aclosing(client.stream(…)) as chunks``. An error
+        the provider sends after the answer has begun, and a connection that drops, arrive as exceptions. Arguments and
+        errors otherwise as for ``complete``; a request that cannot be meant fails here, not at the first chunk.
         """
         given = (max_tokens, temperature, stop, tools, response_format)
         return self._stream(self._request(self._call(messages, given, provider_options)))

@@ -1,4 +1,4 @@
-"""Many texts in, vectors in the same order out: split to the provider's limits, send together, halve what was too large.
+"""Many texts in, vectors in the same order out: split to the provider's limits, sent together, halved when too large.
 
 The bare client and the limited one run the same ``embed_batches``; they differ only in how a batch is sent.
 """
@@ -58,8 +58,10 @@ class BaseEmbeddingClient(BaseClient):
     def _estimate(self, texts: Sequence[str]) -> list[int]:
         from factflow_llm.tokens import estimate_tokens
 
-        counts = [estimate_tokens(text, self.model) for text in texts]
         limit = self.max_tokens_per_text
+        if limit is None and self.max_tokens_per_batch is None:
+            return [0] * len(texts)
+        counts = [estimate_tokens(text, self.model) for text in texts]
         for position, count in enumerate(counts):
             if limit is not None and count > limit * _SURELY_TOO_LONG:
                 raise InvalidRequestError(
@@ -116,7 +118,9 @@ async def _embed(texts: Sequence[str], start: int, send: SendBatch) -> Embedding
 def _blame(error: Exception, start: int) -> None:
     """Name the text by its position in the caller's list where the provider names it by its position in the batch."""
     if blamed := _BLAMED.search(str(error)):
-        raise InvalidRequestError(f"texts[{start + int(blamed[1])}] was refused: {error}") from error
+        raise InvalidRequestError(
+            f"texts[{start + int(blamed[1])}] was refused; the cause is in the provider's words"
+        ) from error
 
 
 async def _together(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -1,4 +1,4 @@
-"""OpenAI, and every server that speaks its language: chats and embeddings through the official SDK, one attempt per call.
+"""OpenAI, and every server that speaks its language: chats and embeddings through its SDK, one attempt per call.
 
 The SDK is imported when a client is made, never before; ``max_retries`` is 0 because retrying belongs to the limiter.
 """
@@ -9,7 +9,7 @@ import os
 import re
 import struct
 from base64 import b64decode
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from factflow_llm.clients.base import BaseLLMClient, Call
 from factflow_llm.clients.checks import check_api_key, check_options
@@ -32,14 +32,15 @@ from factflow_llm.clients.stainless import (
     lower_headers,
     parsed,
     raise_cut_stream,
-    raise_not_json,
+    raise_not_an_answer,
+    raise_unless_answer,
 )
 from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import CompletionResponse, EmbeddingResponse, StreamChunk
 
 if TYPE_CHECKING:
-    from types import ModuleType
     from collections.abc import AsyncGenerator, Mapping, Sequence
+    from types import ModuleType
 
 # o1, o3-mini, gpt-5.1, ft:o4-mini:…, openai/gpt-6; not gpt-4o, gpt-35-turbo, gpt-oss-20b
 _REASONING = re.compile(r"(?:^|[/:])(?:o[1-9]|gpt-(?:[5-9]|1\d))(?!\d)")
@@ -98,14 +99,14 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         fixed = self._reasons and "-chat" not in self.model and call.options.get("reasoning_effort") != "none"
         if fixed and call.temperature != 1:
             raise InvalidRequestError(
-                f"temperature={call.temperature!r}: {self.model} reasons, and a reasoning model takes only 1; leave it out, "
-                "or write reasoning_effort='none' where the model can do without"
+                f"temperature={call.temperature!r}: {self.model} reasons, and a reasoning model takes only 1; leave it "
+                "out, or write reasoning_effort='none' where the model can do without"
             )
 
     async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
         response = await self._chat(**request)
         answer = await parsed(response)
-        self._check_answer(response, answer, "choices")
+        raise_unless_answer(response, answer, "choices")
         choice = answer.choices[0]
         message = choice.message
         return CompletionResponse(
@@ -120,17 +121,6 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
             headers=lower_headers(response),
             raw=answer,
         )
-
-    def _check_answer(self, response: Any, answer: Any, wanted: str) -> None:
-        """Raise for a 200 that is no answer: an ``error`` object (as gateways send it), HTML, or another JSON."""
-        error = getattr(answer, "error", None)
-        if error:
-            message = str(error.get("message", "")) if isinstance(error, dict) else str(error)
-            raise self._sdk.APIError(
-                message or "the provider gave no reason", response.http_response.request, body=error
-            )
-        if not getattr(answer, wanted, None):
-            raise_not_json(self._sdk, response)
 
     async def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
         wishes = {"include_usage": True, **(request.get("stream_options") or {})}
@@ -180,9 +170,9 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         request = {"model": self._target, "input": list(texts), "encoding_format": "base64", **size, **self._options}
         response = await self._embeddings(**request)
         answer = await parsed(response)
-        self._check_answer(response, answer, "data")
+        raise_unless_answer(response, answer, "data")
         if len(answer.data) != len(texts):
-            raise_not_json(self._sdk, response)
+            raise_not_an_answer(response)
         return EmbeddingResponse(
             vectors=tuple(_vector(item.embedding) for item in sorted(answer.data, key=lambda item: item.index)),
             model=answer.model,

@@ -1,0 +1,352 @@
+"""What every chat client must do alike, over the real SDKs and a loopback server."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import subprocess
+import sys
+from contextlib import aclosing
+from importlib import import_module
+from typing import Any
+
+import pytest
+from faces import FACES, KEY, Face
+from loopback import Drop, Events, Hang, Loopback, Reply
+
+from factflow_llm.errors import (
+    BadResponseError,
+    ConfigurationError,
+    ErrorReason,
+    InvalidRequestError,
+    LLMErrorClassification,
+    classify_llm_error,
+    get_error_metadata,
+)
+from factflow_llm.protocols import LLMClientProtocol
+from factflow_llm.types import (
+    CompletionResponse,
+    FinishReason,
+    ImagePart,
+    Message,
+    StreamChunk,
+    TextPart,
+    Tool,
+    ToolCall,
+    Usage,
+)
+
+HELLO = [Message.user("hello")]
+WEATHER = Tool("weather", "Tells the weather", {"type": "object", "properties": {"city": {"type": "string"}}})
+
+
+@pytest.fixture(params=FACES, ids=lambda face: face.name)
+def face(request: pytest.FixtureRequest) -> Face:
+    """Give each client in turn."""
+    return request.param
+
+
+async def complete(face: Face, server: Loopback, *, messages: Any = HELLO, made: Any = None, **asked: Any) -> Any:
+    """Make a client, complete once, close."""
+    async with face.make(server.url, **made or {}) as client:
+        return await client.complete(messages, **asked)
+
+
+async def stream(face: Face, server: Loopback, **asked: Any) -> list[StreamChunk]:
+    """Make a client, stream once to the end, close."""
+    async with face.make(server.url) as client:
+        return [chunk async for chunk in client.stream(HELLO, **asked)]
+
+
+def test_satisfies_the_protocol(face: Face) -> None:
+    """Each client has the shape an adapter asks for."""
+    assert isinstance(face.make("http://127.0.0.1:1"), LLMClientProtocol)
+
+
+def test_answer_is_neutral(face: Face) -> None:
+    """Text, tool calls, usage with its parts, finish reason, headers and the SDK's response arrive in one form."""
+    with Loopback(Reply(face.answer, headers={"X-RateLimit-Remaining-Requests": "41"})) as server:
+        answer = asyncio.run(complete(face, server))
+    assert answer == CompletionResponse(
+        text="Hello",
+        model=face.answer["model"],
+        usage=Usage(20, 7, cached_input_tokens=8, cache_write_tokens=4, reasoning_tokens=3),
+        finish_reason=FinishReason.TOOL_CALLS,
+        provider_finish_reason="tool_use" if face.name == "anthropic" else "tool_calls",
+        tool_calls=(ToolCall("call_1", "weather", '{"city": "Bern"}'),),
+        response_id=face.answer["id"],
+        headers=answer.headers,
+    )
+    assert answer.headers["x-ratelimit-remaining-requests"] == "41"
+    assert type(answer.raw).__module__.startswith(f"{face.sdk}.types")
+
+
+def test_stream_says_the_same_as_the_answer(face: Face) -> None:
+    """The pieces of a stream join to the whole answer; usage and finish reason stand in the last chunk and only there."""
+    with Loopback(Events(face.stream, headers={"X-RateLimit-Remaining-Requests": "41"})) as server:
+        *pieces, last = asyncio.run(stream(face, server))
+    calls = [delta for piece in pieces for delta in piece.tool_calls]
+    assert "".join(piece.text for piece in pieces) == "Hello"
+    assert {delta.index for delta in calls} == {0}
+    assert (calls[0].id, calls[0].name) == ("call_1", "weather")
+    assert "".join(delta.arguments for delta in calls) == '{"city": "Bern"}'
+    assert {(piece.usage, piece.finish_reason) for piece in pieces} == {(None, None)}
+    assert last.usage == Usage(20, 7, cached_input_tokens=8, cache_write_tokens=4, reasoning_tokens=3)
+    assert last.finish_reason is FinishReason.TOOL_CALLS
+    assert last.headers["x-ratelimit-remaining-requests"] == "41"
+    assert last.raw is not None
+    assert server.asked[0].body["stream"] is True
+
+
+def test_finish_reasons_are_a_closed_set(face: Face) -> None:
+    """Each word of the provider maps to one of ours and is kept beside it."""
+    with Loopback(*(Reply(face.with_finish(word)) for word in face.finish)) as server:
+        for word, neutral in face.finish.items():
+            answer = asyncio.run(complete(face, server))
+            assert (answer.provider_finish_reason, answer.finish_reason) == (word, neutral)
+
+
+def test_unknown_usage_is_none(face: Face) -> None:
+    """A provider that tells no token counts yields None, never 0."""
+    with Loopback(Reply({**face.answer, "usage": None})) as server:
+        answer = asyncio.run(complete(face, server))
+    assert answer.usage == Usage()
+    assert answer.usage.total_tokens is None
+
+
+FAULTS = [
+    ("429", "rate_limited", LLMErrorClassification.RATE_LIMITED, ErrorReason.RATE_LIMIT),
+    ("500", "broken", LLMErrorClassification.RETRYABLE, ErrorReason.SERVER),
+    ("silence", Hang(), LLMErrorClassification.RETRYABLE, ErrorReason.TIMEOUT),
+    ("drop", Drop(), LLMErrorClassification.RETRYABLE, ErrorReason.CONNECTION),
+]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["complete", "stream"])
+@pytest.mark.parametrize(("fault", "reply", "kind", "reason"), FAULTS, ids=[fault[0] for fault in FAULTS])
+def test_one_call_is_one_attempt(
+    face: Face, fault: str, reply: Any, kind: LLMErrorClassification, reason: ErrorReason, streamed: bool
+) -> None:
+    """Whatever goes wrong, exactly one request is on the wire, and the SDK's error arrives unchanged and readable."""
+    scripted = Reply(getattr(face, reply), status=int(fault)) if isinstance(reply, str) else reply
+
+    async def call(server: Loopback) -> None:
+        async with face.make(server.url, timeout_s=0.2) as client:
+            if streamed:
+                assert [chunk async for chunk in client.stream(HELLO)] == []
+            else:
+                await client.complete(HELLO)
+
+    with Loopback(scripted) as server:
+        with pytest.raises(import_module(face.sdk).APIError) as caught:
+            asyncio.run(call(server))
+        assert len(server.asked) == 1
+    assert classify_llm_error(caught.value) is kind
+    assert get_error_metadata(caught.value).reason is reason
+
+
+def test_error_inside_a_stream_is_raised(face: Face) -> None:
+    """An error after a 200 arrives as an exception that classifies as retryable, after the pieces before it."""
+    seen: list[StreamChunk] = []
+
+    async def call(server: Loopback) -> None:
+        async with face.make(server.url) as client:
+            async for chunk in client.stream(HELLO):
+                seen.append(chunk)  # noqa: PERF401 - the pieces before the error are what is looked at
+
+    with Loopback(Events([*face.stream[:4], face.stream_error])) as server:
+        with pytest.raises(import_module(face.sdk).APIError) as caught:
+            asyncio.run(call(server))
+        assert len(server.asked) == 1
+    assert seen[0].text == "Hel"
+    assert get_error_metadata(caught.value).in_stream
+    assert classify_llm_error(caught.value) is LLMErrorClassification.RETRYABLE
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "ended"])
+def test_stream_without_an_end_is_a_dropped_connection(face: Face, cut: bool) -> None:
+    """A stream that breaks off, or ends before its finish reason, raises a retryable connection error."""
+    with Loopback(Events(face.stream[:4], cut=cut)) as server, pytest.raises(Exception) as caught:  # noqa: PT011
+        asyncio.run(stream(face, server))
+    assert classify_llm_error(caught.value) is LLMErrorClassification.RETRYABLE
+    assert get_error_metadata(caught.value).reason is ErrorReason.CONNECTION
+
+
+def test_leaving_a_stream_early_closes_the_connection(face: Face) -> None:
+    """A consumer that stops after one chunk takes the connection down at once, with the client still open."""
+
+    async def call(server: Loopback) -> bool:
+        async with face.make(server.url) as client:
+            async with aclosing(client.stream(HELLO)) as chunks:
+                assert (await anext(chunks)).text == "Hel"
+            return await asyncio.to_thread(server.client_left.wait, 5)
+
+    with Loopback(Events(face.stream[:4], hold=True)) as server:
+        assert asyncio.run(call(server))
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["complete", "stream"])
+def test_html_is_a_bad_response(face: Face, streamed: bool) -> None:
+    """A web page where an answer should be names the remedy, shows nothing of the page, and classifies as such."""
+    page = Reply(b"<html>secret page</html>", content_type="text/html; charset=utf-8")
+    with Loopback(page) as server, pytest.raises(BadResponseError, match="check base_url") as caught:
+        asyncio.run((stream if streamed else complete)(face, server))
+    assert get_error_metadata(caught.value).reason is ErrorReason.BAD_RESPONSE
+    assert "secret page" not in str(caught.value)
+
+
+def test_error_in_a_200_is_raised(face: Face) -> None:
+    """A gateway's 200 with an error object inside is an error, not an empty answer."""
+    with Loopback(Reply(face.broken)) as server, pytest.raises(BadResponseError) as caught:
+        asyncio.run(complete(face, server))
+    assert get_error_metadata(caught.value).reason is ErrorReason.SERVER
+
+
+IMAGE = ImagePart(url="https://example.org/cat.png")
+BAD_REQUESTS = {
+    "no messages": ({"messages": []}, "messages is empty"),
+    "a string": ({"messages": "hello"}, r"write \[Message.user"),
+    "a dict": ({"messages": [{"role": "user", "content": "x"}]}, r"messages\[0\] is of type dict"),
+    "an unknown role": (
+        {"messages": [*HELLO, Message("robot", "x")]},
+        r"messages\[1\] has the role 'robot': use one of",
+    ),
+    "text that is none": ({"messages": [Message.user(7)]}, r"messages\[0\].content is of type int"),
+    "bytes": ({"messages": [Message.user(b"x")]}, r"messages\[0\].content is of type bytes"),
+    "a part that is none": ({"messages": [Message.user(["x"])]}, r"messages\[0\].content\[0\] is of type str"),
+    "a part without text": ({"messages": [Message.user([TextPart(None)])]}, r"content\[0\] is of type NoneType"),
+    "an image of nothing": ({"messages": [Message.user([ImagePart()])]}, "must have either url or data"),
+    "an image of no type": ({"messages": [Message.user([ImagePart(data=b"x")])]}, "media_type='image/png'"),
+    "an image by data URL": ({"messages": [Message.user([ImagePart(url="data:x")])]}, "must begin with https://"),
+    "a system's image": ({"messages": [Message("system", [IMAGE])]}, "only a user's turn can show images"),
+    "a tool's answer to nothing": ({"messages": [Message("tool", "x")]}, "no tool_call_id"),
+    "NaN temperature": ({"temperature": math.nan}, "temperature=nan must be a number from 0"),
+    "negative temperature": ({"temperature": -0.1}, "temperature=-0.1 must be a number from 0"),
+    "no room for an answer": ({"max_tokens": 0}, "max_tokens=0 must be at least 1"),
+    "a tool that is none": ({"tools": [{"name": "x"}]}, r"tools\[0\] is of type dict"),
+    "a format that is none": ({"response_format": "json"}, "give a pydantic model class or a JSON schema"),
+    "a misspelt option": ({"tool_choise": "auto"}, "has no option 'tool_choise': did you mean 'tool_choice'"),
+    "NaN option": ({"timeout": math.nan}, "timeout=nan must be a finite number"),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["complete", "stream"])
+@pytest.mark.parametrize("case", BAD_REQUESTS)
+def test_bad_request_fails_before_anything_is_sent(face: Face, case: str, streamed: bool) -> None:
+    """A request that cannot be meant names itself and the remedy, is terminal, and never reaches the wire."""
+    asked, words = BAD_REQUESTS[case]
+    messages = asked.get("messages", HELLO)
+    rest = {name: value for name, value in asked.items() if name != "messages"}
+
+    async def call(server: Loopback) -> None:
+        async with face.make(server.url) as client:
+            if streamed:
+                client.stream(messages, **rest)
+            else:
+                await client.complete(messages, **rest)
+
+    with Loopback(Reply(face.answer)) as server:
+        with pytest.raises(InvalidRequestError, match=words) as caught:
+            asyncio.run(call(server))
+        assert server.asked == []
+    assert classify_llm_error(caught.value) is LLMErrorClassification.TERMINAL
+
+
+BAD_CLIENTS = {
+    "no key": ({"api_key": None}, "set the environment variable [A-Z_]+_API_KEY or give api_key"),
+    "a key with a newline": ({"api_key": "sk-hidden\n"}, r"was it read from a file\? strip\(\) it"),
+    "a key with a dash of Word": ({"api_key": "sk–hidden"}, "a character outside ASCII"),
+    "no scheme": ({"base_url": "example.org/v1"}, "base_url 'example.org/v1' needs a scheme and a host"),
+    "no host": ({"base_url": "https:///v1"}, "needs a scheme and a host"),
+    "a proxy without scheme": ({"proxy": "proxy:3128"}, "proxy 'proxy:3128' needs a scheme"),
+    "two ways out": ({"proxy": "http://proxy:3128", "http_client": object()}, "either proxy or http_client"),
+    "no time": ({"timeout_s": 0}, "timeout_s=0 must be a finite number above 0"),
+    "no time to connect": ({"connect_timeout_s": math.inf}, "connect_timeout_s=inf must be"),
+    "a broken header": ({"headers": {"x-team": "a\r\nb"}}, "the header 'x-team' holds a line break"),
+    "no model": ({"model": " "}, "must be the name of a model"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CLIENTS)
+def test_bad_client_fails_when_made(face: Face, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that cannot work says so with the remedy when it is made, and never shows a key."""
+    for variable in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    wanted, words = BAD_CLIENTS[case]
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        face.make("http://127.0.0.1:1", **wanted)
+    assert "hidden" not in str(caught.value)
+    assert classify_llm_error(caught.value) is LLMErrorClassification.TERMINAL
+
+
+def test_headers_and_preset_options_reach_the_wire(face: Face) -> None:
+    """A header of the client, and options preset or given by the call (the call's win), are in the request."""
+    made = {"headers": {"X-Team": "facts"}, "options": {"max_tokens": 5, "extra_body": {"a": 1}}}
+    with Loopback(Reply(face.answer)) as server:
+        asyncio.run(complete(face, server, made=made))
+        asyncio.run(complete(face, server, made=made, max_tokens=6, extra_body={"a": 2}))
+    assert [(asked.headers["x-team"], asked.body["max_tokens"], asked.body["a"]) for asked in server.asked] == [
+        ("facts", 5, 1),
+        ("facts", 6, 2),
+    ]
+
+
+def test_stop_may_be_one_word(face: Face) -> None:
+    """A single stop text and a list of them are the same on the wire."""
+    with Loopback(Reply(face.answer)) as server:
+        asyncio.run(complete(face, server, stop="END"))
+        asyncio.run(complete(face, server, stop=("END",)))
+    first, second = (asked.body for asked in server.asked)
+    assert (first.get("stop") or first.get("stop_sequences")) == ["END"]
+    assert first == second
+
+
+def test_proxy_is_used(face: Face) -> None:
+    """With a proxy the request goes there, whatever host it is for."""
+
+    async def call(proxy: Loopback) -> str:
+        async with face.make("http://nowhere.invalid", proxy=proxy.url) as client:
+            return (await client.complete(HELLO)).text
+
+    with Loopback(Reply(face.answer)) as proxy:
+        assert asyncio.run(call(proxy)) == "Hello"
+    assert proxy.asked[0].path.startswith("http://nowhere.invalid/")
+
+
+def test_http_client_of_the_caller_stays_open(face: Face) -> None:
+    """A connection pool handed in is used and is not closed with the client."""
+
+    async def call(server: Loopback) -> bool:
+        async with import_module(face.sdk).DefaultAsyncHttpxClient() as pool:
+            async with face.make(server.url, http_client=pool) as client:
+                await client.complete(HELLO)
+            return pool.is_closed
+
+    with Loopback(Reply(face.answer)) as server:
+        assert asyncio.run(call(server)) is False
+
+
+def test_closes_once_and_shows_no_secret(face: Face) -> None:
+    """A second aclose does nothing; the repr tells the state and never the key."""
+
+    async def life() -> tuple[str, str]:
+        client = face.make("http://127.0.0.1:1")
+        born = repr(client)
+        await client.aclose()
+        await client.aclose()
+        return born, repr(client)
+
+    born, dead = asyncio.run(life())
+    assert "open" in born
+    assert "closed" in dead
+    assert KEY not in born + dead
+
+
+def test_importing_the_clients_imports_no_sdk() -> None:
+    """The SDKs are loaded when a client is made, not when the modules are imported."""
+    code = (
+        "import sys, factflow_llm.clients.openai, factflow_llm.clients.azure, factflow_llm.clients.anthropic;"
+        "print(sorted({'openai', 'anthropic', 'httpx', 'httpx2', 'boto3', 'tiktoken'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
