@@ -1,0 +1,49 @@
+"""Errors: our own exceptions, and one classifier for everybody else's. Needs no SDK and imports none."""
+
+from factflow_llm.errors.classify import (
+    classify_llm_error,
+    get_error_metadata,
+    is_fatal_llm_error,
+    is_retryable_llm_error,
+    stamina_hook,
+)
+from factflow_llm.errors.exceptions import (
+    BadResponseError,
+    BreakerOpenError,
+    ConfigurationError,
+    DeadlineExceededError,
+    ExtraMissingError,
+    FactflowLLMError,
+    InvalidRequestError,
+    NeverAdmissibleError,
+    PermitSettledError,
+    UnknownProfileError,
+    WrongEventLoopError,
+    WrongModelTypeError,
+)
+from factflow_llm.errors.metadata import ErrorMetadata, ErrorReason, LimitKind, LLMErrorClassification, Phase
+
+__all__ = [
+    "BadResponseError",
+    "BreakerOpenError",
+    "ConfigurationError",
+    "DeadlineExceededError",
+    "ErrorMetadata",
+    "ErrorReason",
+    "ExtraMissingError",
+    "FactflowLLMError",
+    "InvalidRequestError",
+    "LLMErrorClassification",
+    "LimitKind",
+    "NeverAdmissibleError",
+    "PermitSettledError",
+    "Phase",
+    "UnknownProfileError",
+    "WrongEventLoopError",
+    "WrongModelTypeError",
+    "classify_llm_error",
+    "get_error_metadata",
+    "is_fatal_llm_error",
+    "is_retryable_llm_error",
+    "stamina_hook",
+]

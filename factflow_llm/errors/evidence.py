@@ -1,0 +1,340 @@
+"""Extract what an exception tells, into one provider-blind form, by duck typing alone.
+
+Works with no SDK installed and on every version of those that are: nothing here is looked up by ``isinstance`` of a
+foreign class. What is extracted may hold user text; it stays inside this package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from factflow_llm.errors.exceptions import BadResponseError, FactflowLLMError
+from factflow_llm.errors.metadata import ErrorReason, Phase
+from factflow_llm.errors.tables import CLASSES, PROVIDERS, SDK_PACKAGES, Rule, squash
+
+if TYPE_CHECKING:
+    from factflow_llm.ratelimit.signals import Axis
+
+_MOST_TEXT = 65_536
+_MOST_MESSAGE = 2_000
+_MISTAKES = (TypeError, AttributeError, NameError, LookupError, AssertionError, NotImplementedError, ValueError)
+_TLS_MISTAKES = ("CERTIFICATE", "VERSION", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "PROTOCOL", "HTTP_REQUEST")
+_UNREACHABLE = frozenset({32, 100, 101, 102, 103, 104, 110, 111, 112, 113})  # EPIPE, ENETDOWN … EHOSTUNREACH
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What one chain of exceptions tells.
+
+    Attributes:
+        reason: what the exception classes say; ``None`` when they say nothing.
+        words: squashed machine codes of the body, in order of authority.
+        quota_ids: names of the quotas that a body says are used up, in lower case.
+        body_wait: the wait that the body states in a field of its own.
+        message: the provider's own words in lower case.
+        headers: by lower-case name.
+        answered: an answer came from the provider.
+    """
+
+    types: tuple[str, ...] = ()
+    provider: str | None = None
+    reason: ErrorReason | None = None
+    phase: Phase | None = None
+    axis: Axis | None = None
+    answered: bool = False
+    in_stream: bool = False
+    status: int | None = None
+    code: str | None = None
+    type: str | None = None
+    param: str | None = None
+    words: tuple[str, ...] = ()
+    message: str = field(default="", repr=False)
+    quota_ids: tuple[str, ...] = ()
+    body_wait: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    request_id: str | None = None
+
+
+@dataclass(slots=True)
+class _Body:
+    """The facts of an error body, whatever its shape."""
+
+    code: str | None = None
+    type: str | None = None
+    param: str | None = None
+    status: int | None = None
+    words: list[str] = field(default_factory=list)
+    message: str = ""
+    quota_ids: list[str] = field(default_factory=list)
+    wait: str | None = None
+    is_error: bool = False
+
+
+def chains(error: BaseException) -> list[list[BaseException]]:
+    """List the chains of causes under an exception: one, or one for each member of the groups in it.
+
+    Follows ``__cause__``, an implicit ``__context__`` unless it is suppressed or the exception is a programmer's
+    mistake made while handling another, and the attempt inside tenacity's ``RetryError``. Cycles end a chain.
+    """
+    found: list[list[BaseException]] = []
+    pending: list[tuple[BaseException | None, list[BaseException]]] = [(error, [])]
+    while pending:
+        link, chain = pending.pop()
+        seen = set(map(id, chain))
+        while link is not None and id(link) not in seen:
+            seen.add(id(link))
+            chain.append(link)
+            if isinstance(link, BaseExceptionGroup):
+                pending.extend((member, list(chain)) for member in reversed(link.exceptions))
+                break
+            link = _under(link)
+        else:
+            found.append(chain)
+    return found
+
+
+def _under(error: BaseException) -> BaseException | None:
+    if error.__cause__ is not None:
+        return error.__cause__
+    attempt = _get(error, "last_attempt")
+    if attempt is not None and attempt.done() and isinstance(inner := attempt.exception(), BaseException):
+        return inner
+    if error.__suppress_context__ or (isinstance(error, _MISTAKES) and type(error).__module__ == "builtins"):
+        return None
+    return error.__context__
+
+
+def extract(chain: list[BaseException]) -> Evidence:
+    """Gather what a chain of exceptions tells, outermost first; the first that knows something decides.
+
+    A transport error is read to the bottom, where its phase and a TLS or address mistake are told.
+    """
+    evidence = Evidence(types=tuple(_name(type(error)) for error in chain))
+    strangers: list[BaseException] = []
+    for error in chain:
+        package, rule = _known(type(error).__mro__)
+        evidence.provider = evidence.provider or PROVIDERS.get(package)
+        if isinstance(error, FactflowLLMError) and not isinstance(error, BadResponseError):
+            evidence.reason = evidence.reason or error.reason
+            evidence.axis = _get(error, "axis")
+            break
+        rule = _closer_look(error, package, rule)
+        conclusive = rule is not None and rule[0] is not ErrorReason.UNSPECIFIED
+        if not conclusive and evidence.reason in {None, ErrorReason.NOT_FOUND}:
+            if package not in SDK_PACKAGES:
+                strangers.append(error)
+            elif _read_answer(error, evidence):
+                evidence.reason = None
+                break
+        if rule is not None:
+            _add(rule, evidence)
+    else:
+        if evidence.reason is None:
+            any(_read_answer(error, evidence) for error in strangers)
+    return evidence
+
+
+def _add(rule: Rule, evidence: Evidence) -> None:
+    reason, phase = rule
+    if evidence.reason is None or (
+        reason is ErrorReason.CONFIGURATION and evidence.reason in {ErrorReason.CONNECTION, ErrorReason.TIMEOUT}
+    ):
+        evidence.reason = reason
+    evidence.phase = evidence.phase or phase
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+
+
+@lru_cache(maxsize=512)
+def _known(ancestry: tuple[type, ...]) -> tuple[str, Rule | None]:
+    """Look a class up along its MRO: its most telling package, and the rule for it or its nearest known base."""
+    names = [_name(base) for base in ancestry]
+    packages = [name.partition(".")[0] for name in names]
+    package = next((package for package in packages if package in PROVIDERS or package in SDK_PACKAGES), packages[0])
+    return package, next((CLASSES[name] for name in names if name in CLASSES), None)
+
+
+def _closer_look(error: BaseException, package: str, rule: Rule | None) -> Rule | None:
+    """Refine a class's rule where only the instance tells: TLS, proxies, closed loops, memory, files, bugs of ours."""
+    if package == "ssl":
+        mistaken = any(word in str(_get(error, "reason")) for word in _TLS_MISTAKES)
+        return (ErrorReason.CONFIGURATION if mistaken else ErrorReason.CONNECTION), Phase.CONNECT
+    if isinstance(error, UnicodeEncodeError):
+        return (ErrorReason.INVALID_REQUEST if error.encoding == "utf-8" else ErrorReason.CONFIGURATION), None
+    if isinstance(error, RuntimeError) and rule is None:
+        text = str(error)
+        if "Event loop is closed" in text:
+            return ErrorReason.CONNECTION, None
+        return (ErrorReason.OUT_OF_MEMORY, None) if any(words in text for words in _OUT_OF_MEMORY) else None
+    if type(error) is OSError:
+        if error.errno is None:
+            return ErrorReason.NOT_FOUND, None  # how transformers says that a model cannot be loaded
+        return (ErrorReason.CONNECTION, None) if error.errno in _UNREACHABLE else None
+    if rule is not None and rule[0] is ErrorReason.CONNECTION:
+        if "Proxy" in type(error).__name__ and "407" in str(error):
+            return ErrorReason.CONFIGURATION, Phase.CONNECT
+        cause = error.__cause__
+        if isinstance(cause, _MISTAKES) and _closer_look(cause, *_known(type(cause).__mro__)) is None:
+            return ErrorReason.UNKNOWN, None  # SDKs wrap whatever happened while sending, a programmer's mistake too
+    return rule
+
+
+def _read_answer(error: BaseException, evidence: Evidence) -> bool:
+    """Read the provider's answer that an exception carries; return whether there is one."""
+    response = _get(error, "response")
+    if isinstance(response, Mapping) and "Error" in response:
+        _read_aws(error, response, evidence)
+        return True
+    status = next(filter(_is_status, (_get(error, "status_code"), _get(error, "status"), _get(error, "code"))), None)
+    if status is None:
+        status = next(filter(_is_status, (_get(response, "status_code"), _get(response, "status"))), None)
+    content = _get(error, "body")
+    if content is None and status is not None:
+        content = _get(response, "text")
+    if status is None and content is None:
+        return False
+    body = _read_body(content)
+    headers = _lower(_get(response, "headers") or _get(error, "headers"))
+    evidence.answered = True
+    evidence.headers = headers
+    evidence.in_stream = not isinstance(error, BadResponseError) and (status is None or 200 <= status < 300)
+    evidence.status = body.status if body.status and (status is None or status < 300) else status
+    evidence.code, evidence.type, evidence.param = body.code, body.type, body.param
+    evidence.words, evidence.message = tuple(body.words), body.message.lower()
+    evidence.quota_ids, evidence.body_wait = tuple(body.quota_ids), body.wait
+    evidence.request_id = _text(_get(error, "request_id")) or headers.get("x-request-id") or headers.get("request-id")
+    if evidence.provider == "openai" and _is_azure(error, headers):
+        evidence.provider = "azure"
+    return True
+
+
+def _read_aws(error: BaseException, response: Mapping[str, Any], evidence: Evidence) -> None:
+    told, meta = response.get("Error") or {}, response.get("ResponseMetadata") or {}
+    code = _text(told.get("Code"))
+    status, original = meta.get("HTTPStatusCode"), response.get("originalStatusCode")
+    evidence.answered = True
+    evidence.in_stream = type(error).__name__ == "EventStreamError"
+    evidence.code = code
+    evidence.status = status if _is_status(status) else int(code) if code and code.isdecimal() else None
+    evidence.words = (squash(code),) if code and not code.isdecimal() else ()
+    if _is_status(original) and evidence.words == ("modelerrorexception",):
+        evidence.status, evidence.words = original, ()
+    evidence.message = (_text(told.get("Message")) or "")[:_MOST_MESSAGE].lower()
+    evidence.headers = _lower(meta.get("HTTPHeaders"))
+    evidence.request_id = _text(meta.get("RequestId"))
+
+
+def _read_body(content: Any) -> _Body:
+    """Read an error body: an object, one inside ``error``, a list of one, JSON text, or JSON inside a message."""
+    content = _decoded(content)
+    if isinstance(content, list):
+        content = next((item for item in content if isinstance(item, Mapping)), None)
+    if not isinstance(content, Mapping):
+        return _Body(message=content[:_MOST_MESSAGE] if isinstance(content, str) else "")
+    nested = content.get("error")
+    inner = _decoded(nested)
+    told: Mapping[str, Any] = inner if isinstance(inner, Mapping) else content
+    details = told.get("details")
+    body = _Body(
+        code=_text(told.get("code")) or _text(told.get("__type")),
+        type=_text(told.get("type")) or _text(told.get("error_type")),
+        param=_text(told.get("param")),
+        is_error=nested is not None,
+    )
+    words: list[Any] = [body.code, body.type, _dig(told, "innererror", "code"), told.get("status")]
+    if isinstance(details, Mapping):
+        words.insert(0, details.get("error_code"))
+        body.code = _text(details.get("error_code")) or body.code
+    if isinstance(details, list):
+        _read_google(details, body, words)
+    message = told.get("message") or told.get("Message") or told.get("detail") or ""
+    if isinstance(nested, str) and told is content:  # {"error": "a sentence"} or {"error": "invalid_client"}
+        words.append(None if " " in nested else nested)
+        message = message or told.get("error_description") or nested
+    if body.wait is None and isinstance(told.get("retry_after"), int | float):
+        body.wait = str(told["retry_after"])
+    numbers = [word for word in map(_number_in, words) if word is not None]
+    body.status = next(filter(_is_status, numbers), None)
+    body.words = [squash(word) for word in words if isinstance(word, str) and not word.isdecimal()]
+    body.message = message[:_MOST_MESSAGE] if isinstance(message, str) else ""
+    if body.message[:1] in {"{", "["} and (deeper := _read_body(message)).is_error:
+        deeper.status = deeper.status or body.status
+        deeper.words += body.words
+        return deeper
+    return body
+
+
+def _read_google(details: list[Any], body: _Body, words: list[Any]) -> None:
+    for detail in details:
+        if not isinstance(detail, Mapping):
+            continue
+        words.append(detail.get("reason"))
+        body.wait = body.wait or _text(detail.get("retryDelay"))
+        violations = detail.get("violations")
+        for violation in violations if isinstance(violations, list) else ():
+            if isinstance(violation, Mapping) and (quota := _text(violation.get("quotaId"))):
+                body.quota_ids.append(quota.lower())
+
+
+def _decoded(content: Any) -> Any:
+    if isinstance(content, bytes | bytearray):
+        content = bytes(content[:_MOST_TEXT]).decode("utf-8", "replace")
+    if isinstance(content, str) and content.lstrip()[:1] in {"{", "["} and len(content) <= _MOST_TEXT:
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            return content
+    return content
+
+
+def _get(value: Any, name: str) -> Any:
+    """Read an attribute that may be a property with opinions; ``None`` when it has none."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
+
+
+def _dig(value: Mapping[str, Any], *names: str) -> Any:
+    found: Any = value
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _text(value: Any) -> str | None:
+    """Take a machine-readable scalar as text; an empty or composite one is nothing."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value) or None
+
+
+def _number_in(word: Any) -> int | None:
+    if isinstance(word, int) and not isinstance(word, bool):
+        return word
+    return int(word) if isinstance(word, str) and word.isdecimal() and len(word) == 3 else None
+
+
+def _is_status(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 999
+
+
+def _lower(headers: Any) -> dict[str, str]:
+    if not isinstance(headers, Mapping):
+        return {}
+    return {str(name).lower(): str(value) for name, value in headers.items()}
+
+
+def _is_azure(error: BaseException, headers: Mapping[str, str]) -> bool:
+    url = _get(_get(error, "request"), "url")
+    host = _get(url, "host")
+    if isinstance(host, str) and host.endswith((".azure.com", ".azure-api.net")):
+        return True
+    return "apim-request-id" in headers or "x-ms-region" in headers

@@ -1,0 +1,110 @@
+"""The exceptions this package raises itself: each message names the value, the bound and the remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from factflow_llm.errors.metadata import ErrorReason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from factflow_llm.ratelimit.signals import Axis
+
+
+class FactflowLLMError(Exception):
+    """Root of all errors raised by this package; errors of an SDK pass through unchanged and are not among them."""
+
+    reason: ErrorReason = ErrorReason.UNKNOWN
+
+
+class ConfigurationError(FactflowLLMError, ValueError):
+    """A setting is missing, malformed or contradicts another."""
+
+    reason = ErrorReason.CONFIGURATION
+
+
+class UnknownProfileError(ConfigurationError):
+    """No profile of that name is configured."""
+
+
+class WrongModelTypeError(ConfigurationError):
+    """A chat client was asked of an embedding profile, or the reverse."""
+
+
+class ExtraMissingError(FactflowLLMError, ImportError):
+    """A provider's optional packages are not installed."""
+
+    reason = ErrorReason.CONFIGURATION
+
+
+class InvalidRequestError(FactflowLLMError, ValueError):
+    """A call's arguments can never succeed; nothing was sent."""
+
+    reason = ErrorReason.INVALID_REQUEST
+
+
+class BadResponseError(FactflowLLMError):
+    """An answer of status 2xx is no answer: HTML, no JSON, the wrong shape, or an ``error`` object.
+
+    Raised by clients. The classifier reads an ``error`` object in ``body`` as it reads the body of a failed request.
+
+    Attributes:
+        status_code: the HTTP status that came with it.
+        body: what came instead of an answer (decoded JSON or text); never shown, it may hold user text.
+        headers: the HTTP response headers.
+    """
+
+    reason = ErrorReason.BAD_RESPONSE
+
+    def __init__(
+        self, message: str, *, status_code: int = 200, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.body = body
+        self.headers = dict(headers or {})
+
+
+class DeadlineExceededError(FactflowLLMError, TimeoutError):
+    """The caller's deadline passes before the call can be admitted, sent or retried."""
+
+    reason = ErrorReason.DEADLINE
+
+
+class BreakerOpenError(FactflowLLMError):
+    """The quota is exhausted for longer than waiting makes sense; the call was not sent.
+
+    Attributes:
+        reason: what exhausted it, such as ``ErrorReason.QUOTA`` or ``ErrorReason.DAILY_QUOTA``.
+    """
+
+    def __init__(self, message: str, *, reason: ErrorReason = ErrorReason.QUOTA) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NeverAdmissibleError(FactflowLLMError, ValueError):
+    """A single request is larger than the whole quota, so that waiting cannot help; the call was not sent.
+
+    Attributes:
+        axis: the metered dimension it exceeds.
+    """
+
+    reason = ErrorReason.REQUEST_EXCEEDS_LIMIT
+
+    def __init__(self, message: str, *, axis: Axis | None = None) -> None:
+        super().__init__(message)
+        self.axis = axis
+
+
+class WrongEventLoopError(FactflowLLMError, RuntimeError):
+    """A limiter or client is used in another event loop than the one it belongs to."""
+
+    reason = ErrorReason.MISUSE
+
+
+class PermitSettledError(FactflowLLMError, RuntimeError):
+    """A permit is settled a second time."""
+
+    reason = ErrorReason.MISUSE
