@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _EVENT, _ARRIVAL, _ANSWER, _WAKE, _RETRY, _GIVE_UP = range(6)
 _JITTERS = 16
+_FIRST = 2**60
 _CONSEQUENCES: dict[str, Consequence] = {str(reason): consequence for reason, consequence in REASONS.items()}
 
 OUTCOME_WORDS = tuple(str(outcome) for outcome in Outcome) + ("cancelled",)
@@ -77,7 +78,10 @@ class Run(NamedTuple):
 
 
 class _Request:
-    __slots__ = ("arrival_s", "attempt", "client", "ended", "jitters", "submitted_s", "ticket", "verdict")
+    __slots__ = (
+        "arrival_s", "attempt", "client", "concurrency", "ended", "jitters", "rate", "reason", "submitted_s",
+        "ticket", "verdict",
+    )  # fmt: skip
 
     def __init__(self, ticket: KnownTicket, arrival_s: float, client: int, jitters: list[float]) -> None:
         self.ticket = ticket
@@ -88,6 +92,8 @@ class _Request:
         self.submitted_s = arrival_s
         self.verdict: Verdict | None = None
         self.ended = False
+        self.rate = self.concurrency = math.inf
+        self.reason = Reason.CONFIGURED
 
 
 def simulate(
@@ -128,9 +134,10 @@ class _World:
         self.streams = Streams(seed)
         self.machine = ProviderMachine(scenario.machine_spec, self.streams)
         self.controllers: list[Controller] = [policy.controller(self.machine) for _ in range(clients)]
-        self.armed = [math.inf] * clients
+        self.armed = [(math.inf, 0)] * clients
         self.retry = policy.retry
-        self.names_axis = getattr(scenario.machine_spec, "names_axis", False)
+        self.closed = scenario.closed_loop
+        self.names_axis = scenario.machine_spec.names_axis
         self.heap: list[tuple[float, int, int, object]] = []
         self.sequence = 0
         self.attempts = array("d")
@@ -148,15 +155,14 @@ class _World:
         horizon = scenario.horizon_s
         capacity = [(0.0, self.machine.capacity(0.0))]
         for event in scenario.events:
-            self.push(event.time_s, _EVENT, event)
-        closed = scenario.closed_loop
+            self.push_first(event.time_s, _EVENT, event)
         if isinstance(scenario.workload, Backlog):
             for worker in range(scenario.workload.workers):
                 self.push(0.0, _ARRIVAL, worker)
         else:
             self.next_arrival()
         while heap:
-            now, _, kind, what = heappop(heap)
+            now, sequence, kind, what = heappop(heap)
             if now > horizon:
                 break
             if kind == _ANSWER:
@@ -164,10 +170,11 @@ class _World:
                 self.answer(now, what)
             elif kind == _WAKE:
                 assert isinstance(what, int)
-                if now == self.controllers[what].wake_at:
+                if self.armed[what][1] == sequence:
+                    self.armed[what] = (math.inf, 0)
                     self.decide(now, what)
             elif kind == _ARRIVAL:
-                if not closed:
+                if not self.closed:
                     self.next_arrival()
                 self.arrive(now, what)
             elif kind == _RETRY:
@@ -188,6 +195,13 @@ class _World:
         heappush(self.heap, (at, self.sequence, kind, what))
         self.sequence += 1
 
+    def push_first(self, at: float, kind: int, what: object) -> int:
+        """Push what goes before all else at its moment: an event loop runs timers before the tasks they resume."""
+        sequence = self.sequence - _FIRST
+        heappush(self.heap, (at, sequence, kind, what))
+        self.sequence += 1
+        return sequence
+
     def next_arrival(self) -> None:
         following = next(self.calls, None)
         if following is not None:
@@ -197,11 +211,10 @@ class _World:
         index = self.started
         self.started += 1
         if isinstance(what, Call):
-            call, client = what, index % len(self.controllers)
+            self.begin(now, what, index % len(self.controllers))
         else:
             assert isinstance(what, int)
-            call, client = next(self.calls)[1], what % len(self.controllers)
-        self.begin(now, call, client)
+            self.begin(now, next(self.calls)[1], what % len(self.controllers))
 
     def begin(self, now: float, call: Call, client: int) -> None:
         scenario, deadline_s = self.scenario, self.retry.deadline_s
@@ -227,6 +240,9 @@ class _World:
             self.arm(request.client, controller.wake_at)
 
     def send(self, now: float, request: _Request) -> None:
+        controller = self.controllers[request.client]
+        request.rate, request.concurrency = controller.rate, controller.concurrency
+        request.reason = controller.last_reason
         verdict = request.verdict = self.machine.send(now, request.ticket.call)
         heappush(self.heap, (now + verdict.duration_s, self.sequence, _ANSWER, request))
         self.sequence += 1
@@ -243,10 +259,9 @@ class _World:
         self.arm(client, controller.wake_at)
 
     def arm(self, client: int, wake_at: float) -> None:
-        if wake_at != self.armed[client]:
-            self.armed[client] = wake_at
-            if wake_at != math.inf:
-                self.push(wake_at, _WAKE, client)
+        if wake_at != self.armed[client][0]:
+            sequence = 0 if wake_at == math.inf else self.push_first(wake_at, _WAKE, client)
+            self.armed[client] = (wake_at, sequence)
 
     def answer(self, now: float, request: _Request) -> None:
         if request.ended:
@@ -261,18 +276,18 @@ class _World:
                 Outcome.SUCCEEDED, None, None, call.input_tokens, call.output_tokens, verdict.limits
             )
         else:
-            axis = verdict.axis if self.names_axis else None
+            axis = verdict.axis if self.names_axis and verdict.axis is not Axis.CONCURRENCY else None
             outcome = _CONSEQUENCES[error].outcome
             signal = RateLimitSignal(outcome, verdict.retry_after_s, axis, None, None, verdict.limits)
         controller = self.controllers[client]
         for change in controller.settle(now, ticket, signal):
             self.changes.append((client, change))
         self.record_attempt(now, request, verdict, _OUTCOME_CODE[signal.outcome])
+        self.decide(now, client)
         if error is None:
             self.finish(now, request, ENDING.succeeded)
         else:
             self.failed(now, request, error, verdict.retry_after_s)
-        self.decide(now, client)
 
     def failed(self, now: float, request: _Request, error: str, retry_after_s: float | None) -> None:
         consequence = _CONSEQUENCES[error]
@@ -312,21 +327,18 @@ class _World:
             self.record_attempt(now, request, verdict, _CANCELLED_CODE)
         else:
             controller.withdraw(ticket)
-        self.finish(now, request, ENDING.cancelled)
         self.decide(now, client)
+        self.finish(now, request, ENDING.cancelled)
 
     def finish(self, now: float, request: _Request, ending: float) -> None:
         request.ended = True
         del self.open[request.ticket.call.index]
         self.record_request(now, request, ending)
-        workload = self.scenario.workload
-        if isinstance(workload, Backlog) and now < workload.duration_s:
-            call = next(self.calls)[1]
-            self.started += 1
-            self.begin(now, call, request.client)
+        if self.closed:
+            self.push(now, _ARRIVAL, request.client)
 
     def record_attempt(self, now: float, request: _Request, verdict: Verdict, outcome: float) -> None:
-        ticket, controller = request.ticket, self.controllers[request.client]
+        ticket = request.ticket
         sent_s = ticket.granted_s
         told = verdict.retry_after_s
         self.attempts.extend(
@@ -341,11 +353,11 @@ class _World:
                 verdict.status,
                 outcome,
                 math.nan if told is None else told,
-                controller.rate,
-                controller.concurrency,
-                _REASON_CODE[controller.last_reason],
-                controller.in_flight,
-                controller.queued,
+                request.rate,
+                request.concurrency,
+                _REASON_CODE[request.reason],
+                ticket.in_flight,
+                ticket.queued,
             )
         )
 

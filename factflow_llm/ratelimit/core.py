@@ -68,10 +68,9 @@ class LimiterCore(Line):
 
     Args:
         config: the settings.
-        now: the driver's time at the start, in seconds.
     """
 
-    def __init__(self, config: RateLimitConfig, *, now: float = 0.0) -> None:
+    def __init__(self, config: RateLimitConfig) -> None:
         super().__init__()
         self.config = config
         self.last_reason = Reason.CONFIGURED
@@ -86,13 +85,7 @@ class LimiterCore(Line):
         self._sent = {axis: 0.0 for axis in Axis}
         self._mean_input = self._mean_output = 0.0
         self._counts = dict.fromkeys(Outcome, 0)
-        self._requests = _Paced(Axis.REQUESTS, RateRule(config, now=now, ceiling=_known(config, Axis.REQUESTS)), now)
-        self._tokens = [
-            _Paced(axis, RateRule(config, now=now, ceiling=_known(config, axis)), now)
-            for axis in (Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
-        ]
-        self._active_tokens = [paced for paced in self._tokens if paced.rule.mode is not Mode.OPEN]
-        self._next_step_s = now
+        self.open(0.0)
 
     def __repr__(self) -> str:
         rate = self._requests.rule.rate
@@ -194,6 +187,15 @@ class LimiterCore(Line):
             overloaded=self._counts[Outcome.OVERLOADED],
             ignored=self._counts[Outcome.IGNORED],
         )
+
+    def open(self, now: float) -> None:
+        config = self.config
+        self._requests, *self._tokens = (
+            _Paced(axis, RateRule(config, now=now, ceiling=_known(config, axis)), now)
+            for axis in (Axis.REQUESTS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
+        )
+        self._active_tokens = [paced for paced in self._tokens if paced.rule.mode is not Mode.OPEN]
+        self._next_step_s = now
 
     # --- admission ---------------------------------------------------------------------------------------------------
 

@@ -39,11 +39,17 @@ class Ticket:
         output_tokens: tokens it is expected to write; ``None`` leaves the estimate to the limiter.
         priority: higher goes first.
         deadline_s: on the driver's clock; a ticket still waiting then is refused.
+
+    Attributes:
+        order: its place among all tickets of the line, from 0.
+        granted_s: when it was last granted.
+        in_flight: tickets under way at that moment, this one included.
+        queued: tickets that still waited at that moment.
     """
 
     __slots__ = (
-        "deadline_s", "epoch", "granted_s", "in_flight", "input_tokens", "order", "output_tokens", "priority", "refusal",
-        "reserved_input", "reserved_output", "state",
+        "deadline_s", "epoch", "granted_s", "in_flight", "input_tokens", "order", "output_tokens", "priority", "queued",
+        "refusal", "reserved_input", "reserved_output", "state",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +70,7 @@ class Ticket:
         self.granted_s = math.nan
         self.epoch = 0
         self.in_flight = 0
+        self.queued = 0
         self.reserved_input = 0.0
         self.reserved_output = 0.0
 
@@ -88,6 +95,9 @@ class Line:
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._orders = 0
 
+    def open(self, now: float) -> None:
+        """Begin: the first ticket has come. Time before that taught nothing."""
+
     def turn_s(self, now: float, ticket: Ticket) -> float:
         """Return when the ticket may go: ``now`` or earlier means now, ``inf`` that only a settlement can tell."""
         raise NotImplementedError
@@ -102,10 +112,13 @@ class Line:
         ticket.granted_s = now
         self.in_flight += 1
         ticket.in_flight = self.in_flight
+        ticket.queued = self.queued
 
     def submit(self, now: float, ticket: Ticket) -> bool:
         """Put a ticket in line; return whether it was granted at once (otherwise look at its state and ``wake_at``)."""
         if ticket.order < 0:
+            if self._orders == 0:
+                self.open(now)
             ticket.order = self._orders
             self._orders += 1
         ticket.refusal = self.refusal(now, ticket)

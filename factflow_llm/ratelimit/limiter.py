@@ -1,0 +1,262 @@
+"""The asyncio shell around the pure core: futures for those who wait, one timer for all of them, no polling, no lock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from factflow_llm.errors import (
+    BreakerOpenError,
+    DeadlineExceededError,
+    ErrorReason,
+    PermitSettledError,
+    WrongEventLoopError,
+    get_error_metadata,
+)
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.core import AIMDMetrics, LimiterCore
+from factflow_llm.ratelimit.headers import parse_limits
+from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal
+from factflow_llm.types import Usage
+
+_log = logging.getLogger(__name__)
+_IGNORED = RateLimitSignal(Outcome.IGNORED)
+
+Subscriber = Callable[[Change], object]
+
+
+class CallTicket(Ticket):
+    """A ticket whose owner may be waiting for a future."""
+
+    __slots__ = ("future",)
+    future: asyncio.Future[None] | None
+
+
+class AdaptiveRateLimiter:
+    """Finds a provider's quota and lives with it, for the calls of one event loop.
+
+    Args:
+        config: the settings; without any, the limiter finds everything itself.
+
+    Example::
+
+        async with limiter.permit(input_tokens=900, output_tokens=300) as permit:
+            response = await call()
+            permit.succeeded(usage=response.usage, headers=response.headers)
+    """
+
+    def __init__(self, config: RateLimitConfig | None = None) -> None:
+        self.config = config or RateLimitConfig()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._core = LimiterCore(self.config)
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_s = NEVER
+        self._subscribers: list[Subscriber] = []
+        self._exhausted_by = ErrorReason.QUOTA
+
+    def __repr__(self) -> str:
+        return repr(self._core).replace("LimiterCore", type(self).__name__)
+
+    @property
+    def metrics(self) -> AIMDMetrics:
+        """What the limiter knows and does now; times are the event loop's."""
+        return self._core.metrics(self._loop.time() if self._loop is not None else 0.0)
+
+    def permit(
+        self,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> Permit:
+        """Return a permit to be entered with ``async with``; entering waits for its turn.
+
+        Args:
+            input_tokens: tokens the call will read; ``None`` when unknown.
+            output_tokens: tokens it is expected to write; ``None`` leaves the estimate to the limiter.
+            priority: higher goes first; equal ones go in order of arrival.
+            deadline: on the event loop's clock (``loop.time()``); a call not admitted by then fails.
+
+        Raises:
+            DeadlineExceededError: on entering, when the deadline passes first.
+            BreakerOpenError: on entering, while the quota is exhausted.
+            WrongEventLoopError: on entering, from another event loop than the first.
+        """
+        ticket = CallTicket(
+            input_tokens, output_tokens, priority=priority, deadline_s=NEVER if deadline is None else deadline
+        )
+        return Permit(self, ticket)
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Call ``subscriber`` at every change of a limit; return what ends the subscription."""
+        self._subscribers.append(subscriber)
+        return lambda: self._subscribers.remove(subscriber)
+
+    def retune(self, config: RateLimitConfig) -> None:
+        """Take new settings at once; what was learned and who waits stay."""
+        self.config = config
+        if self._loop is None:
+            self._core = LimiterCore(config)
+            return
+        now = self._loop.time()
+        self._tell(self._core.retune(now, config))
+        self._advance(now)
+
+    def _bound_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                msg = (
+                    "this limiter belongs to another event loop; make one limiter per loop "
+                    "(LLMClientFactory does), or keep all calls in one asyncio.run()"
+                )
+                raise WrongEventLoopError(msg)
+            self._loop = loop
+        return loop
+
+    async def _admit(self, ticket: CallTicket) -> None:
+        loop = self._bound_loop()
+        core = self._core
+        ticket.future = None
+        if core.submit(loop.time(), ticket):
+            return
+        if ticket.state is TicketState.WAITING:
+            future = ticket.future = loop.create_future()
+            self._arm(loop)
+            try:
+                await future
+            except asyncio.CancelledError:
+                if ticket.state is TicketState.GRANTED:
+                    self._settle(ticket, _IGNORED)
+                else:
+                    core.withdraw(ticket)
+                    self._advance(loop.time())
+                raise
+        if ticket.state is TicketState.REFUSED:
+            raise self._refusal(ticket)
+
+    def _refusal(self, ticket: Ticket) -> Exception:
+        if ticket.refusal is Refusal.DEADLINE:
+            return DeadlineExceededError(
+                f"not admitted by its deadline: {self!r}; give more time, ask for less, or raise the quota"
+            )
+        return BreakerOpenError(
+            f"not sent: {self._exhausted_by.value} made the provider refuse all calls; one call tries again every "
+            f"{self.config.breaker_s:g} s",
+            reason=self._exhausted_by,
+        )
+
+    def _settle(self, ticket: Ticket, signal: RateLimitSignal) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        changes = self._core.settle(now, ticket, signal)
+        if changes:
+            self._tell(changes)
+        self._advance(now)
+
+    def _advance(self, now: float) -> None:
+        core = self._core
+        for ticket in core.advance(now):
+            assert isinstance(ticket, CallTicket)
+            assert ticket.future is not None
+            if not ticket.future.done():
+                ticket.future.set_result(None)
+        if core.wake_at != self._armed_s:
+            assert self._loop is not None
+            self._arm(self._loop)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        wake_at = self._core.wake_at
+        if wake_at == self._armed_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._armed_s = wake_at
+        if wake_at != NEVER:
+            self._timer = loop.call_at(wake_at, self._wake)
+
+    def _wake(self) -> None:
+        assert self._loop is not None
+        # a timer may fire a clock tick early
+        now = max(self._loop.time(), self._armed_s)
+        self._timer = None
+        self._armed_s = NEVER
+        self._advance(now)
+
+    def _tell(self, changes: tuple[Change, ...]) -> None:
+        for change in changes:
+            _log.debug("%s limit %.4g -> %.4g: %s", change.axis, change.old, change.new, change.reason)
+            for subscriber in tuple(self._subscribers):
+                subscriber(change)
+
+
+class Permit:
+    """Leave to make one attempt; settled exactly once, by a method or by leaving the ``async with``.
+
+    Attributes:
+        admitted_s: when it was granted, on the event loop's clock.
+    """
+
+    __slots__ = ("_limiter", "_ticket", "admitted_s")
+
+    def __init__(self, limiter: AdaptiveRateLimiter, ticket: CallTicket) -> None:
+        self._limiter = limiter
+        self._ticket = ticket
+        self.admitted_s = float("nan")
+
+    def __repr__(self) -> str:
+        return f"<Permit {self._ticket.state.value}>"
+
+    async def __aenter__(self) -> Self:
+        await self._limiter._admit(self._ticket)
+        self.admitted_s = self._ticket.granted_s
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._ticket.state is not TicketState.GRANTED:
+            return
+        if isinstance(error, Exception):
+            self.failed(error)
+        else:
+            self.ignored()
+
+    def succeeded(self, *, usage: Usage | None = None, headers: Mapping[str, str] | None = None) -> None:
+        """Settle: the provider answered. ``usage`` and ``headers``, where known, teach the token budgets and the ceiling."""
+        limits = parse_limits(headers) if headers else ()
+        read, written = (usage.input_tokens, usage.output_tokens) if usage is not None else (None, None)
+        self._settle(RateLimitSignal(Outcome.SUCCEEDED, None, None, read, written, limits))
+
+    def rate_limited(self, *, retry_after: float | None = None, axis: Axis | str | None = None) -> None:
+        """Settle: the provider refused. ``retry_after`` in seconds; ``axis`` where it was named."""
+        self._settle(RateLimitSignal(Outcome.RATE_LIMITED, retry_after, None if axis is None else Axis(axis)))
+
+    def overloaded(self, *, retry_after: float | None = None) -> None:
+        """Settle: the provider is in trouble (503, 529, a timeout); this says little about our quota."""
+        self._settle(RateLimitSignal(Outcome.OVERLOADED, retry_after))
+
+    def ignored(self) -> None:
+        """Settle: teaches nothing (a 400, a cancellation, a local fault)."""
+        self._settle(_IGNORED)
+
+    def failed(self, error: BaseException) -> None:
+        """Settle by what the error classifier says of ``error``."""
+        metadata = get_error_metadata(error)
+        if metadata.outcome is Outcome.EXHAUSTED:
+            self._limiter._exhausted_by = metadata.reason
+        self._settle(
+            RateLimitSignal(metadata.outcome, metadata.retry_after_s, metadata.axis, None, None, metadata.limits)
+        )
+
+    def _settle(self, signal: RateLimitSignal) -> None:
+        if self._ticket.state is not TicketState.GRANTED:
+            msg = f"{self!r} cannot be settled: only an entered permit can, and only once"
+            raise PermitSettledError(msg)
+        self._limiter._settle(self._ticket, signal)

@@ -1,0 +1,170 @@
+"""Production code in a simulated world: RateLimitedClient on a virtual-clock event loop, in front of a simulated provider.
+
+The counterpart of ``simulators/engine.py``: same scenario, same seed, but everything between caller and provider is what
+adapters run in production.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from factflow_llm.ratelimit.client import RateLimitedClient
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.recorder import AttemptRow
+from factflow_llm.types import CompletionResponse, FinishReason, Message, StreamChunk, Usage
+from simulators.engine import _JITTERS, _calls
+from simulators.provider import Call, ProviderMachine, Verdict
+from simulators.scenario import Backlog, Scenario
+from simulators.streams import Streams
+from tests.virtual_loop import run_virtually
+
+_NAMED = {
+    Axis.REQUESTS: ("requests", "requests per min (RPM)"),
+    Axis.TOKENS: ("tokens", "tokens per min (TPM)"),
+    Axis.INPUT_TOKENS: ("input_tokens", "input tokens per minute"),
+    Axis.OUTPUT_TOKENS: ("output_tokens", "output tokens per minute"),
+}
+
+
+class SimulatedError(Exception):
+    """What an SDK would raise: a status, a body, a response with headers."""
+
+    def __init__(self, verdict: Verdict, headers: dict[str, str], *, names_axis: bool) -> None:
+        super().__init__("simulated")
+        self.status_code = verdict.status
+        self.response = SimpleNamespace(headers=headers, status_code=verdict.status)
+        named = _NAMED.get(verdict.axis) if names_axis and verdict.axis is not None else None
+        if verdict.error == "request_exceeds_limit":
+            message = "Request too large: Limit 1, Requested 2. The input or output tokens must be reduced."
+        elif named is not None:
+            message = f"Rate limit reached on {named[1]}: Limit 2, Used 2, Requested 1."
+        else:
+            message = "Rate limit reached."
+        kind = named[0] if named is not None and verdict.axis in (Axis.REQUESTS, Axis.TOKENS) else None
+        self.body = {"message": message, "type": kind, "param": None, "code": "rate_limit_exceeded"}
+
+
+class SimulatedClient:
+    """An LLMClientProtocol in front of a provider machine; waits on the event loop's clock."""
+
+    provider = "openai"
+    model = "simulated"
+
+    def __init__(self, machine: ProviderMachine) -> None:
+        self.machine = machine
+
+    async def complete(self, messages: Sequence[Message], *, call: Call, **_: Any) -> CompletionResponse:
+        loop = asyncio.get_running_loop()
+        verdict = self.machine.send(loop.time(), call)
+        headers = self.machine.headers(loop.time(), verdict)
+        try:
+            await asyncio.sleep(verdict.duration_s)
+        finally:
+            self.machine.finish(loop.time(), verdict.handle)
+        if verdict.error is not None:
+            raise SimulatedError(verdict, headers, names_axis=self.machine.spec.names_axis)
+        usage = Usage(input_tokens=call.input_tokens, output_tokens=call.output_tokens)
+        return CompletionResponse("", self.model, usage, FinishReason.STOP, headers=headers)
+
+    def stream(self, messages: Sequence[Message], **_: Any) -> AsyncIterator[StreamChunk]:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        pass
+
+
+class _Rows(list[AttemptRow]):
+    closed = False  # what happens while the loop is taken down is no part of the run
+
+    def record(self, row: AttemptRow, /) -> None:
+        if not self.closed:
+            self.append(row)
+
+
+def run_in_production(
+    scenario: Scenario, config: RateLimitConfig, seed: int, clients: int = 1
+) -> tuple[list[AttemptRow], dict[int, int]]:
+    """Run a scenario through production code; return the attempt rows and, by call id, the number of the call."""
+    rows = _Rows()
+    numbers: dict[int, int] = {}
+    run_virtually(_main(scenario, config, seed, clients, rows, numbers))
+    return rows, numbers
+
+
+async def _main(
+    scenario: Scenario, config: RateLimitConfig, seed: int, clients: int, rows: _Rows, numbers: dict[int, int]
+) -> None:
+    loop = asyncio.get_running_loop()
+    streams = Streams(seed)
+    machine = ProviderMachine(scenario.machine_spec, streams)
+    jitters = streams.stream("jitter", "uniform", _JITTERS)
+    patience = streams.stream("patience", "uniform", 1)
+    patience_left = streams.stream("patience length", "exponential", 1)
+    calls = _calls(scenario, streams)
+    tasks: set[asyncio.Task[None]] = set()
+    over = asyncio.Event()
+    limiters = [AdaptiveRateLimiter(config) for _ in range(clients)]
+
+    for event in scenario.events:
+        loop.call_at(event.time_s, lambda event=event: machine.scale(event.time_s, event.quota, event.axis))
+
+    async def one(call: Call, client: int) -> None:
+        attempts = iter(range(10_000))
+
+        def jitter() -> float:
+            return jitters.row(call.index)[next(attempts) % _JITTERS]
+
+        limited = RateLimitedClient(
+            SimulatedClient(machine), limiters[client], recorder=rows, jitter=jitter, count_tokens=int
+        )
+        begin = limited._begin
+
+        def remember(*arguments: Any) -> Any:
+            begun = begin(*arguments)
+            numbers[begun.call_id] = call.index
+            return begun
+
+        limited._begin = remember  # type: ignore[method-assign]
+        try:
+            await limited.complete([Message.user(str(call.input_tokens))], max_tokens=call.max_tokens, call=call)
+        except Exception:  # noqa: BLE001 - how it ended stands in the rows
+            return
+
+    def begin(call: Call, client: int, then: Any) -> None:
+        task = loop.create_task(one(call, client))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        if then is not None:
+            task.add_done_callback(lambda _: None if over.is_set() else then())
+        if scenario.impatient_share and patience.row(call.index)[0] < scenario.impatient_share:
+            loop.call_at(loop.time() + scenario.patience_s * patience_left.row(call.index)[0], task.cancel)
+
+    if isinstance(scenario.workload, Backlog):
+
+        def work(worker: int) -> None:
+            begin(next(calls)[1], worker % clients, lambda: work(worker))
+
+        for worker in range(scenario.workload.workers):
+            work(worker)
+    else:
+        started = iter(range(10**9))
+
+        def arrive(call: Call) -> None:
+            schedule_next()
+            begin(call, next(started) % clients, None)
+
+        def schedule_next() -> None:
+            following = next(calls, None)
+            if following is not None:
+                loop.call_at(following[0], arrive, following[1])
+
+        schedule_next()
+
+    await asyncio.sleep(scenario.horizon_s)
+    over.set()
+    rows.closed = True
