@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
     from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
     from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
-    from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, AIMDMetrics
+    from factflow_llm.ratelimit.core import AIMDMetrics
+    from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.ratelimit.signals import Axis, RateLimitSignal, Reason
+    from factflow_llm.recorder import AttemptRow, AttemptSink, Recorder
     from factflow_llm.settings import LLMConfig, LLMProviderConfig, ModelType, ProviderName
     from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
     from factflow_llm.types import (
@@ -71,6 +73,8 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "ANTHROPIC_AVAILABLE",
     "AdaptiveRateLimiter",
     "AnthropicClient",
+    "AttemptRow",
+    "AttemptSink",
     "Axis",
     "AzureOpenAIClient",
     "BEDROCK_AVAILABLE",
@@ -108,6 +112,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "RateLimitedClient",
     "RateLimitedEmbeddingClient",
     "Reason",
+    "Recorder",
     "RetryConfig",
     "Role",
     "SENTENCE_TRANSFORMERS_AVAILABLE",
@@ -168,8 +173,10 @@ _HOMES = {
         "protocols": ("EmbeddingClientProtocol", "LLMClientProtocol"),
         "ratelimit.client": ("RateLimitedClient", "RateLimitedEmbeddingClient"),
         "ratelimit.config": ("RateLimitConfig", "RetryConfig"),
-        "ratelimit.limiter": ("AdaptiveRateLimiter", "AIMDMetrics"),
+        "ratelimit.core": ("AIMDMetrics",),
+        "ratelimit.limiter": ("AdaptiveRateLimiter",),
         "ratelimit.signals": ("Axis", "RateLimitSignal", "Reason"),
+        "recorder": ("AttemptRow", "AttemptSink", "Recorder"),
         "settings": ("LLMConfig", "LLMProviderConfig", "ModelType", "ProviderName"),
         "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),
         "types": (

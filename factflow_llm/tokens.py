@@ -163,8 +163,9 @@ def estimate_tokens(text: str, model: str | None = None) -> int:
         InvalidRequestError: when ``text`` is no string.
     """
     if not isinstance(text, str):
-        msg = f"a text must be a str, not {type(text).__name__}; decode bytes, and pass one text at a time"
-        raise InvalidRequestError(msg)
+        raise InvalidRequestError(  # type: ignore[unreachable]
+            f"a text must be a str, not {type(text).__name__}; decode bytes, and pass one text at a time"
+        )
     family = _family(model)
     return math.ceil(_weigh(text, family.weights) * family.factor)
 
@@ -235,23 +236,25 @@ def fetch_vocabulary(model: str, *, timeout_s: float = 30.0) -> Path:
     """
     family = _family(model)
     if family.encoding is None:
-        msg = f"no public vocabulary exists for {model!r}; count_tokens() estimates for it"
-        raise ConfigurationError(msg)
+        raise ConfigurationError(f"no public vocabulary exists for {model!r}; count_tokens() estimates for it")
     vocabulary = _VOCABULARIES[family.encoding]
     path = _cache_file(vocabulary)
     if path is None:
-        msg = "TIKTOKEN_CACHE_DIR is empty, which switches tiktoken's cache off; name a folder or unset it"
-        raise ConfigurationError(msg)
+        raise ConfigurationError(
+            "TIKTOKEN_CACHE_DIR is empty, which switches tiktoken's cache off; name a folder or unset it"
+        )
     if _is_vocabulary(path, vocabulary):
         return path
     try:
         content = _download(vocabulary.url, timeout_s)
     except OSError as error:
-        msg = f"{vocabulary.url} cannot be downloaded ({error}); copy the file to {path} from a machine that has it"
-        raise ConfigurationError(msg) from error
+        raise ConfigurationError(
+            f"{vocabulary.url} cannot be downloaded ({error}); copy the file to {path} from a machine that has it"
+        ) from error
     if hashlib.sha256(content).hexdigest() != vocabulary.sha256:
-        msg = f"{vocabulary.url} did not answer with the vocabulary (a proxy's page?); copy the file to {path}"
-        raise ConfigurationError(msg)
+        raise ConfigurationError(
+            f"{vocabulary.url} did not answer with the vocabulary (a proxy's page?); copy the file to {path}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(content)
@@ -328,8 +331,7 @@ def _download(url: str, timeout_s: float) -> bytes:
         while piece := response.read1(1 << 16):
             content += piece
             if time.monotonic() > deadline:
-                msg = f"not finished after {timeout_s:g} s"
-                raise TimeoutError(msg)
+                raise TimeoutError(f"not finished after {timeout_s:g} s")
     return bytes(content)
 
 

@@ -265,16 +265,23 @@ def test_survives_a_second_event_loop() -> None:
 def test_cancelling_gives_up_at_once() -> None:
     """A cancelled call does not wait for its thread."""
 
+    reached = threading.Event()
+
+    def say_nothing(asked: Any) -> Hang:
+        server.asked.append(asked)
+        reached.set()
+        return Hang()
+
     async def main(server: Loopback) -> None:
         async with make(server, timeout_s=2) as client:
             call = asyncio.create_task(client.embed(["hello"]))
-            while not server.asked:
-                await asyncio.sleep(0)
+            assert await asyncio.to_thread(reached.wait, 10)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
 
     with Loopback(Hang()) as server:
+        server._next = say_nothing  # type: ignore[method-assign]
         asyncio.run(main(server))
     assert len(server.asked) == 1
 

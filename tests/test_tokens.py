@@ -27,8 +27,9 @@ from factflow_llm.tokens import (
 from factflow_llm.types import ImagePart, Message, Role, TextPart, Tool, ToolCall
 
 ENGLISH = (
-    "The committee met on Tuesday to consider the proposal, which had been revised twice since the spring. Most members "
-    "agreed that the new wording was clearer, although two of them asked for a further hearing before any vote was taken."
+    "The committee met on Tuesday to consider the proposal, which had been revised twice since the spring. "
+    "Most members agreed that the new wording was clearer, although two of them asked for a further hearing before "
+    "any vote was taken."
 )
 CODE = (
     "def total(items: list[Item], *, tax: float = 0.2) -> float:\n"
@@ -38,8 +39,8 @@ CODE = (
     "    return subtotal * (1 + tax)\n"
 )
 GERMAN = (
-    "Die Bundesregierung hat am Mittwoch einen Gesetzentwurf beschlossen, der die Genehmigung neuer Anlagen beschleunigen "
-    "soll. Verbände begrüßten den Schritt, forderten aber schnellere Entscheidungen."
+    "Die Bundesregierung hat am Mittwoch einen Gesetzentwurf beschlossen, der die Genehmigung neuer Anlagen "
+    "beschleunigen soll. Verbände begrüßten den Schritt, forderten aber schnellere Entscheidungen."
 )
 CHINESE = "委员会于星期二开会审议该提案，自春季以来该提案已修订两次。大多数成员认为新的措辞更加清晰，但有两位成员要求在表决之前再举行一次听证会。"  # noqa: RUF001, E501
 NUMBERS = "2024-11-05,1020,129,0.536,844\n2024-11-06,2734,424,1.144,4517\n2024-11-07,4142,601,2.169,7010\n"
@@ -197,7 +198,7 @@ def test_fetch_names_what_is_impossible(cache: Path, monkeypatch: pytest.MonkeyP
 def test_count_with_the_real_vocabulary(
     text: str, o200k: int, cl100k: int, monkeypatch: pytest.MonkeyPatch, no_network: None
 ) -> None:
-    """tiktoken itself, offline, gives the recorded counts."""
+    """The real tiktoken, offline, gives the recorded counts."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(_real_vocabularies()))
     tokens._load.cache_clear()
     assert count_tokens(text, "gpt-4o") == tokens.TokenCount(o200k, estimated=False, source="tiktoken o200k_base")

@@ -1,4 +1,4 @@
-"""Embeddings from a local sentence-transformers model, computed in a thread; clients of one model share it and its lock.
+"""Embeddings from a local sentence-transformers model, computed in a thread; its clients share the model and its lock.
 
 The library (and torch behind it) is imported and the model loaded in that thread with the first text, so making a
 client costs nothing and blocks no event loop.
@@ -60,8 +60,8 @@ class HuggingFaceEmbeddingClient(BaseEmbeddingClient):
     """A sentence-transformers model on this machine. It is bound to no event loop.
 
     Args:
-        model: a name on the Hugging Face hub, or a folder. Offline, set ``HF_HUB_OFFLINE=1``: without it a model that is
-            not in the cache is looked for in vain for about 20 s.
+        model: a name on the Hugging Face hub, or a folder. Offline, set ``HF_HUB_OFFLINE=1``: without it a model that
+            is not in the cache is looked for in vain for about 20 s.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``…; by default the best there is.
         batch_size: texts computed together; halved, and kept halved, when memory runs out.
         prompt: written before each text; models trained with instructions want one.

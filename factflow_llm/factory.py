@@ -1,0 +1,255 @@
+"""Clients by profile: made when first asked for, one per profile and event loop, behind one limiter per quota.
+
+Connections belong to the event loop in which they were opened, and so do limiters. The factory therefore keeps a shelf
+per loop and empties it as the last thing the loop does, so that ``asyncio.run`` twice, threads with loops of their own
+and scripts that never close anything all end without an open socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from weakref import WeakKeyDictionary
+
+from factflow_llm.errors import ConfigurationError, ExtraMissingError
+from factflow_llm.settings import DEFAULT, LLMConfig, LLMProviderConfig, ModelType, ProviderName
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
+    from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+    from factflow_llm.recorder import AttemptSink
+    from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
+
+
+class _Home(NamedTuple):
+    """Where a provider's client lives, which package it needs and what installs that."""
+
+    client: str
+    package: str
+    install: str
+
+
+_HOMES = {
+    ProviderName.OPENAI: _Home("OpenAIClient", "openai", "factflow-llm"),
+    ProviderName.AZURE: _Home("AzureOpenAIClient", "openai", "factflow-llm"),
+    ProviderName.ANTHROPIC: _Home("AnthropicClient", "anthropic", "factflow-llm"),
+    ProviderName.BEDROCK: _Home("BedrockEmbeddingClient", "boto3", "factflow-llm[bedrock]"),
+    ProviderName.HUGGINGFACE: _Home("HuggingFaceEmbeddingClient", "sentence_transformers", "factflow-llm[huggingface]"),
+}
+_PASSED_ON = ("base_url", "deployment", "api_version", "region", "device", "dimensions", "timeout_s")
+
+
+class LLMClientFactory:
+    """Makes and keeps the clients of a configuration.
+
+    Inside a running event loop a profile's client is made once and belongs to that loop. Outside of any loop the
+    factory hands out a stand-in, which asks for the client of whatever loop it is used in.
+
+    Args:
+        config: the profiles.
+        recorder: gets one row per physical attempt of every client.
+    """
+
+    def __init__(self, config: LLMConfig, *, recorder: AttemptSink | None = None) -> None:
+        self.config = config
+        self._recorder = recorder
+        self._shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shelf] = WeakKeyDictionary()
+        self._stand_ins: dict[str, _AnyLoop] = {}
+        self._lock = threading.RLock()
+
+    def create_completion_client(self, provider_name: str = DEFAULT) -> LLMClientProtocol:
+        """Return the chat client of a profile, the same one each time within an event loop.
+
+        Raises:
+            UnknownProfileError: no such profile.
+            WrongModelTypeError: the profile is for embeddings.
+            ExtraMissingError: the provider's package is not installed.
+            ConfigurationError: the secret cannot be found, or the client refuses a setting.
+        """
+        client: LLMClientProtocol = self._get(provider_name, ModelType.CHAT)
+        return client
+
+    def create_embedding_client(self, provider_name: str = DEFAULT) -> EmbeddingClientProtocol:
+        """Return the embedding client of a profile, the same one each time within an event loop.
+
+        Errors as for ``create_completion_client``.
+        """
+        client: EmbeddingClientProtocol = self._get(provider_name, ModelType.EMBEDDING)
+        return client
+
+    async def aclose(self) -> None:
+        """Close every client, those of loops running in other threads included; a later call makes new ones.
+
+        A loop that is open but not running closes its clients itself when it closes.
+        """
+        here = asyncio.get_running_loop()
+        with self._lock:
+            shelves = list(self._shelves.items())
+        for loop, shelf in shelves:
+            if loop is here:
+                await shelf.aclose()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(shelf.aclose(), loop))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        with self._lock:
+            made = [len(shelf.clients) for shelf in self._shelves.values() if shelf.clients]
+        return f"<LLMClientFactory of {len(self.config.providers)} profiles, {sum(made)} clients in {len(made)} loops>"
+
+    def _get(self, provider_name: str, type: ModelType) -> Any:  # noqa: A002
+        name, profile = self.config.find(provider_name, type)
+        home = _HOMES[profile.provider]
+        if find_spec(home.package) is None:
+            raise ExtraMissingError(f'profile {name!r} needs {home.package}: pip install "{home.install}"')
+        with self._lock:
+            try:
+                shelf = self._shelf(asyncio.get_running_loop())
+            except RuntimeError:
+                stand_in = _AnyLoopClient if type is ModelType.CHAT else _AnyLoopEmbeddingClient
+                return self._stand_ins.setdefault(name, stand_in(self, name, type))
+            client = shelf.clients.get(name)
+            if client is None or client.client._closed:
+                client = shelf.clients[name] = self._make(name, profile, shelf)
+            return client
+
+    def _shelf(self, loop: asyncio.AbstractEventLoop) -> _Shelf:
+        shelf = self._shelves.get(loop)
+        if shelf is None:
+            shelf = self._shelves[loop] = _Shelf()
+            _before_close(loop, shelf.aclose)
+        return shelf
+
+    def _make(self, name: str, profile: LLMProviderConfig, shelf: _Shelf) -> Any:
+        from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
+
+        try:
+            client = _construct(profile)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"profile {name!r}: {error}") from error
+        wrap = RateLimitedClient if profile.type is ModelType.CHAT else RateLimitedEmbeddingClient
+        return wrap(client, shelf.limiter(profile, self.config), recorder=self._recorder)
+
+
+class _Shelf:
+    """The clients and limiters of one event loop."""
+
+    def __init__(self) -> None:
+        self.clients: dict[str, Any] = {}
+        self.limiters: dict[tuple[object, ...], AdaptiveRateLimiter] = {}
+
+    def limiter(self, profile: LLMProviderConfig, config: LLMConfig) -> AdaptiveRateLimiter | None:
+        """Return the limiter of the quota the profile draws on; ``None`` for a profile that wants none."""
+        from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+
+        limits = config.rate_limit_of(profile)
+        if limits is None:
+            return None
+        if profile.quota not in self.limiters:
+            self.limiters[profile.quota] = AdaptiveRateLimiter(limits)
+        return self.limiters[profile.quota]
+
+    async def aclose(self) -> None:
+        """Close the clients, all of them even if one fails, and forget them."""
+        clients = list(self.clients.values())
+        self.clients.clear()
+        self.limiters.clear()
+        results = await asyncio.gather(*(client.aclose() for client in clients), return_exceptions=True)
+        for error in filter(None, results):
+            raise error
+
+
+def _before_close(loop: asyncio.AbstractEventLoop, cleanup: Callable[[], Awaitable[None]]) -> None:
+    """Run ``cleanup`` as the last thing the loop does.
+
+    asyncio has no hook for that, so this one loop's ``close`` is wrapped; ``shutdown_asyncgens``, the usual trick, is
+    not called by those who close a loop by hand.
+    """
+    close = loop.close
+
+    def close_after_cleanup() -> None:
+        try:
+            if not (loop.is_closed() or loop.is_running()):
+                loop.run_until_complete(cleanup())
+        finally:
+            close()
+
+    loop.close = close_after_cleanup  # type: ignore[method-assign]
+
+
+def _construct(profile: LLMProviderConfig) -> Any:
+    """Make the bare client: ``options`` that its constructor knows go there, others are preset for every call."""
+    make = getattr(import_module("factflow_llm"), _HOMES[profile.provider].client)
+    known = inspect.signature(make).parameters
+    arguments = {key: getattr(profile, key) for key in _PASSED_ON if getattr(profile, key) is not None}
+    if profile.provider is ProviderName.BEDROCK and "base_url" in arguments:
+        arguments["endpoint_url"] = arguments.pop("base_url")
+    if (key := profile.resolve_api_key()) is not None:
+        arguments["api_key"] = key
+    presets = {}
+    for option, value in profile.options.items():
+        if option in LLMProviderConfig.model_fields:
+            raise ConfigurationError(f"options.{option} is a key of the profile itself; move it out of options")
+        if option in known:
+            arguments[option] = value
+        elif "options" in known:
+            presets[option] = value
+        else:
+            near = get_close_matches(option, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigurationError(f"options.{option} is unknown to {profile.provider}; {hint}")
+    if presets:
+        arguments["options"] = presets
+    return make(profile.model, **arguments)
+
+
+class _AnyLoop:
+    """Stands for a client outside of any event loop; each use finds the client of the running one."""
+
+    def __init__(self, factory: LLMClientFactory, name: str, type: ModelType) -> None:  # noqa: A002
+        self._factory = factory
+        self._name = name
+        self._type = type
+
+    def __repr__(self) -> str:
+        return f"<client of profile {self._name!r} in whatever event loop uses it>"
+
+    def _here(self) -> Any:
+        return self._factory._get(self._name, self._type)
+
+    async def aclose(self) -> None:
+        """Release the connections of the running loop's client; a second call does nothing."""
+        client = self._factory._shelf(asyncio.get_running_loop()).clients.pop(self._name, None)
+        if client is not None:
+            await client.aclose()
+
+
+class _AnyLoopClient(_AnyLoop):
+    async def complete(self, messages: Sequence[Message], **arguments: Any) -> CompletionResponse:
+        """Return the whole answer."""
+        response: CompletionResponse = await self._here().complete(messages, **arguments)
+        return response
+
+    def stream(self, messages: Sequence[Message], **arguments: Any) -> AsyncIterator[StreamChunk]:
+        """Yield the answer piece by piece."""
+        chunks: AsyncIterator[StreamChunk] = self._here().stream(messages, **arguments)
+        return chunks
+
+
+class _AnyLoopEmbeddingClient(_AnyLoop):
+    async def embed(self, texts: Sequence[str], **arguments: Any) -> EmbeddingResponse:
+        """Return one vector per text, in the order of the texts."""
+        response: EmbeddingResponse = await self._here().embed(texts, **arguments)
+        return response
