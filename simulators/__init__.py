@@ -11,7 +11,9 @@ Names load on first use: nobody waits for matplotlib who only simulates.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,9 +80,27 @@ def __getattr__(name: str) -> Any:
         msg = f"module 'simulators' has no attribute {name!r}"
         raise AttributeError(msg)
     value = getattr(import_module(f"simulators.{_HOMES[name]}"), name)
-    globals()[name] = value
+    if name not in _SHADOWED:
+        globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return list(__all__)
+
+
+_SHADOWED = ("provider",)
+"""Functions that share their name with the file they live in."""
+
+
+class _Face(ModuleType):
+    """This package, with functions that stay functions: importing ``simulators.provider`` would put the module there."""
+
+
+def _function(name: str) -> property:
+    return property(lambda _: __getattr__(name), lambda _, module: None)
+
+
+for _name in _SHADOWED:
+    setattr(_Face, _name, _function(_name))
+sys.modules[__name__].__class__ = _Face
