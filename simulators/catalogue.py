@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from builtins import ValueError as ConfigurationError
+from factflow_llm.errors import ConfigurationError
 from simulators.faces import Api, shown_axes
 from simulators.faults import Fault  # noqa: TC001 - pydantic reads the annotation
 from simulators.latency import LatencyModel
@@ -135,7 +134,6 @@ def provider(name_or_path: str | Path) -> Provider:
     return _load(path.resolve())
 
 
-@cache
 def _load(path: Path) -> Provider:
     try:
         return Provider.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))

@@ -51,8 +51,8 @@ def shown_limits(api: Api, exact: Iterable[Exact], utc_s: float) -> tuple[AxisLi
     """Return limits as headers sent at ``utc_s`` show them.
 
     OpenAI floors what remains and truncates the time to full to milliseconds; Azure rounds it up to whole seconds;
-    Anthropic rounds remaining tokens to thousands and names the second at which the window is full. Where it limits input
-    and output apart, ``tokens`` shows their sum (a capture shows 2 400 000 = 2 000 000 + 400 000).
+    Anthropic rounds remaining tokens to thousands and names the second at which the window is full. Where it limits
+    input and output apart, ``tokens`` shows their sum (a capture shows 2 400 000 = 2 000 000 + 400 000).
     """
     if api is Api.OPENAI:
         return tuple(

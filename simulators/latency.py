@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from simulators.streams import Streams
 
+Logs = np.ndarray[tuple[int], np.dtype[np.float64]]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _DAY_S = 86_400.0
@@ -174,29 +175,33 @@ def _quantile(share: float) -> float:
     return NormalDist().inv_cdf(share) if share > 0 else -math.inf
 
 
-def _fit_two_components(logs: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, float]:
+def _fit_two_components(logs: Logs) -> dict[str, float]:
     """Fit body and slow component to logarithms of times by expectation maximisation.
 
-    A slow component is believed only if it lies beyond the body's 95th percentile and holds at least three calls and
-    at most a fifth of all; else one lognormal has to do.
+    The slow component is believed only if it lies beyond the body's 95th percentile, holds at least three calls and at
+    most a fifth of all, and makes the data likelier by more than its three parameters cost (Bayesian information
+    criterion); else one lognormal has to do.
     """
-    middle = float(np.median(logs))
-    spread = float(np.subtract(*np.percentile(logs, [75, 25]))) / 1.349 or 1e-3
-    single = {"first_token_s": math.exp(middle), "first_token_sigma": float(np.std(logs)), "slow_share": 0.0}
-    tail = logs[logs > middle + 2.5 * spread]
-    if len(tail) < 3:
+    middle, spread = float(np.mean(logs)), float(np.std(logs))
+    single = {"first_token_s": math.exp(np.median(logs)), "first_token_sigma": spread, "slow_share": 0.0}
+    body = float(np.median(logs))
+    body_spread = float(np.subtract(*np.percentile(logs, [75, 25]))) / 1.349
+    tail = logs[logs > body + 2.5 * body_spread]
+    if len(tail) < 3 or body_spread == 0:
         return single
-    means = np.array([middle, float(np.median(tail))])
-    spreads = np.array([spread, max(float(np.std(tail)), 0.05)])
+    means = np.array([body, np.median(tail)])
+    spreads = np.array([body_spread, max(np.std(tail), 0.05)])
     shares = np.array([1 - len(tail) / len(logs), len(tail) / len(logs)])
     for _ in range(200):
-        density = shares * np.exp(-0.5 * ((logs[:, None] - means) / spreads) ** 2) / spreads
+        density = shares * _normal(logs[:, None], means, spreads)
         weights = density / density.sum(axis=1, keepdims=True)
         totals = weights.sum(axis=0)
         shares = totals / len(logs)
         means = (weights * logs[:, None]).sum(axis=0) / totals
         spreads = np.maximum(np.sqrt((weights * (logs[:, None] - means) ** 2).sum(axis=0) / totals), 0.02)
-    if means[1] < means[0] + 1.645 * spreads[0] or not 3 / len(logs) <= shares[1] <= 0.2:
+    likelier = np.log(density.sum(axis=1)).sum() - np.log(_normal(logs, middle, spread)).sum()
+    apart = means[1] > means[0] + 1.645 * spreads[0] and 3 / len(logs) <= shares[1] <= 0.2
+    if not apart or likelier < 1.5 * math.log(len(logs)):
         return single
     return {
         "first_token_s": math.exp(means[0]),
@@ -205,3 +210,7 @@ def _fit_two_components(logs: np.ndarray[tuple[int], np.dtype[np.float64]]) -> d
         "slow_first_token_s": math.exp(means[1]),
         "slow_sigma": float(spreads[1]),
     }
+
+
+def _normal(values: Any, mean: Any, spread: Any) -> Any:
+    return np.exp(-0.5 * ((values - mean) / spread) ** 2) / (spread * math.sqrt(2 * math.pi))

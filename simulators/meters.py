@@ -21,11 +21,13 @@ class Meter(ABC):
     """What a provider does with a quota.
 
     Attributes:
+        quoted: the limit as headers quote it.
         rate: units per second that can be sustained; slots for concurrency; ``inf`` where the meter limits something
             else.
     """
 
-    __slots__ = ("rate",)
+    __slots__ = ("quoted", "rate")
+    quoted: float
     rate: float
 
     @abstractmethod
@@ -62,7 +64,7 @@ class BucketMeter(Meter):
     __slots__ = ("_burst_s", "_full_at", "_nominal", "_per_s")
 
     def __init__(self, limit: float, per_s: float, burst_s: float) -> None:
-        self._nominal = limit
+        self._nominal = self.quoted = limit
         self._per_s = per_s
         self._burst_s = burst_s
         self.rate = limit / per_s
@@ -95,13 +97,14 @@ class BucketMeter(Meter):
     @override
     def scale(self, now: float, factor: float) -> None:
         level = (self._burst_s - max(self._full_at - now, 0.0)) * self.rate
-        self.rate = self._nominal * factor / self._per_s
+        self.quoted = self._nominal * factor
+        self.rate = self.quoted / self._per_s
         self._full_at = now + max(self._burst_s - level / self.rate, 0.0)
 
     @override
     def show(self, now: float) -> tuple[float, float, float]:
         missing_s = max(self._full_at - now, 0.0)
-        return self.rate * self._per_s, max(self._burst_s - missing_s, 0.0) * self.rate, missing_s
+        return self.quoted, max(self._burst_s - missing_s, 0.0) * self.rate, missing_s
 
 
 class UtilisationMeter(BucketMeter):
@@ -129,7 +132,8 @@ class _WindowMeter(Meter):
 
     @override
     def scale(self, now: float, factor: float) -> None:
-        self.rate = self._nominal * factor / self._per_s
+        self.quoted = self._nominal * factor
+        self.rate = self.quoted / self._per_s
         self._limit = self.rate * self._window_s
 
 
@@ -179,7 +183,7 @@ class FixedWindowMeter(_WindowMeter):
     @override
     def show(self, now: float) -> tuple[float, float, float]:
         self._enter(now)
-        return self.rate * self._per_s, max(self._limit - self._used, 0.0), self._rest_s(now)
+        return self.quoted, max(self._limit - self._used, 0.0), self._rest_s(now)
 
 
 class SlidingWindowMeter(_WindowMeter):
@@ -240,7 +244,7 @@ class SlidingWindowMeter(_WindowMeter):
     def show(self, now: float) -> tuple[float, float, float]:
         self._forget(now)
         missing_s = self._log[-1][0] + self._window_s - now if self._log else 0.0
-        return self.rate * self._per_s, max(self._limit - self._used, 0.0), missing_s
+        return self.quoted, max(self._limit - self._used, 0.0), missing_s
 
 
 class RampMeter(FixedWindowMeter):
@@ -272,12 +276,7 @@ class RampMeter(FixedWindowMeter):
     @override
     def scale(self, now: float, factor: float) -> None:
         self.rate = math.inf
-        self._floor = self._limit = self._nominal * factor
-
-    @override
-    def show(self, now: float) -> tuple[float, float, float]:
-        self._enter(now)
-        return self._limit, max(self._limit - self._used, 0.0), self._rest_s(now)
+        self.quoted = self._floor = self._limit = self._nominal * factor
 
 
 class SlotsMeter(Meter):
@@ -286,7 +285,7 @@ class SlotsMeter(Meter):
     __slots__ = ("_nominal", "_retry_after_s", "_running")
 
     def __init__(self, limit: float, retry_after_s: float) -> None:
-        self._nominal = self.rate = limit
+        self._nominal = self.rate = self.quoted = limit
         self._retry_after_s = retry_after_s
         self._running = 0.0
 
@@ -308,8 +307,8 @@ class SlotsMeter(Meter):
 
     @override
     def scale(self, now: float, factor: float) -> None:
-        self.rate = max(self._nominal * factor, 1.0)
+        self.rate = self.quoted = max(self._nominal * factor, 1.0)
 
     @override
     def show(self, now: float) -> tuple[float, float, float]:
-        return self.rate, max(self.rate - self._running, 0.0), self._retry_after_s if self._running else 0.0
+        return self.quoted, max(self.rate - self._running, 0.0), self._retry_after_s if self._running else 0.0

@@ -145,7 +145,7 @@ class ProviderMachine:
         self._time_s = now
 
     def __repr__(self) -> str:
-        left = [f"{gate.meter.show(self._time_s)[1]:g} {gate.axis} left" for gate in self._gates]
+        left = [f"{gate.meter.show(self._time_s)[1]:.0f} {gate.axis} left" for gate in self._gates]
         return f"<ProviderMachine {self.spec.name} at {self._time_s:.3f} s: {', '.join(left) or 'no quota'}>"
 
     def send(self, now: float, call: Call) -> Verdict:
