@@ -21,8 +21,8 @@ KEY = "sk-secret-of-the-test"
 class Face:
     """One client and its provider's language.
 
-    ``answer`` says hello with a tool call, ``stream`` the same in pieces; ``finish`` maps each word of the provider to a
-    neutral one; ``stream_error`` is the event of an overload after the answer has begun.
+    ``answer`` says hello with a tool call, ``stream`` the same in pieces; ``finish`` maps each word of the provider to
+    a neutral one; ``stream_error`` is the event of an overload after the answer has begun.
     """
 
     name: str

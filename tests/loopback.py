@@ -28,10 +28,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class Events:
-    """A stream of server-sent events: strings as they are, mappings as JSON, named by their ``type`` where they have one.
+    """A stream of server-sent events: strings as they are, mappings as JSON, named by their ``type`` if they have one.
 
-    ``cut`` closes the connection after the last event without ending the stream; ``hold`` keeps it open until the client
-    leaves.
+    ``cut`` closes the connection after the last event without ending the stream; ``hold`` keeps it open until the
+    client leaves.
     """
 
     events: Iterable[Mapping[str, Any] | str]

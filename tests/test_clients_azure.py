@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from faces import AZURE, openai_answer
-from loopback import Asked, Loopback, Reply
 
 from factflow_llm.clients.azure import AzureOpenAIClient
 from factflow_llm.errors import ConfigurationError, LLMErrorClassification, classify_llm_error, get_error_metadata
 from factflow_llm.types import Message
+from tests.faces import AZURE, openai_answer
+from tests.loopback import Asked, Loopback, Reply
 
 HELLO = [Message.user("hello")]
 

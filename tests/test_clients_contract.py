@@ -11,8 +11,6 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from faces import FACES, KEY, Face
-from loopback import Drop, Events, Hang, Loopback, Reply
 
 from factflow_llm.errors import (
     BadResponseError,
@@ -35,6 +33,8 @@ from factflow_llm.types import (
     ToolCall,
     Usage,
 )
+from tests.faces import FACES, KEY, Face
+from tests.loopback import Drop, Events, Hang, Loopback, Reply
 
 HELLO = [Message.user("hello")]
 WEATHER = Tool("weather", "Tells the weather", {"type": "object", "properties": {"city": {"type": "string"}}})
@@ -82,7 +82,7 @@ def test_answer_is_neutral(face: Face) -> None:
 
 
 def test_stream_says_the_same_as_the_answer(face: Face) -> None:
-    """The pieces of a stream join to the whole answer; usage and finish reason stand in the last chunk and only there."""
+    """The pieces of a stream join to the whole answer; usage and finish reason stand in the last chunk alone."""
     with Loopback(Events(face.stream, headers={"X-RateLimit-Remaining-Requests": "41"})) as server:
         *pieces, last = asyncio.run(stream(face, server))
     calls = [delta for piece in pieces for delta in piece.tool_calls]
@@ -197,9 +197,9 @@ def test_html_is_a_bad_response(face: Face, streamed: bool) -> None:
 
 def test_error_in_a_200_is_raised(face: Face) -> None:
     """A gateway's 200 with an error object inside is an error, not an empty answer."""
-    with Loopback(Reply(face.broken)) as server, pytest.raises(BadResponseError) as caught:
+    with Loopback(Reply(face.rate_limited)) as server, pytest.raises(BadResponseError) as caught:
         asyncio.run(complete(face, server))
-    assert get_error_metadata(caught.value).reason is ErrorReason.SERVER
+    assert get_error_metadata(caught.value).reason is ErrorReason.RATE_LIMIT
 
 
 IMAGE = ImagePart(url="https://example.org/cat.png")
@@ -255,7 +255,7 @@ def test_bad_request_fails_before_anything_is_sent(face: Face, case: str, stream
 BAD_CLIENTS = {
     "no key": ({"api_key": None}, "set the environment variable [A-Z_]+_API_KEY or give api_key"),
     "a key with a newline": ({"api_key": "sk-hidden\n"}, r"was it read from a file\? strip\(\) it"),
-    "a key with a dash of Word": ({"api_key": "sk–hidden"}, "a character outside ASCII"),
+    "a key with a dash of Word": ({"api_key": "sk\u2013hidden"}, "a character outside ASCII"),
     "no scheme": ({"base_url": "example.org/v1"}, "base_url 'example.org/v1' needs a scheme and a host"),
     "no host": ({"base_url": "https:///v1"}, "needs a scheme and a host"),
     "a proxy without scheme": ({"proxy": "proxy:3128"}, "proxy 'proxy:3128' needs a scheme"),

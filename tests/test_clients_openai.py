@@ -8,8 +8,6 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
-from faces import OPENAI, openai_answer, openai_chunk
-from loopback import Events, Loopback, Reply
 from pydantic import BaseModel, Field
 
 from factflow_llm.clients.openai import OpenAIClient
@@ -23,6 +21,8 @@ from factflow_llm.errors import (
 )
 from factflow_llm.protocols import EmbeddingClientProtocol
 from factflow_llm.types import FinishReason, ImagePart, Message, StreamChunk, TextPart, Tool, ToolCall, Usage
+from tests.faces import OPENAI, openai_answer, openai_chunk
+from tests.loopback import Events, Loopback, Reply
 
 HELLO = [Message.user("hello")]
 
@@ -113,7 +113,7 @@ def test_reasoning_models(model: str) -> None:
     _, body = ask(model=model, max_tokens=9, temperature=1)
     assert (body["max_completion_tokens"], body["temperature"]) == (9, 1)
     assert "max_tokens" not in body
-    with pytest.raises(InvalidRequestError, match="temperature=0.5: .* leave it out"):
+    with pytest.raises(InvalidRequestError, match=r"temperature=0.5: .* leave it out"):
         ask(model=model, temperature=0.5)
 
 
@@ -143,7 +143,7 @@ class _Trip(BaseModel):
 
 
 def test_pydantic_model_becomes_a_strict_schema() -> None:
-    """A model is sent closed and without defaults; a field named like a keyword survives; references are written out."""
+    """A model is sent closed and without defaults; a field named like a keyword stays; references are written out."""
     _, body = ask(response_format=_Trip)
     sent = body["response_format"]["json_schema"]
     city = {"type": "object", "title": "_City", "additionalProperties": False, "required": ["name"]}
@@ -199,10 +199,10 @@ def test_refusal_is_a_content_filter() -> None:
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_reasoning_of_compatible_servers(name: str) -> None:
     """Reasoning text, under either of its names, is told apart from the answer."""
-    answer, _ = ask(reply=openai_answer({"role": "assistant", "content": "42", name: "6 × 7"}))
-    assert (answer.text, answer.reasoning) == ("42", "6 × 7")
-    chunks, _ = follow(openai_chunk({name: "6 × 7"}), openai_chunk({"content": "42"}, "stop"), "[DONE]")
-    assert [(chunk.text, chunk.reasoning) for chunk in chunks] == [("", "6 × 7"), ("42", ""), ("", "")]
+    answer, _ = ask(reply=openai_answer({"role": "assistant", "content": "42", name: "6 x 7"}))
+    assert (answer.text, answer.reasoning) == ("42", "6 x 7")
+    chunks, _ = follow(openai_chunk({name: "6 x 7"}), openai_chunk({"content": "42"}, "stop"), "[DONE]")
+    assert [(chunk.text, chunk.reasoning) for chunk in chunks] == [("", "6 x 7"), ("42", ""), ("", "")]
 
 
 def test_stream_asks_for_usage_and_lives_without() -> None:
@@ -357,7 +357,7 @@ def test_bad_texts_are_named_by_position(texts: Any, words: str) -> None:
 
 
 def test_text_the_provider_refuses_is_named_by_its_place_in_the_callers_list() -> None:
-    """The provider counts within a batch; the error counts within the caller's list and keeps the provider's as cause."""
+    """The provider counts within a batch; the error counts within the caller's list and keeps its cause."""
     import openai
 
     from factflow_llm.clients.embeddings import embed_batches

@@ -65,7 +65,7 @@ async def parsed(response: Any) -> Any:
 
 
 def raise_unless_answer(response: Any, answer: Any, wanted: str) -> None:
-    """Raise for a 200 that is no answer: HTML, JSON without the field ``wanted``, or an ``error`` object of a gateway."""
+    """Raise for a 200 that is no answer: HTML, JSON without the field ``wanted``, or a gateway's ``error`` object."""
     error = getattr(answer, "error", None)
     if error:
         raise BadResponseError(
