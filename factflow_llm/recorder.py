@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from io import FileIO
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from factflow_llm.errors import ConfigurationError
@@ -102,7 +101,7 @@ class AttemptRow(NamedTuple):
         in_flight: attempts under way at admission, this one included.
         queue_depth: calls waiting at admission.
         reason: the limiter's last reason, a word of ``Reason``.
-        headers: the response's headers; only those about limits are written.
+        headers: the response's headers, ``None`` without a response; only those about limits are written.
         limits: the same, parsed.
     """
 
@@ -127,7 +126,7 @@ class AttemptRow(NamedTuple):
     in_flight: int | None = None
     queue_depth: int | None = None
     reason: str | None = None
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str] | None = None
     limits: tuple[AxisLimit, ...] = ()
 
 
@@ -365,7 +364,7 @@ class _Writer:
             plain[field] = None if moment is None else round(moment - self._origin_s, 6)
         for name, field in VALUE_FIELDS.items():
             plain[field] = getattr(row, name)
-        for name, value in row.headers.items():
+        for name, value in (row.headers or {}).items():
             if (lower := name.lower()).startswith(_LIMIT_HEADERS):
                 plain[f"http.response.header.{lower}"] = [value]
         for axis, *figures in row.limits:

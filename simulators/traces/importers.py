@@ -68,7 +68,7 @@ def _recognised(source: Source, first: str) -> Callable[[Source], Trace]:
     nearest = max(known, key=lambda each: len(each.needs & set(names)) / len(each.needs))
     found = f"found {what} {', '.join(shown(name) for name in names[:10])}"
     if (lacking := sorted(nearest.needs - set(names))) and len(lacking) < len(nearest.needs):
-        raise source.fault(f"looks like a {nearest.name} trace but lacks {', '.join(lacking)}; {found}", 1)
+        raise source.fault(f"looks like {nearest.name} but lacks {', '.join(lacking)}; {found}", 1)
     formats = ", ".join(dict.fromkeys(each.name for each in (*_CSV, *_JSON)))
     raise source.fault(f"not a trace of a known format ({formats}, ServeGen); {found}", 1)
 

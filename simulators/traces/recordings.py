@@ -295,10 +295,10 @@ def _written_header(source: Source, header: Mapping[str, Any], rows: int) -> Tra
 
 
 def _session_numbers(sessions: list[Any]) -> Any:
-    if all(type(each) is int for each in sessions):
-        return np.array(sessions, dtype=np.int64)
     if all(each is None for each in sessions):
         return None
+    if all(each is None or type(each) is int for each in sessions):
+        return np.array([UNKNOWN if each is None else each for each in sessions], dtype=np.int64)
     return numbered(["" if each is None else f"{type(each).__name__} {each}" for each in sessions])
 
 

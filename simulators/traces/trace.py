@@ -306,7 +306,8 @@ _COLUMNS: Mapping[str, np.generic[Any]] = {
 
 def generator(seed: int, name: str) -> np.random.Generator:
     """Return the generator of the stream ``name``: equal seed and name give equal draws in every process."""
-    return np.random.Generator(np.random.Philox(key=[seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(name.encode())]))
+    key = np.array([seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(name.encode())], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def _require_times(arrival_s: Floats) -> None:
