@@ -1,11 +1,13 @@
-"""The two shapes every client has, ours or another package's: structural, so a class of the same shape satisfies them."""
+"""The two shapes every client has, ours or another package's: structural, so any class of the same shape will do."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ Counts that a provider did not tell are ``None``, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic reads these annotations at run time
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -102,7 +102,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens a call consumed; ``None`` where the provider did not say."""
+    """Tokens a call consumed; ``None`` where the provider did not say.
+
+    Attributes:
+        input_tokens: all that was read, whatever served it: cached and cache-write tokens are among them.
+        output_tokens: all that was written: reasoning tokens are among them.
+        cached_input_tokens: the part of the input a cache served.
+        cache_write_tokens: the part of the input written to a cache.
+        reasoning_tokens: the part of the output that was thought.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -120,7 +128,20 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class CompletionResponse:
-    """A finished answer. ``provider_finish_reason`` keeps the provider's own word, ``raw`` the SDK's response."""
+    """A finished answer.
+
+    Attributes:
+        text: what was said; a refusal's words when the model refused.
+        model: the model that answered, by the provider's name.
+        usage: tokens consumed.
+        finish_reason: why the model stopped; ``None`` when the provider did not say.
+        provider_finish_reason: the provider's own word for it.
+        tool_calls: the tools the model wants called.
+        reasoning: what the model thought, where the provider shows it.
+        response_id: the provider's name for this answer.
+        headers: HTTP response headers, names in lower case.
+        raw: the SDK's response.
+    """
 
     text: str = field(repr=False)
     model: str

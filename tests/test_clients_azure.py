@@ -90,9 +90,14 @@ def test_model_tells_what_the_deployment_takes() -> None:
 def test_embeddings_go_to_the_deployment(api_version: str | None) -> None:
     """Embeddings take the same way in as chats."""
     body = {"object": "list", "model": "e", "data": [{"index": 0, "embedding": [0.5]}], "usage": None}
+
+    async def call(server: Loopback) -> Any:
+        made = {"deployment": "d", "base_url": server.url, "api_key": "k", "api_version": api_version}
+        async with AzureOpenAIClient("e", **made) as client:
+            return await client.embed(["a"])
+
     with Loopback(Reply(body)) as server:
-        client = AzureOpenAIClient("e", deployment="d", base_url=server.url, api_key="k", api_version=api_version)
-        response = asyncio.run(client.embed(["a"]))
+        response = asyncio.run(call(server))
     assert response.vectors == ((0.5,),)
     assert response.usage.input_tokens is None
     assert server.asked[0].path == (
@@ -102,10 +107,15 @@ def test_embeddings_go_to_the_deployment(api_version: str | None) -> None:
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Resource and key come from the environment where none is given."""
+
+    async def call() -> None:
+        async with AzureOpenAIClient("gpt-4o") as client:
+            await client.complete(HELLO)
+
     with Loopback(Reply(openai_answer())) as server:
         monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", server.url)
         monkeypatch.setenv("AZURE_OPENAI_API_KEY", "env")
-        asyncio.run(AzureOpenAIClient("gpt-4o").complete(HELLO))
+        asyncio.run(call())
     assert server.asked[0].headers["authorization"] == "Bearer env"
 
 

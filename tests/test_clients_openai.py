@@ -391,6 +391,11 @@ def test_missing_vectors_are_a_bad_response() -> None:
 def test_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without api_key the environment's key is sent."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-env")
+
+    async def call(server: Loopback) -> None:
+        async with OpenAIClient("text-embedding-3-small", base_url=server.url) as client:
+            await client.embed(["a"])
+
     with Loopback(vectors(1.0)) as server:
-        asyncio.run(OpenAIClient("text-embedding-3-small", base_url=server.url).embed(["a"]))
+        asyncio.run(call(server))
     assert server.asked[0].headers["authorization"] == "Bearer sk-env"

@@ -60,7 +60,7 @@ def check_positive(value: float, *, name: str) -> float:
     return value
 
 
-def check_messages(messages: Sequence[Message]) -> None:
+def check_messages(messages: Any) -> None:
     """Raise an ``InvalidRequestError`` for an empty conversation or a turn no provider understands."""
     if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise InvalidRequestError(
@@ -72,7 +72,7 @@ def check_messages(messages: Sequence[Message]) -> None:
         _check_message(message, where=f"messages[{position}]")
 
 
-def _check_message(message: Message, *, where: str) -> None:
+def _check_message(message: Any, *, where: str) -> None:
     if not isinstance(message, Message):
         raise InvalidRequestError(
             f"{where} is of type {type(message).__name__}: write Message.user(…), Message.system(…)"
@@ -83,7 +83,7 @@ def _check_message(message: Message, *, where: str) -> None:
         raise InvalidRequestError(
             f"{where} answers a tool but has no tool_call_id: write Message.tool(…, tool_call_id=…)"
         )
-    content = message.content
+    content: Any = message.content
     if isinstance(content, str):
         return
     if isinstance(content, bytes) or not isinstance(content, Sequence):
@@ -109,7 +109,7 @@ def _check_image(image: ImagePart, *, role: Role, where: str) -> None:
         raise InvalidRequestError(f"{where} has data but no media_type: write media_type='image/png'")
 
 
-def check_tools(tools: Iterable[Tool] | None) -> None:
+def check_tools(tools: Any) -> None:
     """Raise an ``InvalidRequestError`` for anything but a ``Tool``."""
     for position, tool in enumerate(tools or ()):
         if not isinstance(tool, Tool):
@@ -138,7 +138,7 @@ def check_options(options: Mapping[str, Any], *, accepted: Iterable[str], sdk: s
             raise InvalidRequestError(f"{name}={value!r} must be a finite number")
 
 
-def check_texts(texts: Sequence[str]) -> None:
+def check_texts(texts: Any) -> None:
     """Raise an ``InvalidRequestError`` that names the first text which is empty or no string."""
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise InvalidRequestError(f"texts must be a list of str, not {type(texts).__name__}: write [text]")

@@ -29,7 +29,7 @@ def _strict(node: Any, definitions: Mapping[str, Any]) -> Any:
     if "$ref" in node and len(node) > 1:
         beside = {key: value for key, value in node.items() if key != "$ref"}
         return _strict({**definitions[node["$ref"].rpartition("/")[2]], **beside}, definitions)
-    strict = {}
+    strict: dict[str, Any] = {}
     for key, value in node.items():
         if key in {"properties", "$defs"}:
             strict[key] = {name: _strict(child, definitions) for name, child in value.items()}
