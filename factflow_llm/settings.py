@@ -117,8 +117,10 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def _check_secret(secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value()
+    if not text:
+        raise ValueError("it is empty; write ${ENV_NAME}, or leave it out for the provider's usual variable")
     if "${" not in text:
-        check_api_key(text, variable="ENV_NAME and write ${ENV_NAME}")
+        check_api_key(text, variable="")
     elif not _REFERENCE.fullmatch(text):
         raise ValueError("a reference stands alone and names a variable: write ${ENV_NAME}")
     return secret

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pytest
-from loopback import Drop, Hang, Loopback, Reply
 
 from factflow_llm.clients.bedrock import BedrockEmbeddingClient
 from factflow_llm.errors import (
@@ -25,6 +24,7 @@ from factflow_llm.errors import (
     get_error_metadata,
 )
 from factflow_llm.protocols import EmbeddingClientProtocol
+from tests.loopback import Drop, Hang, Loopback, Reply
 
 if TYPE_CHECKING:
     from factflow_llm.types import EmbeddingResponse
@@ -264,7 +264,6 @@ def test_survives_a_second_event_loop() -> None:
 
 def test_cancelling_gives_up_at_once() -> None:
     """A cancelled call does not wait for its thread."""
-
     reached = threading.Event()
 
     def say_nothing(asked: Any) -> Hang:
