@@ -145,9 +145,8 @@ def read_ours(source: Source) -> Trace:
 
 def read_parquet(path: Path) -> Trace:
     """Return a trace from Parquet as ``Trace.write`` makes it; needs pyarrow."""
-    parquet = parquet_library()
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet_library().ParquetFile(path)
         header = json.loads((file.schema_arrow.metadata or {}).get(PARQUET_HEADER_KEY, b"{}"))
         if header.get("trace_version") != TRACE_VERSION:
             raise TraceError(f"{path}: Parquet, but not a trace of ours ({TRACE_VERSION}); export it with Trace.write")
