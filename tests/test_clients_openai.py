@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from factflow_llm.clients.openai import OpenAIClient
 from factflow_llm.errors import (
     BadResponseError,
+    ConfigurationError,
     ErrorReason,
     InvalidRequestError,
     LLMErrorClassification,
@@ -399,3 +400,22 @@ def test_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     with Loopback(vectors(1.0)) as server:
         asyncio.run(call(server))
     assert server.asked[0].headers["authorization"] == "Bearer sk-env"
+
+
+@pytest.mark.parametrize(("url", "fits"), [("api.example.org/v1", False), ("https://api.example.org/v1", True)])
+def test_base_url_of_the_environment_is_checked(url: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A malformed base_url is told when the client is made, wherever it comes from."""
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    if fits:
+        assert repr(OpenAIClient("gpt-4o", api_key="k")) == "<OpenAIClient 'gpt-4o' open>"
+    else:
+        with pytest.raises(ConfigurationError, match="needs a scheme and a host"):
+            OpenAIClient("gpt-4o", api_key="k")
+
+
+def test_custom_tool_calls_stay_raw() -> None:
+    """A call of a custom tool has no JSON arguments: it breaks nothing and is left in the SDK's response."""
+    custom = {"id": "c", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
+    answer, _ = ask(reply=openai_answer({"role": "assistant", "content": None, "tool_calls": [custom]}))
+    assert answer.tool_calls == ()
+    assert answer.raw.choices[0].message.tool_calls[0].custom.name == "shell"

@@ -45,7 +45,8 @@ class AnthropicClient(BaseLLMClient):
     Args:
         model: name of the model.
         api_key: secret; by default the environment's ``ANTHROPIC_API_KEY``.
-        base_url: where the API lives, without ``/v1``; by default Anthropic's own.
+        base_url: where the API lives, without ``/v1``; by default the environment's ``ANTHROPIC_BASE_URL``, else
+            Anthropic's own.
         default_max_tokens: longest answer, in tokens, where a call names none: the API demands a number, and every
             Claude can write this many.
         timeout_s: longest silence of the server, in seconds.
@@ -79,6 +80,7 @@ class AnthropicClient(BaseLLMClient):
         import anthropic
 
         super().__init__(model, options=options)
+        base_url = base_url or os.environ.get("ANTHROPIC_BASE_URL")
         key = check_api_key(api_key or os.environ.get("ANTHROPIC_API_KEY"), variable="ANTHROPIC_API_KEY")
         wiring = connection(
             anthropic,

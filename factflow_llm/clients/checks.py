@@ -116,12 +116,15 @@ def check_tools(tools: Any) -> None:
             raise InvalidRequestError(f"tools[{position}] is of type {type(tool).__name__}: write Tool(name, …)")
 
 
-def check_sampling(temperature: float | None, max_tokens: int | None, *, max_temperature: float) -> None:
+def check_sampling(temperature: Any, max_tokens: Any, *, max_temperature: float) -> None:
     """Raise an ``InvalidRequestError`` for a temperature or a length outside its bounds."""
-    if temperature is not None and not 0 <= temperature <= max_temperature:
+    warm = isinstance(temperature, int | float) and 0 <= temperature <= max_temperature
+    if temperature is not None and not warm:
         raise InvalidRequestError(f"temperature={temperature!r} must be a number from 0 to {max_temperature:g}")
-    if max_tokens is not None and max_tokens < 1:
-        raise InvalidRequestError(f"max_tokens={max_tokens!r} must be at least 1; leave it out for the default")
+    if max_tokens is not None and not (isinstance(max_tokens, int) and max_tokens >= 1):
+        raise InvalidRequestError(
+            f"max_tokens={max_tokens!r} must be a whole number from 1; leave it out for the default"
+        )
 
 
 def check_options(options: Mapping[str, Any], *, accepted: Iterable[str], sdk: str) -> None:

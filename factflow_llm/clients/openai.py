@@ -165,7 +165,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
     async def embed_batch(self, texts: Sequence[str], *, dimensions: int | None = None) -> EmbeddingResponse:
         """Return the vectors of one batch that ``split`` has cut, in one attempt, ordered by ``index``."""
         check_options(self._options, accepted=self._embedding_options, sdk=f"openai {self._sdk.__version__}")
-        wanted = dimensions or self.dimensions
+        wanted = self.dimensions if dimensions is None else dimensions
         size = {} if wanted is None else {"dimensions": wanted}
         request = {"model": self._target, "input": list(texts), "encoding_format": "base64", **size, **self._options}
         response = await self._embeddings(**request)
@@ -196,7 +196,8 @@ class OpenAIClient(OpenAICompatibleClient):
     Args:
         model: name of the model, for chats or for embeddings.
         api_key: secret; by default the environment's ``OPENAI_API_KEY``.
-        base_url: where the API lives, mostly ending in ``/v1``; by default OpenAI's own.
+        base_url: where the API lives, mostly ending in ``/v1``; by default the environment's ``OPENAI_BASE_URL``, else
+            OpenAI's own.
         timeout_s: longest silence of the server, in seconds.
         connect_timeout_s: longest wait for a connection, in seconds.
         headers: sent with every request.
@@ -227,6 +228,7 @@ class OpenAIClient(OpenAICompatibleClient):
     ) -> None:
         import openai
 
+        base_url = base_url or os.environ.get("OPENAI_BASE_URL")
         key = check_api_key(api_key or os.environ.get("OPENAI_API_KEY"), variable="OPENAI_API_KEY")
         wiring = connection(
             openai,

@@ -110,8 +110,9 @@ def read_usage(usage: Any) -> Usage:
 
 
 def read_tool_calls(calls: Sequence[Any] | None) -> tuple[ToolCall, ...]:
-    """Read the calls of a finished answer."""
-    return tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in calls or ())
+    """Read the calls of a finished answer; calls of OpenAI's custom tools, which take no JSON, stay in ``raw``."""
+    functions = [call for call in calls or () if call.type != "custom"]
+    return tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in functions)
 
 
 def read_tool_deltas(calls: Sequence[Any]) -> tuple[ToolCallDelta, ...]:
