@@ -245,7 +245,7 @@ def test_bad_keys_are_errors_with_a_remedy(keys: dict[str, Any], complaint: str)
 
 def test_missing_keys_are_all_named() -> None:
     """A profile without provider and model says both."""
-    with pytest.raises(ConfigurationError, match="'provider' is missing; write provider = .*'model' is missing"):
+    with pytest.raises(ConfigurationError, match=r"'provider' is missing; write provider = .*'model' is missing"):
         LLMProviderConfig()  # type: ignore[call-arg]
 
 
@@ -291,7 +291,7 @@ def test_azure_takes_its_model_from_the_deployment() -> None:
 @pytest.mark.parametrize("key", [f"{SECRET}\n", f" {SECRET}", f"{SECRET}\x00", f"{SECRET}é"])
 def test_malformed_key_is_refused_and_not_shown(key: str) -> None:
     """A key that HTTP cannot carry is an error that does not show it."""
-    with pytest.raises(ConfigurationError, match="api_key: .*strip") as caught:
+    with pytest.raises(ConfigurationError, match=r"api_key: .*strip") as caught:
         one(api_key=key)
     assert SECRET not in str(caught.value)
 
@@ -341,7 +341,7 @@ def test_key_that_cannot_be_found_says_where_it_was_looked_for(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    ("given", "asked", "type", "found"),
+    ("given", "asked", "kind", "found"),
     [
         (config(chat=CHAT, embed=EMBED), "chat", ModelType.CHAT, "chat"),
         (config(chat=CHAT, embed=EMBED), "default", ModelType.CHAT, "chat"),
@@ -351,13 +351,13 @@ def test_key_that_cannot_be_found_says_where_it_was_looked_for(tmp_path: Path, m
     ],
     ids=["by name", "only chat", "only embedding", "named default", "called default"],
 )
-def test_find(given: LLMConfig, asked: str, type: ModelType, found: str) -> None:  # noqa: A002
+def test_find(given: LLMConfig, asked: str, kind: ModelType, found: str) -> None:
     """The default is the profile of that name, else the one named, else the only one of its type."""
-    assert given.find(asked, type) == (found, given.providers[found])
+    assert given.find(asked, kind) == (found, given.providers[found])
 
 
 @pytest.mark.parametrize(
-    ("given", "asked", "type", "error", "complaint"),
+    ("given", "asked", "kind", "error", "complaint"),
     [
         (config(chat=CHAT), "caht", ModelType.CHAT, UnknownProfileError, "no profile 'caht'; did you mean 'chat'"),
         (config(a=CHAT, b=CHAT), "default", ModelType.CHAT, UnknownProfileError, "write default = NAME.*: a, b"),
@@ -370,13 +370,13 @@ def test_find(given: LLMConfig, asked: str, type: ModelType, found: str) -> None
 def test_find_says_what_to_write(
     given: LLMConfig,
     asked: str,
-    type: ModelType,
+    kind: ModelType,
     error: type[Exception],
-    complaint: str,  # noqa: A002
+    complaint: str,
 ) -> None:
     """Each miss names what there is."""
     with pytest.raises(error, match=f"(?i){complaint}"):
-        given.find(asked, type)
+        given.find(asked, kind)
 
 
 def test_profiles_on_one_quota_share_their_limits() -> None:
