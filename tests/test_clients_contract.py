@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import subprocess
 import sys
@@ -193,6 +194,13 @@ def test_html_is_a_bad_response(face: Face, streamed: bool) -> None:
         asyncio.run((stream if streamed else complete)(face, server))
     assert get_error_metadata(caught.value).reason is ErrorReason.BAD_RESPONSE
     assert "secret page" not in str(caught.value)
+
+
+def test_torn_json_is_a_bad_response(face: Face) -> None:
+    """JSON that breaks off classifies as a bad response, whatever exception the SDK makes of it."""
+    with Loopback(Reply(b'{"id": "x", "choi')) as server, pytest.raises(json.JSONDecodeError) as caught:
+        asyncio.run(complete(face, server))
+    assert get_error_metadata(caught.value).reason is ErrorReason.BAD_RESPONSE
 
 
 def test_error_in_a_200_is_raised(face: Face) -> None:

@@ -413,6 +413,12 @@ def test_base_url_of_the_environment_is_checked(url: str, fits: bool, monkeypatc
             OpenAIClient("gpt-4o", api_key="k")
 
 
+def test_answer_without_choices_is_a_bad_response() -> None:
+    """An answer with nothing to choose from is no answer."""
+    with pytest.raises(BadResponseError, match="no answer of the API"):
+        ask(reply=openai_answer(choices=[]))
+
+
 def test_custom_tool_calls_stay_raw() -> None:
     """A call of a custom tool has no JSON arguments: it breaks nothing and is left in the SDK's response."""
     custom = {"id": "c", "type": "custom", "custom": {"name": "shell", "input": "ls"}}

@@ -107,6 +107,8 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         response = await self._chat(**request)
         answer = await parsed(response)
         raise_unless_answer(response, answer, "choices")
+        if not answer.choices:
+            raise_not_an_answer(response)
         choice = answer.choices[0]
         message = choice.message
         return CompletionResponse(
