@@ -10,8 +10,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
@@ -32,12 +31,12 @@ from factflow_llm.clients.checks import check_api_key, check_url
 from factflow_llm.errors import ConfigurationError, UnknownProfileError, WrongModelTypeError
 from factflow_llm.files import write_new
 from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.tables import EXTENDS, anchor, from_environment, inherit, nearest, toml_key, toml_value
 
 DEFAULT = "default"
 """The profile name that stands for ``LLMConfig.default``."""
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _FILE_KEYS = ("rate_limit", "api_key_file")
 
 
@@ -97,7 +96,7 @@ class _Settings(BaseModel):
 def _explain(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_nearest(key, model.model_fields)}"
+        return f"unknown key {key!r}{nearest(key, model.model_fields)}"
     if problem["type"] == "missing":
         return f"{key!r} is missing; write {key} = …"
     if problem["type"] == "value_error":
@@ -106,13 +105,6 @@ def _explain(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     shown = problem["input"]
     secret = key.startswith("api_key") or not isinstance(shown, str | int | float)
     return f"{key}: {problem['msg']}" + ("" if secret else f", not {shown!r}")
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    """Say which known word was probably meant, or all of them."""
-    known = sorted(known)
-    near = get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
 
 
 def _check_secret(secret: SecretStr) -> SecretStr:
@@ -127,6 +119,8 @@ def _check_secret(secret: SecretStr) -> SecretStr:
 
 
 def _read_rate_limit(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() == "false":  # as the environment says it
+        return False
     if isinstance(value, str | Path):
         return RateLimitConfig.from_toml(value)
     if isinstance(value, Mapping):
@@ -238,20 +232,21 @@ class LLMConfig(_Settings):
         """Flatten ``extends``, and build each profile here so that an error carries its name."""
         if not isinstance(values, Mapping) or not isinstance(values.get("providers"), Mapping):
             return values
-        values = dict(values)
-        tables = {**values.pop("bases", {}), **values["providers"]}
-        profiles = {}
+        bases, profiles = values.get("bases", {}), {}
+        if not isinstance(bases, Mapping):
+            raise ValueError("bases is a table of tables: write [bases.NAME]")
+        tables = {name: _plain(table) for name, table in {**bases, **values["providers"]}.items()}
         for name in values["providers"]:
             try:
-                profiles[name] = LLMProviderConfig(**_flatten(name, tables))
+                profiles[name] = LLMProviderConfig(**inherit(name, tables))
             except ConfigurationError as error:
                 raise ValueError(f"profile {name!r}: {error}") from None
-        return values | {"providers": profiles}
+        return {key: value for key, value in values.items() if key != "bases"} | {"providers": profiles}
 
     @model_validator(mode="after")
     def _default_exists(self) -> Self:
         if self.default is not None and self.default not in self.providers:
-            raise ValueError(f"default = {self.default!r} names no profile{_nearest(self.default, self.providers)}")
+            raise ValueError(f"default = {self.default!r} names no profile{nearest(self.default, self.providers)}")
         return self
 
     @model_validator(mode="after")
@@ -295,7 +290,7 @@ class LLMConfig(_Settings):
                     f"{', '.join(fitting) or 'none is configured (LLMConfig.example() shows how)'}"
                 )
         if name not in self.providers:
-            raise UnknownProfileError(f"no profile {name!r}{_nearest(name, self.providers)}")
+            raise UnknownProfileError(f"no profile {name!r}{nearest(name, self.providers)}")
         profile = self.providers[name]
         if profile.type is not type:
             raise WrongModelTypeError(
@@ -333,7 +328,7 @@ class LLMConfig(_Settings):
             if not isinstance(values, dict):
                 raise ValueError("a table is needed, with a table 'providers' in it")
             values.pop("$schema", None)
-            return cls(**_anchor(values, path.parent))
+            return cls(**{key: anchor(value, _FILE_KEYS, path.parent) for key, value in values.items()})
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}; LLMConfig.example({str(path)!r}) writes one") from None
         except ValueError as error:
@@ -348,23 +343,7 @@ class LLMConfig(_Settings):
         Raises:
             ConfigurationError: naming the profile and the key, or the prefix when no variable carries it.
         """
-        values: dict[str, Any] = {}
-        for variable, text in sorted((os.environ if environ is None else environ).items()):
-            first, *path = variable.split("__")
-            if first == prefix and path:
-                *tables, key = (part.lower() for part in path)
-                table = values
-                for part in tables:
-                    table = table.setdefault(part, {})
-                    if not isinstance(table, dict):
-                        raise ConfigurationError(
-                            f"{variable}: {part} already has a value of its own; unset one of the two"
-                        )
-                table[key] = _env_value(text, key, tables)
-        if not values:
-            raise ConfigurationError(
-                f"no environment variable begins with {prefix}__; set {prefix}__PROVIDERS__CHAT__MODEL"
-            )
+        values = from_environment(os.environ if environ is None else environ, prefix)
         return cls(**values)
 
     def to_toml(self, path: str | Path | None = None, *, overwrite: bool = False) -> str:
@@ -379,15 +358,18 @@ class LLMConfig(_Settings):
         Raises:
             ConfigurationError: a value has no TOML form, or the file exists or cannot be written.
         """
-        lines = [] if self.default is None else [f"default = {_toml(self.default)}", ""]
+        lines = [] if self.default is None else [f"default = {toml_value(self.default)}", ""]
         for name, profile in self.providers.items():
-            lines.append(f"[providers.{_toml_key(name)}]")
+            lines.append(f"[providers.{toml_key(name)}]")
             for key in LLMProviderConfig.model_fields:
                 value = getattr(profile, key) if key in profile.model_fields_set else None
-                if key == "api_key" and value is not None and not _REFERENCE.fullmatch(value.get_secret_value()):
-                    lines.append('# api_key: a literal key is not written; write api_key = "${ENV_NAME}"')
-                elif value is not None:
-                    lines.append(f"{key} = {_toml(value)}")
+                if isinstance(value, SecretStr):
+                    value = value.get_secret_value()
+                    if not _REFERENCE.fullmatch(value):
+                        lines.append('# api_key: a literal key is not written; write api_key = "${ENV_NAME}"')
+                        continue
+                if value is not None:
+                    lines.append(f"{key} = {toml_value(value)}")
             lines.append("")
         text = "\n".join(lines)
         if path is not None:
@@ -408,82 +390,17 @@ class LLMConfig(_Settings):
         schema = cls.model_json_schema()
         profile = schema["$defs"]["LLMProviderConfig"]
         profile["properties"]["rate_limit"]["anyOf"].insert(0, {"type": "string"})
-        profile["properties"]["extends"] = {"type": "string", "description": "A base or a profile to inherit from."}
+        profile["properties"][EXTENDS] = {"type": "string", "description": "A base or a profile to inherit from."}
         base = profile | {"required": [], "title": "Base", "description": "Keys that profiles inherit."}
         schema["$defs"]["Base"] = base
-        profile["anyOf"] = [{"required": ["extends"]}, {"required": profile.pop("required")}]
+        profile["anyOf"] = [{"required": [EXTENDS]}, {"required": profile.pop("required")}]
         schema["properties"]["bases"] = {"type": "object", "additionalProperties": {"$ref": "#/$defs/Base"}}
         schema["properties"]["$schema"] = {"type": "string"}
         return schema
 
 
-def _flatten(name: str, tables: Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return a table with what it inherits; nested tables are merged key by key."""
-    table = tables[name]
+def _plain(table: Any) -> Any:
+    """Return the keys given to a profile built in code; a table from a file is plain already."""
     if isinstance(table, LLMProviderConfig):
         return {key: getattr(table, key) for key in table.model_fields_set}
-    if not isinstance(table, Mapping):
-        raise ConfigurationError("a profile is a table of keys")
-    table = dict(table)
-    parent = table.pop("extends", None)
-    if parent is None:
-        return table
-    if parent not in tables:
-        raise ConfigurationError(f"extends = {parent!r} names neither base nor profile{_nearest(str(parent), tables)}")
-    if parent in (name, *seen):
-        raise ConfigurationError(f"extends goes in a circle: {' → '.join((*seen, name, parent))}")
-    return _merge(_flatten(parent, tables, (*seen, name)), table)
-
-
-def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in own.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _anchor(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make file names in the tables relative to the configuration's own folder."""
-    for tables in (values.get("providers"), values.get("bases")):
-        for table in tables.values() if isinstance(tables, dict) else ():
-            for key in _FILE_KEYS if isinstance(table, dict) else ():
-                if isinstance(table.get(key), str):
-                    table[key] = folder / Path(table[key]).expanduser()
-    return values
-
-
-def _env_value(text: str, key: str, tables: list[str]) -> Any:
-    if key == "rate_limit" and text.lower() == "false":
-        return False
-    if "options" not in tables:
-        return text
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _toml_key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else _toml(key)
-
-
-def _toml(value: Any) -> str:
-    """Write one value as TOML, tables inline."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case int() | float():
-            return repr(value)
-        case str() | Path():
-            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-        case SecretStr():
-            return _toml(value.get_secret_value())
-        case BaseModel():
-            return _toml(value.model_dump(exclude_defaults=True))
-        case Mapping():
-            pairs = (f"{_toml_key(key)} = {_toml(item)}" for key, item in value.items() if item is not None)
-            return f"{{ {', '.join(pairs)} }}" if value else "{}"
-        case list() | tuple():
-            return f"[{', '.join(map(_toml, value))}]"
-    raise ConfigurationError(f"a {type(value).__name__} has no TOML form; keep it out of options, or build it in code")
+    return table

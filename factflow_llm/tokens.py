@@ -163,7 +163,7 @@ def estimate_tokens(text: str, model: str | None = None) -> int:
         InvalidRequestError: when ``text`` is no string.
     """
     if not isinstance(text, str):
-        raise InvalidRequestError(  # type: ignore[unreachable]
+        raise InvalidRequestError(
             f"a text must be a str, not {type(text).__name__}; decode bytes, and pass one text at a time"
         )
     family = _family(model)
