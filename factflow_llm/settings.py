@@ -328,7 +328,7 @@ class LLMConfig(_Settings):
             if not isinstance(values, dict):
                 raise ValueError("a table is needed, with a table 'providers' in it")
             values.pop("$schema", None)
-            return cls(**{key: anchor(value, _FILE_KEYS, path.parent) for key, value in values.items()})
+            return cls(**anchor(values, _FILE_KEYS, path.parent))
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}; LLMConfig.example({str(path)!r}) writes one") from None
         except ValueError as error:

@@ -54,10 +54,16 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def anchor(table: Mapping[str, Any], keys: Iterable[str], folder: Path) -> dict[str, Any]:
-    """Return the table with the file names under ``keys`` made relative to the folder."""
-    names = {key: folder / Path(table[key]).expanduser() for key in keys if isinstance(table.get(key), str)}
-    return {**table, **names}
+def anchor(tables: Any, keys: Iterable[str], folder: Path) -> Any:
+    """Return the tables with the file names under ``keys`` made relative to the folder; anything else as it is."""
+    if not isinstance(tables, dict):
+        return tables
+    return {
+        key: folder / Path(value).expanduser()
+        if key in keys and isinstance(value, str)
+        else anchor(value, keys, folder)
+        for key, value in tables.items()
+    }
 
 
 def from_environment(environ: Mapping[str, str], prefix: str) -> dict[str, Any]:

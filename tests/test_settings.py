@@ -257,8 +257,9 @@ def test_missing_keys_are_all_named() -> None:
         ({"providers": {"chat": CHAT}, "default": "chatt"}, "default = 'chatt' names no profile; did you mean 'chat'"),
         ({"providers": {"chat": "gpt-4o"}}, "profile 'chat': a profile is a table"),
         ({"providers": ["gpt-4o"]}, "providers: Input should be a valid dict"),
+        ({"providers": {"chat": CHAT}, "bases": "b"}, "bases is a table of tables"),
     ],
-    ids=["empty", "misspelt", "default", "no table", "list"],
+    ids=["empty", "misspelt", "default", "no table", "list", "bases"],
 )
 def test_bad_shapes_are_errors(tables: dict[str, Any], complaint: str) -> None:
     """A configuration of another shape is refused as a whole."""
