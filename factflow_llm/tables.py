@@ -58,12 +58,9 @@ def anchor(tables: Any, keys: Iterable[str], folder: Path) -> Any:
     """Return the tables with the file names under ``keys`` made relative to the folder; anything else as it is."""
     if not isinstance(tables, dict):
         return tables
-    return {
-        key: folder / Path(value).expanduser()
-        if key in keys and isinstance(value, str)
-        else anchor(value, keys, folder)
-        for key, value in tables.items()
-    }
+    anchored = {key: anchor(value, keys, folder) for key, value in tables.items()}
+    names = {key: folder / Path(tables[key]).expanduser() for key in keys if isinstance(tables.get(key), str)}
+    return anchored | names
 
 
 def from_environment(environ: Mapping[str, str], prefix: str) -> dict[str, Any]:
