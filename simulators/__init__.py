@@ -16,27 +16,46 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from factflow_llm.errors import ExtraMissingError
+
 if TYPE_CHECKING:
     from simulators import policies as policies
     from simulators.comparison import Comparison as Comparison
     from simulators.comparison import compare as compare
     from simulators.engine import simulate as simulate
+    from simulators.faults import incident as incident
+    from simulators.latency import LatencyModel as LatencyModel
+    from simulators.plots import plot_fairness as plot_fairness
     from simulators.plots import plot_frontier as plot_frontier
     from simulators.plots import plot_limits as plot_limits
     from simulators.plots import plot_outcomes as plot_outcomes
     from simulators.plots import plot_overview as plot_overview
+    from simulators.plots import plot_queue as plot_queue
     from simulators.plots import plot_recovery as plot_recovery
     from simulators.plots import plot_study as plot_study
+    from simulators.plots import plot_trace as plot_trace
     from simulators.plots import plot_waits as plot_waits
+    from simulators.plots import plot_waits_over_time as plot_waits_over_time
     from simulators.policies import Policy as Policy
+    from simulators.provider import Call as Call
     from simulators.provider import Provider as Provider
+    from simulators.provider import ProviderMachine as ProviderMachine
     from simulators.provider import provider as provider
     from simulators.provider import provider_names as provider_names
     from simulators.result import SimResult as SimResult
     from simulators.scenario import Backlog as Backlog
+    from simulators.scenario import Event as Event
     from simulators.scenario import Scenario as Scenario
     from simulators.scenario import backlog as backlog
+    from simulators.server import running_server as running_server
+    from simulators.server import serve as serve
+    from simulators.traces import Mode as Mode
+    from simulators.traces import Recording as Recording
+    from simulators.traces import TokenLengths as TokenLengths
     from simulators.traces import Trace as Trace
+    from simulators.traces import TraceError as TraceError
+    from simulators.traces import TraceHeader as TraceHeader
+    from simulators.traces import read_recording as read_recording
     from simulators.traces import read_trace as read_trace
     from simulators.traces import sample_trace as sample_trace
     from simulators.traces import synthesize as synthesize
@@ -45,41 +64,111 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Backlog": "scenario",
+    "Call": "provider",
     "Comparison": "comparison",
+    "Event": "scenario",
+    "LatencyModel": "latency",
+    "Mode": "traces",
     "Policy": "policies",
     "Provider": "provider",
+    "ProviderMachine": "provider",
+    "Recording": "traces",
     "Scenario": "scenario",
     "SimResult": "result",
     "Study": "tuning",
+    "TokenLengths": "traces",
     "Trace": "traces",
+    "TraceError": "traces",
+    "TraceHeader": "traces",
     "backlog": "scenario",
     "compare": "comparison",
+    "incident": "faults",
+    "plot_fairness": "plots",
     "plot_frontier": "plots",
     "plot_limits": "plots",
     "plot_outcomes": "plots",
     "plot_overview": "plots",
+    "plot_queue": "plots",
     "plot_recovery": "plots",
     "plot_study": "plots",
+    "plot_trace": "plots",
     "plot_waits": "plots",
+    "plot_waits_over_time": "plots",
     "provider": "provider",
     "provider_names": "provider",
+    "read_recording": "traces",
     "read_trace": "traces",
+    "running_server": "server",
     "sample_trace": "traces",
+    "serve": "server",
     "simulate": "engine",
     "synthesize": "traces",
     "tune": "tuning",
 }
 
-__all__ = sorted([*_HOMES, "policies"])
+__all__ = [
+    "Backlog",
+    "Call",
+    "Comparison",
+    "Event",
+    "LatencyModel",
+    "Mode",
+    "Policy",
+    "Provider",
+    "ProviderMachine",
+    "Recording",
+    "Scenario",
+    "SimResult",
+    "Study",
+    "TokenLengths",
+    "Trace",
+    "TraceError",
+    "TraceHeader",
+    "backlog",
+    "compare",
+    "incident",
+    "plot_fairness",
+    "plot_frontier",
+    "plot_limits",
+    "plot_outcomes",
+    "plot_overview",
+    "plot_queue",
+    "plot_recovery",
+    "plot_study",
+    "plot_trace",
+    "plot_waits",
+    "plot_waits_over_time",
+    "policies",
+    "provider",
+    "provider_names",
+    "read_recording",
+    "read_trace",
+    "running_server",
+    "sample_trace",
+    "serve",
+    "simulate",
+    "synthesize",
+    "tune",
+]
+
+
+_SHADOWED = ("provider",)
+"""Functions that share their name with the file they live in."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "policies":
-        return import_module("simulators.policies")
-    if name not in _HOMES:
-        msg = f"module 'simulators' has no attribute {name!r}"
+    """Load a public name from where it lives; without the lab extra say how to get it."""
+    if name not in _HOMES and name != "policies":
+        msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(f"simulators.{_HOMES[name]}"), name)
+    try:
+        home = import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in {"factflow_llm", "simulators"}:
+            raise
+        msg = f'simulators.{name} needs {error.name}, which comes with the laboratory: pip install "factflow-llm[lab]"'
+        raise ExtraMissingError(msg) from error
+    value = home if name == "policies" else getattr(home, name)
     if name not in _SHADOWED:
         globals()[name] = value
     return value
@@ -89,12 +178,8 @@ def __dir__() -> list[str]:
     return list(__all__)
 
 
-_SHADOWED = ("provider",)
-"""Functions that share their name with the file they live in."""
-
-
 class _Face(ModuleType):
-    """This package, with functions that stay functions: importing ``simulators.provider`` would put the module there."""
+    """This package, whose functions stay functions: importing ``simulators.provider`` would put the module there."""
 
 
 def _function(name: str) -> property:
