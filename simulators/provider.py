@@ -15,7 +15,7 @@ from simulators.catalogue import Compute, Provider, RetryAfter, provider, provid
 from simulators.faces import Api, date_header, limit_headers, shown_axes, shown_limits
 from simulators.faults import FaultLayer
 from simulators.latency import Latency
-from simulators.quotas import Call, CallKind, Quota, Refusal
+from simulators.quotas import DAY_S, Call, CallKind, Quota, Refusal
 
 if TYPE_CHECKING:
     from simulators.streams import Streams
@@ -34,7 +34,6 @@ __all__ = [
     "provider_names",
 ]
 
-_DAY_S = 86_400.0
 _START_UTC_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z: what a simulated wall clock shows at time 0
 
 
@@ -63,7 +62,7 @@ class Verdict(NamedTuple):
 
 
 class RefusalDetail(NamedTuple):
-    """The figures that a provider's error message quotes."""
+    """The figures that a provider's error message quotes; ``wait_s`` is until all quotas admit."""
 
     axis: Axis
     limit: float
@@ -218,7 +217,7 @@ class ProviderMachine:
         """Return what can be sustained per second on each axis (slots for concurrency); daily quotas do not count."""
         sustained: dict[Axis, float] = {}
         for gate in self._gates:
-            if gate.quota.per_s < _DAY_S and math.isfinite(gate.meter.rate):
+            if gate.quota.per_s < DAY_S and math.isfinite(gate.meter.rate):
                 sustained[gate.axis] = min(gate.meter.rate, sustained.get(gate.axis, math.inf))
         return sustained
 
@@ -233,33 +232,35 @@ class ProviderMachine:
                 headers["retry-after"] = f"{verdict.retry_after_s:.15g}"
         return headers
 
-    def refusal(self, now: float, call: Call) -> RefusalDetail | None:
-        """Return the figures of the quota that refuses ``call`` at ``now``; ``None`` when none does."""
-        gate, wait_s = self._strictest(now, call)
+    def refusal(self, now: float, call: Call, axis: Axis | None) -> RefusalDetail | None:
+        """Return the figures of the quota on ``axis`` that refused ``call`` at ``now``; ``None`` when none did."""
+        gate, wait_s = self._strictest(now, call, [gate for gate in self._gates if gate.axis is axis])
         if gate is None or not wait_s:
             return None
         limit, left, _ = gate.meter.show(now)
-        return RefusalDetail(gate.axis, limit, gate.quota.per_s, max(limit - left, 0.0), gate.units(call), wait_s)
+        used = max(limit - left, 0.0)
+        return RefusalDetail(gate.axis, limit, gate.quota.per_s, used, gate.units(call), self.wait_s(now, call))
 
-    def _strictest(self, now: float, call: Call) -> tuple[_Gate | None, float]:
+    def _strictest(self, now: float, call: Call, gates: list[_Gate]) -> tuple[_Gate | None, float]:
         strictest, longest_s = None, -1.0
-        for gate in self._gates:
+        for gate in gates:
             wait_s = gate.meter.wait_s(now, gate.units(call))
             if wait_s > longest_s:
                 strictest, longest_s = gate, wait_s
         return strictest, longest_s
 
     def _refuse(self, now: float, call: Call) -> Verdict:
-        gate, wait_s = self._strictest(now, call)
+        gate, wait_s = self._strictest(now, call, self._gates)
         assert gate is not None
         if math.isinf(wait_s):
             return self._reject(now, call, 429, "request_exceeds_limit", gate.axis, self.spec.oversize_retry_after_s)
+        refusal = gate.quota.refusal_word
         for penalised in self._penalised:
             penalised.meter.penalise(now, penalised.units(call))
-        if gate.quota.refusal is Refusal.QUOTA:
-            return self._reject(now, call, 429, Refusal.QUOTA, gate.axis, None)
+        if refusal is Refusal.QUOTA:
+            return self._reject(now, call, 429, refusal, gate.axis, None)
         told_s = self.spec.retry_after.told_s(self.wait_s(now, call) if self._penalised else wait_s)
-        return self._reject(now, call, 429, gate.quota.refusal, gate.axis, told_s)
+        return self._reject(now, call, 429, refusal, gate.axis, told_s)
 
     def _reject(
         self, now: float, call: Call, status: int, error: str, axis: Axis | None, retry_after_s: float | None

@@ -26,6 +26,8 @@ from simulators.meters import (
     UtilisationMeter,
 )
 
+DAY_S = 86_400.0
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -101,7 +103,7 @@ class _Quota(BaseModel):
         derating: share of the limit in force while the pool is under pressure; headers show the derated limit.
         rejections_count: a refused call consumes quota too, as far as some is left.
         shown: the provider's limit headers show this quota.
-        refusal: the word for a refusal by this quota.
+        refusal: the word for a refusal by this quota; by default ``daily_quota`` from a day on, else ``rate_limit``.
         estimate: how tokens are guessed at admission.
         unset_output_tokens: output assumed of a chat that names no ``max_tokens``.
         output_weight: units an output token costs where input and output are counted together.
@@ -118,7 +120,7 @@ class _Quota(BaseModel):
     derating: Annotated[float, Field(gt=0, le=1)] = 1.0
     rejections_count: bool = False
     shown: bool = True
-    refusal: Refusal = Refusal.RATE_LIMIT
+    refusal: Refusal | None = None
     estimate: Estimate = Estimate.SUM
     unset_output_tokens: Annotated[int, Field(ge=0)] = 16
     output_weight: Positive = 1.0
@@ -144,6 +146,11 @@ class _Quota(BaseModel):
     def units_per_s(self) -> float:
         """What the quota lets through for ever; ``inf`` where it limits something else."""
         return self.limit * self.derating / self.per_s
+
+    @property
+    def refusal_word(self) -> Refusal:
+        """The reason word of a refusal by this quota."""
+        return self.refusal or (Refusal.DAILY_QUOTA if self.per_s >= DAY_S else Refusal.RATE_LIMIT)
 
     def meter(self) -> Meter:
         """Make the unused state of this quota."""
@@ -266,7 +273,7 @@ class Ramp(_Quota):
     growth: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
     memory_s: Positive = 900.0
     shown: bool = False
-    refusal: Refusal = Refusal.RAMP
+    refusal: Refusal | None = Refusal.RAMP
 
     @property
     @override

@@ -89,7 +89,7 @@ def test_a_broken_stream_pays_for_what_it_wrote() -> None:
     verdict = machine.send(0.0, Call(0, 1, 101, 1000))
     machine.finish(verdict.duration_s, verdict.handle)
     written = (verdict.duration_s - 1) / 0.1
-    refused = machine.refusal(verdict.duration_s, Call(1, 1, 1, 1000))
+    refused = machine.refusal(verdict.duration_s, Call(1, 1, 1, 1000), Axis.OUTPUT_TOKENS)
     assert refused is not None
     assert refused.used == pytest.approx(written, abs=1.5)
 

@@ -33,7 +33,7 @@ def test_all_quotas_must_admit_and_none_is_charged_otherwise() -> None:
     assert world.send(0.0, Call(0, 900, 1, 100)).status == 200
     refused = world.send(0.0, Call(1, 900, 1, 100))
     assert (refused.status, refused.error, refused.axis) == (429, "rate_limit", Axis.TOKENS)
-    detail = world.refusal(0.0, Call(1, 900, 1, 100))
+    detail = world.refusal(0.0, Call(1, 900, 1, 100), refused.axis)
     assert detail is not None
     assert detail[1:] == pytest.approx((1000, 60, 1000, 1000, 60))
     assert repr(world) == "<ProviderMachine custom at 0.000 s: 9 requests left, 0 tokens left>"
@@ -116,7 +116,7 @@ def test_a_dropped_connection_pays_for_what_was_written() -> None:
     verdict = world.send(0.0, Call(0, 10, 1001, 4000))
     middle_s = (verdict.first_chunk_s + verdict.duration_s) / 2
     world.finish(middle_s, verdict.handle)
-    assert world.refusal(middle_s, Call(1, 10)) is None
+    assert world.refusal(middle_s, Call(1, 10), Axis.OUTPUT_TOKENS) is None
     assert world._gates[0].meter.show(middle_s)[1] == pytest.approx(1000 - 501, abs=1)
 
 
