@@ -22,7 +22,7 @@ class Stream:
     __slots__ = ("_chunks", "_distribution", "_key", "_last", "_last_number", "_width")
 
     def __init__(self, seed: int, name: str, distribution: Distribution, width: int) -> None:
-        self._key = [seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(name.encode())]
+        self._key = np.array([seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(name.encode())], dtype=np.uint64)
         self._distribution = distribution
         self._width = width
         self._chunks: dict[int, list[list[float]]] = {}

@@ -27,9 +27,10 @@ from enum import Enum
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.signals import Reason
 
-_SOUND_SAMPLE = 20.0
+_SOUND_SAMPLE = 20
+_USED = 0.8
 _STEPS_PER_PROBE = 40.0
-_OPEN_WINDOW_S = 10.0
+_OPEN_WINDOW_S = 60.0
 
 
 class Mode(Enum):
@@ -51,8 +52,8 @@ class RateRule:
     """
 
     __slots__ = (
-        "_clock_s", "_config", "_cut_s", "_cut_sent", "_floor", "_mark", "_net", "_older", "_slack", "_step_s",
-        "_step_sent", "_top", "ceiling", "mode", "next_step_s", "rate",
+        "_before_cut", "_clock_s", "_config", "_cut_sent", "_end_unknown", "_floor", "_mark", "_net", "_next_since_s", "_older", "_since_s",
+        "_slack", "_step_s", "_step_sent", "_top", "ceiling", "mode", "next_step_s", "rate",
     )  # fmt: skip
 
     def __init__(self, config: RateLimitConfig, *, now: float, sent: float = 0.0, ceiling: float = math.inf) -> None:
@@ -61,6 +62,9 @@ class RateRule:
         self.rate = self.ceiling = ceiling
         self._slack = 0.0
         self._older = (now, sent)
+        self._since_s = self._next_since_s = now
+        self._end_unknown = False
+        self._before_cut = (self.mode, ceiling, ceiling, 0.0)
         self._restart(now, sent)
         self.retune(config)
 
@@ -71,44 +75,72 @@ class RateRule:
         top = config.max_requests_per_minute
         self._top = math.inf if top is None else top / 60.0
 
-    def cut(self, now: float, sent: float, cost: float, *, unit: float = 1.0) -> Reason:
+    def cut(
+        self, now: float, sent: float, admitted_to: float, *, unit: float = 1.0, retry_after_s: float | None = None
+    ) -> Reason:
         """Learn from the rejection of something sent since the last cut.
 
         Args:
             now: when the rejection arrived, in seconds.
             sent: running total of units sent.
-            cost: units of the rejected call.
+            admitted_to: running total of units sent before the rejected call; what came later has hardly fared better.
             unit: units of a typical call.
+            retry_after_s: when the provider says it will admit again; ``None`` when it does not.
 
         Returns:
             ``RATE_LIMITED``; or ``COOL_OFF``, with nothing moved, when not one unit was admitted since the last cut: the
             provider is shut, which says nothing about its rate.
         """
-        admitted = sent - self._cut_sent - cost
+        admitted = admitted_to - self._cut_sent
         if self.mode is not Mode.OPEN and admitted < 0.5 * unit:
-            self._step_s, self._step_sent, self._cut_sent = now, sent, sent
+            self._cut_sent = self._step_sent = sent
+            self._step_s = now
             return Reason.COOL_OFF
-        elapsed = max(now - self._cut_s, 1e-3)
-        ceiling = self.ceiling
+        self._since_s = self._next_since_s
         if self.mode is Mode.OPEN:
-            since, mark = self._older
-            ceiling = max(sent - mark - cost, unit) / max(now - since, 1e-3)
+            self._since_s, mark = self._older
+            admitted = admitted_to - mark
         elif self.mode is Mode.SEARCH:
-            since, mark = self._mark
-            recent = (sent - mark - cost) / max(now - since, 1e-3)
-            ceiling = min(max(recent, 0.5 * self.rate), self.rate)
-        elif admitted >= _SOUND_SAMPLE * unit:
-            measured = admitted / elapsed
-            self._slack += 0.5 * (max(self._net, 0.0) - self._slack)
-            close = abs(measured - ceiling) < 0.1 * ceiling
-            ceiling = 0.5 * (ceiling + measured) if close else min(measured, self.rate)
+            self._since_s, mark = self._mark
+            admitted = admitted_to - mark
         else:
-            ceiling = min(max((admitted + unit) / elapsed, 0.5 * ceiling), 0.9 * ceiling)
-        self.ceiling = min(max(ceiling, self._floor * unit), self._top * unit)
+            self._slack += 0.5 * (max(self._net, 0.0) - self._slack)
+        self._before_cut = (self.mode, self.ceiling, self.rate, max(admitted, unit))
+        self._measure(now + (retry_after_s or 0.0), unit)
+        self._end_unknown = retry_after_s is None
         self.mode = Mode.PROBE
         self._restart(now, sent)
-        self.rate = max(self.ceiling * self._config.decrease, self._floor * unit)
         return Reason.RATE_LIMITED
+
+    def admitted_again(self, granted_s: float, unit: float = 1.0) -> bool:
+        """Note when the provider admitted again after a cut; return whether that changed the rate."""
+        if not self._end_unknown:
+            return False
+        self._end_unknown = False
+        before = self.rate
+        self._measure(granted_s, unit)
+        return self.rate != before
+
+    def _measure(self, available_s: float, unit: float) -> None:
+        """Measure the ceiling between two moments at which the provider, having been empty, admits again.
+
+        That is exact for a bucket and for windows alike: whole windows lie between such moments.
+        """
+        mode, ceiling, rate, admitted = self._before_cut
+        measured = admitted / max(available_s - self._since_s, 1e-3)
+        if mode is Mode.OPEN:
+            ceiling = measured
+        elif mode is Mode.SEARCH:
+            ceiling = min(max(measured, 0.5 * rate), rate)
+        elif admitted >= _SOUND_SAMPLE * unit:
+            close = abs(measured - ceiling) < 0.1 * ceiling
+            ceiling = 0.5 * (ceiling + measured) if close else min(measured, rate)
+        else:
+            measured += unit / max(available_s - self._since_s, 1e-3)
+            ceiling = min(max(measured, 0.5 * ceiling), 0.9 * ceiling)
+        self.ceiling = min(max(ceiling, self._floor * unit), self._top * unit)
+        self.rate = max(self.ceiling * self._config.decrease, self._floor * unit)
+        self._next_since_s = available_s
 
     def step(self, now: float, sent: float, *, limited: bool, unit: float = 1.0) -> Reason | None:
         """Move on to ``now``; the rate moves only if the limit was what held calls back. Return why it moved, if it did."""
@@ -122,9 +154,9 @@ class RateRule:
         climb_s = max(config.probe_s, config.probe_requests * unit / ceiling)
         self.next_step_s = now + climb_s / _STEPS_PER_PROBE
         self._net = max(self._net + units - ceiling * dt, -ceiling * climb_s)
-        if not limited:
-            return None
         before = self.rate
+        if not limited or units + unit < _USED * before * dt:
+            return None
         if self.mode is Mode.PROBE:
             self._clock_s += dt
             rate = ceiling * (config.decrease + (1.0 - config.decrease) * self._clock_s / climb_s)
@@ -142,7 +174,7 @@ class RateRule:
         return Reason.PROBE if self.mode is Mode.PROBE else Reason.RECOVER
 
     def _restart(self, now: float, sent: float) -> None:
-        self._cut_s = self._step_s = self.next_step_s = now
+        self._step_s = self.next_step_s = now
         self._cut_sent = self._step_sent = sent
         self._mark = (now, sent)
         self._net = self._clock_s = 0.0
@@ -156,14 +188,17 @@ class SlotRule:
         mode: where the rule stands.
     """
 
-    __slots__ = ("_clean", "_config", "_next_s", "_peak", "limit", "mode")
+    __slots__ = ("_admitted", "_blamed", "_ceiling", "_config", "_next_s", "_peak", "_stride", "limit", "mode")
 
     def __init__(self, config: RateLimitConfig) -> None:
         self._config = config
         self.limit = float(config.initial_concurrency)
         self.mode = Mode.OPEN
         self._peak = 0
-        self._clean = 0
+        self._admitted = 0
+        self._ceiling = -math.inf
+        self._blamed = False
+        self._stride = 1.0
         self._next_s = 0.0
 
     def retune(self, config: RateLimitConfig) -> None:
@@ -173,25 +208,34 @@ class SlotRule:
 
     def admitted(self, in_flight: int) -> None:
         """Note that a call sent as the ``in_flight``-th was let through."""
+        self._admitted += 1
         if in_flight > self._peak:
             self._peak = in_flight
 
     def blames(self, in_flight: int) -> bool:
-        """Tell whether the rejection of the ``in_flight``-th call speaks of slots: nothing so high was let through since."""
-        return in_flight > self._peak
+        """Tell whether the rejection of the ``in_flight``-th call speaks of slots: of many let through, none was as high.
+
+        Where too few were let through since the last cut to tell, the blame stays where it was.
+        """
+        return in_flight > self._peak if self._admitted >= _SOUND_SAMPLE else self._blamed
+
+    def confirms(self, in_flight: int) -> bool:
+        """Tell whether a rejection of the ``in_flight``-th call repeats the last one that spoke of slots."""
+        return abs(in_flight - 1.0 - self._ceiling) <= max(1.0, 0.05 * self._ceiling)
 
     def cut(self, now: float, in_flight: int, round_trip_s: float) -> Reason:
         """Fall below the number at which a call was rejected; by a fifth when nothing was admitted since the last cut."""
         fallen = in_flight - 1.0 if self._peak else math.floor(self.limit * 0.8)
-        self.limit = max(1.0, min(fallen, self.limit))
+        self.limit = self._ceiling = max(1.0, min(fallen, self.limit))
         self.mode = Mode.PROBE
-        self._clean = 0
+        self._stride = 1.0
         self._next_s = now + self._hold_s(round_trip_s)
         return Reason.RATE_LIMITED
 
-    def new_epoch(self) -> None:
-        """Forget what was admitted: a cut was made, on this axis or another."""
-        self._peak = 0
+    def new_epoch(self, *, blamed: bool) -> None:
+        """Forget what was admitted: a cut was made, on this axis alone (``blamed``) or on another."""
+        self._peak = self._admitted = 0
+        self._blamed = blamed
 
     def step(self, now: float, round_trip_s: float) -> Reason | None:
         """Grow because a call succeeded while the limit was what held others back; return why, if it grew."""
@@ -202,14 +246,12 @@ class SlotRule:
             return Reason.SLOW_START if self.limit != before else None
         if now < self._next_s:
             return None
-        self._clean += 1
-        if self._clean <= 3:
-            self.limit = min(before + 1.0, top)
-            self._next_s = now + self._hold_s(round_trip_s) / 2.0
-            return Reason.PROBE if self.limit != before else None
-        self.limit = min(math.ceil(before * 1.25), top)
+        self.limit = min(before + self._stride, top)
+        self._stride *= 2.0
         self._next_s = now + round_trip_s
-        return Reason.RECOVER if self.limit != before else None
+        if self.limit == before:
+            return None
+        return Reason.PROBE if self._stride == 2.0 else Reason.RECOVER
 
     def _hold_s(self, round_trip_s: float) -> float:
         return max(self._config.probe_s, self._config.probe_requests * round_trip_s / self.limit)

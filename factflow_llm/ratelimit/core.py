@@ -75,14 +75,16 @@ class LimiterCore(Line):
         self.config = config
         self.last_reason = Reason.CONFIGURED
         self._epoch = 1
+        self._epoch_s: float | None = None
         self._slots = SlotRule(config)
         self._slots_limited = False
         self._gate_s = -NEVER
         self._blocks = 0
+        self._cut: _Paced | None = None
         self._breaker_s: float | None = None
         self._breaker_probe: Ticket | None = None
         self._round_trip_s: float | None = None
-        self._sent = {axis: 0.0 for axis in Axis}
+        self._requests_sent = self._input_sent = self._output_sent = 0.0
         self._mean_input = self._mean_output = 0.0
         self._counts = dict.fromkeys(Outcome, 0)
         self.open(0.0)
@@ -228,23 +230,23 @@ class LimiterCore(Line):
 
     def grant(self, now: float, ticket: Ticket) -> None:
         super().grant(now, ticket)
+        if self._epoch_s is None:
+            self._epoch_s = now
         ticket.epoch = self._epoch
         self._requests.budget.reserve(1.0)
         ticket.reserved_input = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
         ticket.reserved_output = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
-        sent = self._sent
-        sent[Axis.REQUESTS] += 1.0
-        sent[Axis.INPUT_TOKENS] += ticket.reserved_input
-        sent[Axis.OUTPUT_TOKENS] += ticket.reserved_output
+        ticket.sent_before = self._requests_sent, self._input_sent, self._output_sent
+        self._requests_sent += 1.0
+        self._input_sent += ticket.reserved_input
+        self._output_sent += ticket.reserved_output
         for paced in self._active_tokens:
-            paced.budget.reserve(_reserved(paced.axis, ticket))
+            paced.budget.reserve(_on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
 
     def _cost(self, axis: Axis, ticket: Ticket) -> float:
         read = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
         written = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
-        if axis is Axis.INPUT_TOKENS:
-            return read
-        return written if axis is Axis.OUTPUT_TOKENS else read + written
+        return _on_axis(axis, 1.0, read, written)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -259,6 +261,8 @@ class LimiterCore(Line):
         if ticket.epoch == self._epoch:
             self._slots.admitted(ticket.in_flight)
             self._blocks = 0
+            if self._cut is not None:
+                self._admitted_again(now)
         if now < self._next_step_s and not self._slots_limited:
             return _NO_CHANGES
         changes = []
@@ -292,29 +296,48 @@ class LimiterCore(Line):
         slots = self._slots
         paced = self._blamed(signal.axis)
         of_slots = signal.axis is Axis.CONCURRENCY or (signal.axis is None and slots.blames(ticket.in_flight))
-        of_rate = signal.axis is not Axis.CONCURRENCY and (not of_slots or paced.rule.mode is not Mode.PROBE)
+        sure = paced.rule.mode is Mode.PROBE or slots.confirms(ticket.in_flight)
+        of_rate = signal.axis is not Axis.CONCURRENCY and not (of_slots and sure)
         if of_slots:
             old = slots.limit
             reason = slots.cut(now, ticket.in_flight, self._round_trip_s or 0.0)
             changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
         if of_rate:
             old = paced.rule.rate
-            cost = self._cost(paced.axis, ticket) if paced is not self._requests else 1.0
-            reason = paced.rule.cut(now, self._total(paced.axis), cost, unit=self._unit(paced.axis))
+            reason = paced.rule.cut(
+                now,
+                self._total(paced.axis),
+                _on_axis(paced.axis, *ticket.sent_before),
+                unit=self._unit(paced.axis),
+                retry_after_s=signal.retry_after_s,
+            )
+            self._cut = paced
             if reason is Reason.RATE_LIMITED:
                 paced.budget.set_rate(now, paced.rule.rate)
             changes.append(self._change(now, paced.axis, old, paced.rule.rate, reason))
             self._gate(now, signal.retry_after_s)
             self._active_tokens = [token for token in self._tokens if token.rule.mode is not Mode.OPEN]
             self._next_step_s = min(self._next_step_s, paced.rule.next_step_s)
-        slots.new_epoch()
-        self._epoch += 1
+        slots.new_epoch(blamed=not of_rate)
+        self._next_epoch()
         return tuple(changes)
+
+    def _next_epoch(self) -> None:
+        self._epoch += 1
+        self._epoch_s = None
+
+    def _admitted_again(self, now: float) -> None:
+        """Tell the rule that was cut when the provider admitted again: with the first call sent since."""
+        paced, self._cut = self._cut, None
+        assert paced is not None
+        assert self._epoch_s is not None
+        if paced.rule.admitted_again(self._epoch_s, self._unit(paced.axis)):
+            paced.budget.set_rate(now, paced.rule.rate)
 
     def _gate(self, now: float, retry_after_s: float | None) -> None:
         """Hold everybody back for as long as the provider asked, or a little longer each time nothing was admitted."""
         cap = self.config.cool_off_cap_s
-        pause = retry_after_s if retry_after_s is not None else self.config.cool_off_s * 2.0 ** min(self._blocks, 30)
+        pause = (self.config.cool_off_s if retry_after_s is None else retry_after_s) * 2.0 ** min(self._blocks, 30)
         self._blocks += 1
         self._gate_s = max(self._gate_s, now + min(pause, cap))
 
@@ -329,8 +352,8 @@ class LimiterCore(Line):
             return _NO_CHANGES
         old = self._slots.limit
         self._slots.limit = max(1.0, math.floor(min(old, self.in_flight + 1.0) * 0.9))
-        self._epoch += 1
-        self._slots.new_epoch()
+        self._slots.new_epoch(blamed=False)
+        self._next_epoch()
         return (self._change(now, Axis.CONCURRENCY, old, self._slots.limit, Reason.OVERLOADED),)
 
     def _exhausted(self, now: float) -> tuple[Change, ...]:
@@ -343,21 +366,18 @@ class LimiterCore(Line):
         served = signal.outcome is Outcome.SUCCEEDED
         read = (ticket.reserved_input if signal.input_tokens is None else signal.input_tokens) if served else 0.0
         written = (ticket.reserved_output if signal.output_tokens is None else signal.output_tokens) if served else 0.0
-        self._sent[Axis.INPUT_TOKENS] += read - ticket.reserved_input
-        self._sent[Axis.OUTPUT_TOKENS] += written - ticket.reserved_output
+        self._input_sent += read - ticket.reserved_input
+        self._output_sent += written - ticket.reserved_output
         for paced in self._active_tokens:
-            used = {Axis.INPUT_TOKENS: read, Axis.OUTPUT_TOKENS: written}.get(paced.axis, read + written)
-            paced.budget.settle(_reserved(paced.axis, ticket), used)
+            reserved = _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
+            paced.budget.settle(reserved, _on_axis(paced.axis, 1.0, read, written))
 
     def _total(self, axis: Axis) -> float:
-        if axis is Axis.TOKENS:
-            return self._sent[Axis.INPUT_TOKENS] + self._sent[Axis.OUTPUT_TOKENS]
-        return self._sent[axis]
+        return _on_axis(axis, self._requests_sent, self._input_sent, self._output_sent)
 
     def _unit(self, axis: Axis) -> float:
-        if axis is Axis.REQUESTS:
-            return 1.0
-        return max(1.0, self._total(axis) / max(self._sent[Axis.REQUESTS], 1.0))
+        """Return the size of a typical call on the axis."""
+        return max(1.0, self._total(axis) / max(self._requests_sent, 1.0))
 
     def _change(self, now: float, axis: Axis, old: float, new: float, reason: Reason) -> Change:
         self.last_reason = reason
@@ -374,7 +394,9 @@ def _known(config: RateLimitConfig, axis: Axis) -> float:
     return NEVER if per_minute is None else per_minute / 60.0
 
 
-def _reserved(axis: Axis, ticket: Ticket) -> float:
+def _on_axis(axis: Axis, requests: float, read: float, written: float) -> float:
+    if axis is Axis.REQUESTS:
+        return requests
     if axis is Axis.INPUT_TOKENS:
-        return ticket.reserved_input
-    return ticket.reserved_output if axis is Axis.OUTPUT_TOKENS else ticket.reserved_input + ticket.reserved_output
+        return read
+    return written if axis is Axis.OUTPUT_TOKENS else read + written

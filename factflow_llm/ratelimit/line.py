@@ -49,7 +49,7 @@ class Ticket:
 
     __slots__ = (
         "deadline_s", "epoch", "granted_s", "in_flight", "input_tokens", "order", "output_tokens", "priority", "queued",
-        "refusal", "reserved_input", "reserved_output", "state",
+        "refusal", "reserved_input", "reserved_output", "sent_before", "state",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,7 @@ class Ticket:
         self.queued = 0
         self.reserved_input = 0.0
         self.reserved_output = 0.0
+        self.sent_before = (0.0, 0.0, 0.0)
 
     def __repr__(self) -> str:
         return f"<Ticket {self.order} {self.state.value}>"
