@@ -1,0 +1,190 @@
+"""Many runs in as many processes as there are cores: always in the same order, always with the same figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from operator import add
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import joblib
+
+from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.signals import Axis
+from simulators.engine import simulate
+from simulators.policies import Policy, oracle
+
+if TYPE_CHECKING:
+    from simulators.catalogue import Provider
+    from simulators.result import SimResult
+    from simulators.scenario import Scenario
+
+Progress = bool | Callable[[int, int], None]
+"""True shows a bar where somebody watches (terminal, notebook), False none; a function hears (done, total)."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Each(Protocol):
+    """A ``map`` that keeps the order."""
+
+    def __call__(self, function: Callable[[Item], Result], items: Sequence[Item], /) -> Iterator[Result]:
+        """Apply the function to each item, somewhere."""
+        ...
+
+
+@dataclass(frozen=True)
+class World:
+    """A scenario with all its luck: policies that meet in one world are paired.
+
+    Attributes:
+        scenario: who asks whom, and what happens meanwhile.
+        name: of the scenario, told apart from others of the same name.
+        seed: of all luck.
+        clients: independent clients on the provider's quota.
+        yardstick: the oracle's result, where it is at hand.
+    """
+
+    scenario: Scenario
+    name: str
+    seed: int
+    clients: int = 1
+    yardstick: SimResult | None = None
+
+    def oracle(self) -> SimResult:
+        """Return the oracle's result, run now unless it is at hand."""
+        return self.yardstick or simulate(self.scenario, oracle(), self.seed, self.clients)
+
+    def figures(self, policies: Sequence[Policy]) -> list[dict[str, float]]:
+        """Run each policy and return the summaries; the oracle runs once."""
+        best = self.oracle()
+        runs = (best if policy == oracle() else self.run(policy) for policy in policies)
+        return [{str(name): float(figure) for name, figure in run.summary(best).items()} for run in runs]
+
+    def run(self, policy: Policy) -> SimResult:
+        """Run one policy in this world."""
+        return simulate(self.scenario, policy, self.seed, self.clients)
+
+
+def make_worlds(scenarios: Sequence[Scenario], seeds: int | Sequence[int], clients: int = 1) -> list[World]:
+    """Return every scenario with every seed, scenario by scenario.
+
+    Raises:
+        ConfigurationError: no scenario, no seed, a seed twice, or two scenarios that cannot be told apart.
+    """
+    return [
+        World(scenario, name, seed, clients)
+        for scenario, name in zip(scenarios, _names(scenarios), strict=True)
+        for seed in _seeds(seeds)
+    ]
+
+
+def with_yardsticks(worlds: Iterable[World], each: Each) -> list[World]:
+    """Return the worlds with the oracle's results at hand.
+
+    Raises:
+        ConfigurationError: for a scenario in which not even the oracle gets an answer.
+    """
+    worlds = list(worlds)
+    known = [replace(world, yardstick=best) for world, best in zip(worlds, each(World.oracle, worlds), strict=True)]
+    for world in known:
+        require_answers(world)
+    return known
+
+
+def require_answers(world: World) -> None:
+    """Refuse a world in which nobody can get an answer, and say whether any request is small enough for the quota."""
+    best = world.oracle()
+    outcomes = best.requests["outcome"]
+    if (outcomes == "succeeded").any():
+        return
+    if len(outcomes) == 0:
+        msg = f"{world.name}: the workload holds no request; give a longer one"
+    elif (outcomes == "never_admissible").any():
+        smallest = int((best.requests["input_tokens"] + best.requests["output_tokens"]).min())
+        msg = (
+            f"{world.name}: never admissible: every request, from {smallest} tokens up, is larger than the quota "
+            f"({quotas(world.scenario.machine_spec)}); choose a provider with a larger quota, or smaller requests"
+        )
+    else:
+        msg = f"{world.name}: not one request is answered within {world.scenario.horizon_s:g} s; give a longer workload"
+    raise ConfigurationError(msg)
+
+
+def quotas(provider: Provider) -> str:
+    """Return the provider's quotas in words."""
+    units = (f"{quota.limit:g} {quota.axis}" for quota in provider.meters)
+    spans = ("" if quota.axis is Axis.CONCURRENCY else f" per {quota.per_s:g} s" for quota in provider.meters)
+    return ", ".join(map(add, units, spans)) or "none"
+
+
+@contextmanager
+def processes(jobs: int | None) -> Iterator[Each]:
+    """Yield a ``map`` over ``jobs`` processes (``None``: one per core) that keeps the order and the processes.
+
+    Raises:
+        ConfigurationError: when ``jobs`` is below 1.
+    """
+    if jobs is not None and jobs < 1:
+        msg = f"jobs = {jobs!r} must be at least 1; leave it out for one process per core"
+        raise ConfigurationError(msg)
+    with joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), backend="loky", return_as="generator") as parallel:
+
+        def each(function: Callable[[Item], Result], items: Sequence[Item], /) -> Iterator[Result]:
+            results: Iterator[Result] = parallel(joblib.delayed(function)(item) for item in items)
+            return results
+
+        yield each
+
+
+@contextmanager
+def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[], None]]:
+    """Yield a function to call when one more of ``total`` is done."""
+    if callable(progress):
+        done = 0
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            progress(done, total)
+
+        yield count
+    else:
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, desc=what, disable=None if progress else True, leave=False) as bar:
+
+            def advance() -> None:
+                bar.update()
+
+            yield advance
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen:
+        msg = f"seeds = {seeds!r}: give a number of at least 1, or a list of seeds"
+        raise ConfigurationError(msg)
+    if len(set(chosen)) < len(chosen):
+        msg = f"seeds = {seeds!r}: a seed stands there twice; equal seeds give equal runs"
+        raise ConfigurationError(msg)
+    return chosen
+
+
+def _names(scenarios: Sequence[Scenario]) -> list[str]:
+    """Return the scenarios' names, with the events' labels where names alone do not tell them apart."""
+    if not scenarios:
+        msg = "scenarios: give at least one"
+        raise ConfigurationError(msg)
+    plain = [scenario.name for scenario in scenarios]
+    names = [
+        ", ".join([name, *(event.label for event in scenario.events)]) if plain.count(name) > 1 else name
+        for name, scenario in zip(plain, scenarios, strict=True)
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            msg = f"two scenarios are called {name!r}; tell them apart: Scenario(..., name=...)"
+            raise ConfigurationError(msg)
+    return names
