@@ -1,0 +1,158 @@
+"""The public API as its users type it: checked by mypy, never run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, assert_type
+
+import pandas as pd
+
+import simulators as sim
+from factflow_llm import (
+    AdaptiveRateLimiter,
+    AIMDMetrics,
+    AnthropicClient,
+    AzureOpenAIClient,
+    BedrockEmbeddingClient,
+    CompletionResponse,
+    EmbeddingClientProtocol,
+    EmbeddingResponse,
+    ErrorMetadata,
+    HuggingFaceEmbeddingClient,
+    LLMClientFactory,
+    LLMClientProtocol,
+    LLMConfig,
+    LLMErrorClassification,
+    Message,
+    ModelType,
+    OpenAIClient,
+    RateLimitConfig,
+    RateLimitedClient,
+    RateLimitedEmbeddingClient,
+    RateLimitSignal,
+    Role,
+    StreamChunk,
+    Tool,
+    classify_llm_error,
+    get_error_metadata,
+    is_fatal_llm_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from matplotlib.axes import Axes
+
+    from factflow_llm.ratelimit.signals import Change
+
+log = logging.getLogger(__name__)
+
+
+async def an_adapter(factory: LLMClientFactory) -> str:
+    """Use the factory as an adapter does."""
+    chat = factory.create_completion_client()
+    assert_type(chat, LLMClientProtocol)
+    response = await chat.complete([Message(Role.USER, "?"), Message.user("!")], max_tokens=5, temperature=0.0)
+    assert_type(response, CompletionResponse)
+    async for chunk in chat.stream([Message.user("?")], tools=[Tool("clock")], seed=7):
+        assert_type(chunk, StreamChunk)
+    embedder = factory.create_embedding_client(provider_name="embed")
+    assert_type(embedder, EmbeddingClientProtocol)
+    assert_type(await embedder.embed(["a", "b"], dimensions=256), EmbeddingResponse)
+    await factory.aclose()
+    return response.text
+
+
+class TheirClient:
+    """A client of another package, of the same shape and no kinship."""
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
+        response_format: Any = None,
+        **provider_options: Any,
+    ) -> CompletionResponse:
+        """Answer at once."""
+        raise NotImplementedError
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
+        response_format: Any = None,
+        **provider_options: Any,
+    ) -> AsyncIterator[StreamChunk]:
+        """Answer piece by piece."""
+        yield StreamChunk()
+
+    async def aclose(self) -> None:
+        """Close nothing."""
+
+
+def clients() -> list[LLMClientProtocol]:
+    """Take any client, ours or theirs, bare or limited, for a client."""
+    limiter = AdaptiveRateLimiter(RateLimitConfig(requests_per_minute=500))
+    theirs = TheirClient()
+    return [
+        OpenAIClient("gpt-4o-mini", api_key="k"),
+        AzureOpenAIClient("gpt-4o", base_url="https://example.openai.azure.com", api_key="k"),
+        AnthropicClient("claude-sonnet-4-5", api_key="k"),
+        theirs,
+        RateLimitedClient(theirs, limiter),
+    ]
+
+
+def embedders() -> list[EmbeddingClientProtocol]:
+    """Take any embedding client for one."""
+    titan = BedrockEmbeddingClient("amazon.titan-embed-text-v2:0", region="us-east-1")
+    return [titan, HuggingFaceEmbeddingClient("a-model"), RateLimitedEmbeddingClient(titan, None)]
+
+
+async def by_hand(limiter: AdaptiveRateLimiter) -> None:
+    """Drive the limiter without a client."""
+
+    def tell(change: Change) -> None:
+        log.info("%s: %s", change.axis, change.reason)
+
+    unsubscribe = limiter.subscribe(tell)
+    async with limiter.permit(input_tokens=900, output_tokens=300, priority=1) as permit:
+        permit.rate_limited(retry_after=2.0, axis="tokens")
+    assert_type(limiter.metrics, AIMDMetrics)
+    limiter.retune(RateLimitConfig())
+    unsubscribe()
+
+
+def judge(error: BaseException) -> tuple[LLMErrorClassification, ErrorMetadata, bool, RateLimitSignal | None]:
+    """Ask about an error."""
+    return classify_llm_error(error), get_error_metadata(error), is_fatal_llm_error(error), None
+
+
+def configure() -> LLMConfig:
+    """Build a configuration in every way there is."""
+    assert_type(ModelType("chat"), ModelType)
+    LLMConfig.from_toml("llm.toml")
+    return LLMConfig.from_dict({"providers": {"default": {"provider": "openai", "model": "gpt-4o-mini"}}})
+
+
+def the_laboratory() -> Axes:
+    """Walk the laboratory's loop."""
+    trace = sim.read_trace("requests.csv")
+    scenario = sim.Scenario(trace, sim.provider("openai-tier-1")).at(600, quota=0.5, label="halved")
+    result = sim.simulate(scenario, RateLimitConfig(), seed=7, clients=4)
+    assert_type(result, sim.SimResult)
+    assert_type(result.attempts, pd.DataFrame)
+    closed = sim.Scenario(sim.backlog(workers=64), "bucket")
+    table = sim.compare([scenario, closed], {"ours": RateLimitConfig(), "8/s": sim.policies.fixed_rate(8)}, seeds=5)
+    assert_type(table, sim.Comparison)
+    study = sim.tune([scenario], trials=10, seed=7)
+    assert_type(study.best_config, RateLimitConfig)
+    return sim.plot_limits(result)
