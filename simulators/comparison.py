@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -116,24 +117,15 @@ def compare(
     chosen = {name: as_policy(policy) for name, policy in policies.items()}
     worlds = make_worlds([scenarios] if isinstance(scenarios, Scenario) else scenarios, seeds, clients)
     rows = []
+    figures_of = partial(World.figures, policies=tuple(chosen.values()))
     with processes(jobs) as each, reporting(progress, len(worlds), "compare") as one_more:
-        for world, summaries in zip(worlds, each(_Figures(tuple(chosen.values())), worlds), strict=True):
+        for world, summaries in zip(worlds, each(figures_of, worlds), strict=True):
             rows += [
                 {"scenario": world.name, "policy": name, "seed": world.seed} | figures
                 for name, figures in zip(chosen, summaries, strict=True)
             ]
             one_more()
     return Comparison(pd.DataFrame(rows), clients)
-
-
-@dataclass(frozen=True)
-class _Figures:
-    """What a worker process is asked to do with a world."""
-
-    policies: tuple[Policy, ...]
-
-    def __call__(self, world: World) -> list[dict[str, float]]:
-        return world.figures(self.policies)
 
 
 def half_width(values: Sequence[float]) -> float:
