@@ -145,9 +145,7 @@ class Study:
             "seeds": self.seeds,
             "scenarios": self.scenarios,
             "max_rejected_share": self.max_rejected_share,
-            "trials": {
-                str(name): [_or_null(value) for value in column.tolist()] for name, column in self.frame.items()
-            },
+            "trials": {str(name): _nulls(column.tolist()) for name, column in self.frame.items()},
         }
         write_new(Path(path), json.dumps(document, indent=1, allow_nan=False) + "\n", overwrite=overwrite)
 
