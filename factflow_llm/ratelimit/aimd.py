@@ -23,12 +23,17 @@ from __future__ import annotations
 
 import math
 from enum import Enum
+from typing import NamedTuple
 
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.signals import Reason
 
 _SOUND_SAMPLE = 20
+_PRIOR = 5.0
+_GROWN = 1.4
 _USED = 0.8
+_CONVEX = 2.0
+_STALE_S = 2.0
 _STEPS_PER_PROBE = 40.0
 _OPEN_WINDOW_S = 60.0
 
@@ -39,6 +44,17 @@ class Mode(Enum):
     OPEN = "open"
     PROBE = "probe"
     SEARCH = "search"
+
+
+class _BeforeCut(NamedTuple):
+    """What a cut is measured from; kept until the provider admits again."""
+
+    mode: Mode
+    ceiling: float
+    rate: float
+    admitted: float
+    recent: float
+    net: float
 
 
 class RateRule:
@@ -64,7 +80,7 @@ class RateRule:
         self._older = (now, sent)
         self._since_s = self._next_since_s = now
         self._end_unknown = False
-        self._before_cut = (self.mode, ceiling, ceiling, 0.0)
+        self._before_cut = _BeforeCut(self.mode, ceiling, ceiling, 0.0, 0.0, 0.0)
         self._restart(now, sent)
         self.retune(config)
 
@@ -96,16 +112,14 @@ class RateRule:
             self._cut_sent = self._step_sent = sent
             self._step_s = now
             return Reason.COOL_OFF
-        self._since_s = self._next_since_s
+        self._since_s, recent = self._next_since_s, 0.0
         if self.mode is Mode.OPEN:
             self._since_s, mark = self._older
             admitted = admitted_to - mark
         elif self.mode is Mode.SEARCH:
-            self._since_s, mark = self._mark
-            admitted = admitted_to - mark
-        else:
-            self._slack += 0.5 * (max(self._net, 0.0) - self._slack)
-        self._before_cut = (self.mode, self.ceiling, self.rate, max(admitted, unit))
+            since, mark = self._mark
+            recent = (admitted_to - mark) / max(now - since, 1e-3)
+        self._before_cut = _BeforeCut(self.mode, self.ceiling, self.rate, max(admitted, unit), recent, self._net)
         self._measure(now + (retry_after_s or 0.0), unit)
         self._end_unknown = retry_after_s is None
         self.mode = Mode.PROBE
@@ -126,18 +140,22 @@ class RateRule:
 
         That is exact for a bucket and for windows alike: whole windows lie between such moments.
         """
-        mode, ceiling, rate, admitted = self._before_cut
-        measured = admitted / max(available_s - self._since_s, 1e-3)
-        if mode is Mode.OPEN:
+        before = self._before_cut
+        elapsed = max(available_s - self._since_s, 1e-3)
+        measured = before.admitted / elapsed
+        ceiling = before.ceiling
+        if before.mode is Mode.OPEN:
             ceiling = measured
-        elif mode is Mode.SEARCH:
-            ceiling = min(max(measured, 0.5 * rate), rate)
-        elif admitted >= _SOUND_SAMPLE * unit:
-            close = abs(measured - ceiling) < 0.1 * ceiling
-            ceiling = 0.5 * (ceiling + measured) if close else min(measured, rate)
+        elif before.admitted < _SOUND_SAMPLE * unit:
+            weighed = (before.admitted + _PRIOR * unit) / (elapsed + _PRIOR * unit / ceiling)
+            ceiling = min(max(weighed, 0.5 * ceiling), 0.95 * ceiling)
+        elif before.recent > _GROWN * measured:
+            ceiling = min(before.recent, before.rate)
         else:
-            measured += unit / max(available_s - self._since_s, 1e-3)
-            ceiling = min(max(measured, 0.5 * ceiling), 0.9 * ceiling)
+            reached = min(before.rate / (3.0 - 2.0 * self._config.decrease), 1.03 * ceiling)
+            close = abs(measured - ceiling) < 0.1 * ceiling
+            ceiling = max(0.5 * (ceiling + measured) if close else min(measured, before.rate), reached)
+            self._slack = 0.5 * (self._slack + max(before.net, 0.0))
         self.ceiling = min(max(ceiling, self._floor * unit), self._top * unit)
         self.rate = max(self.ceiling * self._config.decrease, self._floor * unit)
         self._next_since_s = available_s
@@ -159,8 +177,10 @@ class RateRule:
             return None
         if self.mode is Mode.PROBE:
             self._clock_s += dt
-            rate = ceiling * (config.decrease + (1.0 - config.decrease) * self._clock_s / climb_s)
-            if self._net > max(2.0 * self._slack, ceiling, 4.0 * unit):
+            climbed = self._clock_s / climb_s
+            above = max(climbed - 1.0, 0.0)
+            rate = ceiling * (config.decrease + (1.0 - config.decrease) * (climbed + _CONVEX * above * above))
+            if self._net > max(2.0 * self._slack, _STALE_S * ceiling, 8.0 * unit):
                 self.mode = Mode.SEARCH
                 self._mark = (now, sent)
         else:
@@ -188,16 +208,17 @@ class SlotRule:
         mode: where the rule stands.
     """
 
-    __slots__ = ("_admitted", "_blamed", "_ceiling", "_config", "_next_s", "_peak", "_stride", "limit", "mode")
+    __slots__ = (
+        "_admitted", "_before_blame", "_config", "_next_s", "_peak", "_stride", "_suspect", "limit", "mode",
+    )  # fmt: skip
 
     def __init__(self, config: RateLimitConfig) -> None:
         self._config = config
         self.limit = float(config.initial_concurrency)
         self.mode = Mode.OPEN
-        self._peak = 0
-        self._admitted = 0
-        self._ceiling = -math.inf
-        self._blamed = False
+        self._peak = self._admitted = 0
+        self._suspect = -math.inf
+        self._before_blame: tuple[float, Mode] | None = None
         self._stride = 1.0
         self._next_s = 0.0
 
@@ -209,33 +230,39 @@ class SlotRule:
     def admitted(self, in_flight: int) -> None:
         """Note that a call sent as the ``in_flight``-th was let through."""
         self._admitted += 1
+        self._before_blame = None
         if in_flight > self._peak:
             self._peak = in_flight
 
     def blames(self, in_flight: int) -> bool:
-        """Tell whether the rejection of the ``in_flight``-th call speaks of slots: of many let through, none was as high.
+        """Tell whether the rejection of the ``in_flight``-th call speaks of slots.
 
-        Where too few were let through since the last cut to tell, the blame stays where it was.
+        It does if of many calls let through since the last cut none was as high, and either the limit stood there too or
+        the last suspicion fell on the same number. If it was wrong, nothing is let through afterwards: then the limit
+        goes back to where it was.
         """
-        return in_flight > self._peak if self._admitted >= _SOUND_SAMPLE else self._blamed
-
-    def confirms(self, in_flight: int) -> bool:
-        """Tell whether a rejection of the ``in_flight``-th call repeats the last one that spoke of slots."""
-        return abs(in_flight - 1.0 - self._ceiling) <= max(1.0, 0.05 * self._ceiling)
+        if self._before_blame is not None:
+            self.limit, self.mode = self._before_blame
+            self._before_blame = None
+            return False
+        if self._admitted < _SOUND_SAMPLE or in_flight <= self._peak:
+            return False
+        repeated = abs(in_flight - 1.0 - self._suspect) <= max(1.0, 0.05 * self._suspect)
+        self._suspect = in_flight - 1.0
+        return repeated or in_flight >= self.limit
 
     def cut(self, now: float, in_flight: int, round_trip_s: float) -> Reason:
-        """Fall below the number at which a call was rejected; by a fifth when nothing was admitted since the last cut."""
-        fallen = in_flight - 1.0 if self._peak else math.floor(self.limit * 0.8)
-        self.limit = self._ceiling = max(1.0, min(fallen, self.limit))
+        """Fall below the number at which a call was rejected."""
+        self._before_blame = self.limit, self.mode
+        self.limit = max(1.0, min(in_flight - 1.0, self.limit))
         self.mode = Mode.PROBE
         self._stride = 1.0
         self._next_s = now + self._hold_s(round_trip_s)
         return Reason.RATE_LIMITED
 
-    def new_epoch(self, *, blamed: bool) -> None:
-        """Forget what was admitted: a cut was made, on this axis alone (``blamed``) or on another."""
+    def new_epoch(self) -> None:
+        """Forget what was admitted: a cut was made, on this axis or another."""
         self._peak = self._admitted = 0
-        self._blamed = blamed
 
     def step(self, now: float, round_trip_s: float) -> Reason | None:
         """Grow because a call succeeded while the limit was what held others back; return why, if it grew."""

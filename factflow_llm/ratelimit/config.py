@@ -48,7 +48,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(model.model_fields))}"
             lines.append(f"{key}: unknown key{hint}")
         else:
-            given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})"
+            given = "" if problem["type"] == "missing" or not problem["loc"] else f" (given: {problem['input']!r})"
             lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}{given}")
     return f"{model.__name__}: " + "; ".join(lines)
 

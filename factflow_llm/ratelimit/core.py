@@ -296,8 +296,7 @@ class LimiterCore(Line):
         slots = self._slots
         paced = self._blamed(signal.axis)
         of_slots = signal.axis is Axis.CONCURRENCY or (signal.axis is None and slots.blames(ticket.in_flight))
-        sure = paced.rule.mode is Mode.PROBE or slots.confirms(ticket.in_flight)
-        of_rate = signal.axis is not Axis.CONCURRENCY and not (of_slots and sure)
+        of_rate = not of_slots
         if of_slots:
             old = slots.limit
             reason = slots.cut(now, ticket.in_flight, self._round_trip_s or 0.0)
@@ -318,7 +317,7 @@ class LimiterCore(Line):
             self._gate(now, signal.retry_after_s)
             self._active_tokens = [token for token in self._tokens if token.rule.mode is not Mode.OPEN]
             self._next_step_s = min(self._next_step_s, paced.rule.next_step_s)
-        slots.new_epoch(blamed=not of_rate)
+        slots.new_epoch()
         self._next_epoch()
         return tuple(changes)
 
@@ -352,7 +351,7 @@ class LimiterCore(Line):
             return _NO_CHANGES
         old = self._slots.limit
         self._slots.limit = max(1.0, math.floor(min(old, self.in_flight + 1.0) * 0.9))
-        self._slots.new_epoch(blamed=False)
+        self._slots.new_epoch()
         self._next_epoch()
         return (self._change(now, Axis.CONCURRENCY, old, self._slots.limit, Reason.OVERLOADED),)
 
