@@ -1,0 +1,27 @@
+"""Pictures: axes in, axes out; each has its numbers in a pure function of ``series``."""
+
+from simulators.plots.comparisons import plot_frontier
+from simulators.plots.runs import (
+    plot_fairness,
+    plot_limits,
+    plot_outcomes,
+    plot_overview,
+    plot_queue,
+    plot_recovery,
+    plot_trace,
+    plot_waits,
+    plot_waits_over_time,
+)
+
+__all__ = [
+    "plot_fairness",
+    "plot_frontier",
+    "plot_limits",
+    "plot_outcomes",
+    "plot_overview",
+    "plot_queue",
+    "plot_recovery",
+    "plot_trace",
+    "plot_waits",
+    "plot_waits_over_time",
+]

@@ -1,0 +1,259 @@
+"""The numbers behind the pictures of a run: pure functions from a result to columns ready to draw.
+
+Times are seconds. Rates are per minute, as quotas are sold and settings are written; calls in flight are a number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from factflow_llm.ratelimit.signals import Axis, Outcome, Reason
+
+if TYPE_CHECKING:
+    from simulators.result import SimResult
+    from simulators.traces import Trace
+
+Floats = npt.NDArray[np.float64]
+
+MOVES = frozenset({Reason.SLOW_START, Reason.PROBE, Reason.RECOVER, Reason.HOLD})
+"""Reasons that a line shows by its slope; every other change deserves a mark."""
+
+OTHER = "other"
+IN_FLIGHT = "in_flight"
+_WINDOWS_S = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+_MOST_WINDOWS = 120
+
+
+def window_s(duration_s: float) -> float:
+    """Return the shortest round window that cuts a duration into at most 120 pieces."""
+    fitting = (width for width in _WINDOWS_S if duration_s <= width * _MOST_WINDOWS)
+    return next(fitting, _WINDOWS_S[-1])
+
+
+def per_minute(axis: Axis) -> float:
+    """Return the factor from the core's units (per second, or slots) to those of a picture."""
+    return 1.0 if axis is Axis.CONCURRENCY else 60.0
+
+
+def binding_axis(result: SimResult) -> Axis:
+    """Return the metered axis worth looking at: where the policy was cut most, then moved most."""
+    metered = set(result.capacity["axis"])
+    changes = result.limits[result.limits["axis"].isin(metered)]
+    if changes.empty:
+        return Axis(result.capacity["axis"].iloc[0])
+    moved = changes["axis"].astype(str).value_counts()
+    cut = changes.loc[changes["reason"] == Reason.RATE_LIMITED, "axis"].astype(str).value_counts()
+    return Axis(max(sorted(moved.index), key=lambda axis: (cut.get(axis, 0), moved[axis])))
+
+
+def capacity_steps(result: SimResult, axis: Axis) -> pd.DataFrame:
+    """Return ``time_s`` and ``capacity`` as steps from 0 to the end; empty where the provider meters no such axis."""
+    rows = result.capacity[result.capacity["axis"] == axis]
+    if rows.empty:
+        return pd.DataFrame({"time_s": [], "capacity": []}, dtype=np.float64)
+    times, values = rows["time_s"].to_numpy(), rows["capacity"].to_numpy() * per_minute(axis)
+    end_s = result.scenario.horizon_s
+    return pd.DataFrame({"time_s": np.append(times, end_s), "capacity": np.append(values, values[-1])})
+
+
+def limit_steps(result: SimResult, axis: Axis, client: int | None = None) -> pd.DataFrame:
+    """Return ``time_s`` and ``limit`` as steps to the end: one client's, or the sum over all; ``inf`` for no limit."""
+    clients = range(result.clients) if client is None else (client,)
+    each = [_client_steps(result, axis, number) for number in clients]
+    times = np.unique(np.concatenate([at for at, _ in each] + [np.array([result.scenario.horizon_s])]))
+    limits = [values[np.searchsorted(at, times, side="right") - 1] for at, values in each]
+    return pd.DataFrame({"time_s": times, "limit": np.sum(limits, axis=0) * per_minute(axis)})
+
+
+def limit_marks(result: SimResult, axis: Axis) -> pd.DataFrame:
+    """Return ``time_s``, ``limit`` and ``reason`` of the changes that no slope shows, the limit summed over clients."""
+    changes = result.limits[(result.limits["axis"] == axis) & ~result.limits["reason"].isin(MOVES)]
+    steps = limit_steps(result, axis)
+    after = np.searchsorted(steps["time_s"].to_numpy(), changes["time_s"].to_numpy(), side="right") - 1
+    marks = {"time_s": changes["time_s"], "limit": steps["limit"].to_numpy()[after], "reason": changes["reason"]}
+    return pd.DataFrame(marks).reset_index(drop=True)
+
+
+def used_per_window(result: SimResult, axis: Axis, width_s: float | None = None) -> pd.DataFrame:
+    """Return ``time_s`` (window starts) and ``used``: what admitted calls took of an axis, by when they were sent."""
+    edges = _edges(result, width_s)
+    attempts = result.attempts
+    if axis is Axis.CONCURRENCY:
+        return pd.DataFrame({"time_s": edges[:-1], "used": _in_flight(result, edges)})
+    served = attempts.loc[attempts["outcome"] == Outcome.SUCCEEDED, ["request", "admitted_s"]]
+    sent = pd.concat([served, _unanswered(result)[["request", "admitted_s"]]])
+    used = np.histogram(sent["admitted_s"], edges, weights=_units(result, axis, sent["request"]))[0]
+    return pd.DataFrame({"time_s": edges[:-1], "used": used * 60.0 / np.diff(edges)})
+
+
+def outcome_rates(result: SimResult, width_s: float | None = None, client: int | None = None) -> pd.DataFrame:
+    """Return attempts per minute by outcome, one row per window (index ``time_s``), by the moment they were sent.
+
+    Outcomes that teach nothing of quotas (ignored, cancelled, exhausted) are summed as ``other``; ``in_flight`` are
+    those whose answer the run did not live to see.
+    """
+    edges = _edges(result, width_s)
+    attempts = result.attempts if client is None else result.attempts[result.attempts["client"] == client]
+    told = {Outcome.SUCCEEDED, Outcome.RATE_LIMITED, Outcome.OVERLOADED}
+    words = attempts["outcome"].astype(str)
+    words = words.where(words.isin(told), OTHER)
+    told_in_order = (Outcome.SUCCEEDED, Outcome.RATE_LIMITED, Outcome.OVERLOADED, OTHER)
+    sent = {str(word): attempts.loc[words == word, "admitted_s"] for word in told_in_order}
+    sent[IN_FLIGHT] = _unanswered(result, client)["admitted_s"]
+    columns = {word: np.histogram(times, edges)[0] * 60.0 / np.diff(edges) for word, times in sent.items()}
+    return pd.DataFrame(columns, index=pd.Index(edges[:-1], name="time_s"))
+
+
+def waits(result: SimResult) -> Floats:
+    """Return the waits of the requests that succeeded, ascending: seconds from arrival to the last admission."""
+    served = result.requests["outcome"] == "succeeded"
+    return np.sort(result.requests.loc[served, "wait_s"].to_numpy(dtype=np.float64))
+
+
+def survival(values: Floats) -> pd.DataFrame:
+    """Return ``value`` and ``share``, the share of values that are larger, at each distinct value of a sorted array."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return pd.DataFrame({"value": distinct, "share": 1.0 - np.cumsum(counts) / max(len(values), 1)})
+
+
+def bar_width(values: Floats, most: int = 50) -> float:
+    """Return the smallest width of the form 1, 2 or 5 times a power of ten that needs at most so many bars from 0."""
+    least = max(float(values.max(initial=0.0)), 0.1) / most
+    size = 10.0 ** np.floor(np.log10(least))
+    return float(next(step * size for step in (1, 2, 5, 10) if step * size >= least))
+
+
+def wait_percentiles(result: SimResult, width_s: float | None = None) -> pd.DataFrame:
+    """Return ``p50`` and ``p95`` of the wait of requests that succeeded, by window of arrival; NaN for none."""
+    edges = _edges(result, width_s)
+    served = result.requests[result.requests["outcome"] == "succeeded"]
+    window = np.searchsorted(edges, served["arrival_s"].to_numpy(), side="right") - 1
+    by_window = served.groupby(window)["wait_s"]
+    found = pd.DataFrame({"p50": by_window.quantile(0.5), "p95": by_window.quantile(0.95)})
+    return found.reindex(range(len(edges) - 1)).set_index(pd.Index(edges[:-1], name="time_s"))
+
+
+def queue_lengths(result: SimResult, width_s: float | None = None) -> pd.DataFrame:
+    """Return the mean number of requests ``in_flight`` and ``waiting`` (in line or backing off), one row per window."""
+    edges = _edges(result, width_s)
+    requests = result.requests
+    flying = _in_flight(result, edges)
+    inside = _overlap(requests["arrival_s"].to_numpy(), _ends(result, requests["end_s"]), edges)
+    waiting = np.maximum(inside - flying, 0.0)
+    return pd.DataFrame({"in_flight": flying, "waiting": waiting}, index=pd.Index(edges[:-1], name="time_s"))
+
+
+def recovery_curves(result: SimResult, yardstick: SimResult | None = None, width_s: int = 30) -> pd.DataFrame:
+    """Return how runs come back after the start and after each event, one row per second and event.
+
+    ``admitted`` is what was admitted in the next ``width_s`` seconds over what the oracle got admitted in them;
+    ``rejected`` the share of 429s in them; ``since_s`` counts from the event and ``event`` names it.
+    """
+    best = yardstick or result.oracle
+    mine, theirs = (_sent_per_second(run, Outcome.SUCCEEDED) for run in (result, best))
+    refused = _sent_per_second(result, Outcome.RATE_LIMITED)
+    ahead = [np.convolve(values, np.ones(width_s))[width_s - 1 :] for values in (mine, theirs, refused)]
+    names = result.recovery(best).index
+    starts = [0, *(int(np.ceil(event.time_s)) for event in result.scenario.events)]
+    ends = [*starts[1:], int(result.scenario.workload.duration_s)]
+    parts = []
+    for name, start, end in zip(names, starts, ends, strict=True):
+        window = slice(start, max(end - width_s + 1, start))
+        admitted, ideal, rejected = (values[window] for values in ahead)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            columns = {"admitted": admitted / ideal, "rejected": rejected / (admitted + rejected)}
+        parts.append(pd.DataFrame({"event": name, "since_s": np.arange(len(admitted), dtype=np.float64), **columns}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def client_goodput(result: SimResult, width_s: float | None = None) -> pd.DataFrame:
+    """Return successes per minute by client, one column each, one row per window (index ``time_s``)."""
+    columns = {
+        client: outcome_rates(result, width_s, client)[str(Outcome.SUCCEEDED)] for client in range(result.clients)
+    }
+    return pd.DataFrame(columns)
+
+
+def demand(trace: Trace, width_s: float | None = None) -> pd.DataFrame:
+    """Return what a trace asks for per minute, ``requests`` and known ``tokens``, by window (index ``time_s``)."""
+    edges = _cut(trace.duration_s, width_s)
+    tokens = np.maximum(trace.input_tokens, 0) + np.maximum(trace.output_tokens, 0)
+    scale = 60.0 / np.diff(edges)
+    requests = np.histogram(trace.arrival_s, edges)[0] * scale
+    asked = np.histogram(trace.arrival_s, edges, weights=tokens)[0] * scale
+    return pd.DataFrame({"requests": requests, "tokens": asked}, index=pd.Index(edges[:-1], name="time_s"))
+
+
+def _edges(result: SimResult, width_s: float | None) -> Floats:
+    return _cut(result.scenario.horizon_s, width_s)
+
+
+def _cut(duration_s: float, width_s: float | None) -> Floats:
+    """Return window edges from 0 to the end; the last window may be shorter."""
+    width = width_s or window_s(duration_s)
+    edges = np.arange(0.0, duration_s, width)
+    return np.append(edges, duration_s) if len(edges) else np.array([0.0, width])
+
+
+def _client_steps(result: SimResult, axis: Axis, client: int) -> tuple[Floats, Floats]:
+    changes = result.limits[(result.limits["axis"] == axis) & (result.limits["client"] == client)]
+    if changes.empty:
+        return np.zeros(1), np.array([_constant(result, axis, client)])
+    times = np.append(0.0, changes["time_s"].to_numpy())
+    return times, np.append(changes["old"].iloc[0], changes["new"].to_numpy())
+
+
+def _constant(result: SimResult, axis: Axis, client: int) -> float:
+    column = {Axis.REQUESTS: "rate", Axis.CONCURRENCY: "concurrency"}.get(axis)
+    sent = result.attempts[result.attempts["client"] == client]
+    return np.inf if column is None or sent.empty else float(sent[column].iloc[0])
+
+
+def _units(result: SimResult, axis: Axis, requests: pd.Series[int]) -> Floats:
+    if axis is Axis.REQUESTS:
+        return np.ones(len(requests))
+    sizes = result.requests.set_index("request")
+    read, written = sizes["input_tokens"], sizes["output_tokens"]
+    cost = {Axis.INPUT_TOKENS: read, Axis.OUTPUT_TOKENS: written}.get(axis, read + written)
+    return requests.map(cost).to_numpy(dtype=np.float64)
+
+
+def _in_flight(result: SimResult, edges: Floats) -> Floats:
+    """Return the mean number of calls in flight per window, those included that the end of the run cut off."""
+    attempts, cut_off = result.attempts, _unanswered(result)["admitted_s"].to_numpy()
+    starts = np.concatenate([attempts["admitted_s"].to_numpy(), cut_off])
+    ends = np.concatenate([attempts["end_s"].to_numpy(), np.full(len(cut_off), result.scenario.horizon_s)])
+    return _overlap(starts, ends, edges)
+
+
+def _unanswered(result: SimResult, client: int | None = None) -> pd.DataFrame:
+    """Return the requests in flight when the run ended: they have an admission, but no attempt that goes with it."""
+    requests = result.requests if client is None else result.requests[result.requests["client"] == client]
+    admitted = requests[(requests["outcome"] == "unfinished") & requests["admitted_s"].notna()]
+    answered = result.attempts.loc[result.attempts["request"].isin(admitted["request"]), ["request", "admitted_s"]]
+    marked = admitted.merge(answered.assign(answered=True), how="left", on=["request", "admitted_s"])
+    return marked[marked["answered"].isna()]
+
+
+def _ends(result: SimResult, ends: pd.Series[float]) -> Floats:
+    return ends.fillna(result.scenario.horizon_s).to_numpy(dtype=np.float64)
+
+
+def _overlap(starts: Floats, ends: Floats, edges: Floats) -> Floats:
+    """Return how many of the intervals hold on average in each window."""
+    spent = np.zeros(len(edges))
+    for sign, times in ((1.0, np.sort(starts)), (-1.0, np.sort(ends))):
+        total = np.append(0.0, np.cumsum(times))
+        before = np.searchsorted(times, edges)
+        spent += sign * (before * edges - total[before])
+    return np.asarray(np.diff(spent) / np.diff(edges), dtype=np.float64)
+
+
+def _sent_per_second(result: SimResult, outcome: Outcome) -> Floats:
+    seconds = int(np.ceil(result.scenario.horizon_s)) + 1
+    sent = result.attempts.loc[result.attempts["outcome"] == outcome, "admitted_s"].to_numpy()
+    return np.bincount(sent.astype(np.int64), minlength=seconds).astype(np.float64)
