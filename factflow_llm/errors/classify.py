@@ -113,7 +113,7 @@ def _describe(evidence: Evidence, now_utc: datetime) -> ErrorMetadata:
     refused = reason in _REFUSED_BY_LIMIT
     axis = _axis(evidence, limits) if refused else None
     wait = _wait(evidence, headers, axis, refused=refused)
-    daily = refused and _is_daily(evidence)
+    daily = refused and reason is not ErrorReason.REQUEST_EXCEEDS_LIMIT and _is_daily(evidence)
     if daily and (wait is None or wait[0] > _SOON_S or evidence.quota_ids):
         reason = ErrorReason.DAILY_QUOTA
     elif refused and evidence.provider == "azure" and wait is not None and wait[0] >= _NEVER_S:
@@ -252,7 +252,7 @@ def _axis(evidence: Evidence, limits: tuple[AxisLimit, ...]) -> Axis | None:
     for word in evidence.words:
         if word in _AXIS_TYPES:
             return _AXIS_TYPES[word]
-    for text in (*evidence.quota_ids, evidence.message, evidence.headers.get("policy-id", "")):
+    for text in (*evidence.quota_ids, evidence.message, evidence.headers.get("policy-id", "").lower()):
         if named := AXIS.search(text):
             return Axis(str(named.lastgroup))
     used_up = [limit.axis for limit in limits if limit.remaining == 0]

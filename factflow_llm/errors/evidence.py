@@ -7,6 +7,7 @@ foreign class. What is extracted may hold user text; it stays inside this packag
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _MOST_TEXT = 65_536
 _MOST_MESSAGE = 2_000
 _MISTAKES = (TypeError, AttributeError, NameError, LookupError, AssertionError, NotImplementedError, ValueError)
+_TLS = re.compile(r"\[SSL: (\w+)\]")  # OpenSSL's own word, kept in the text by every wrapper
 _TLS_MISTAKES = ("CERTIFICATE", "VERSION", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "PROTOCOL", "HTTP_REQUEST")
 _UNREACHABLE = frozenset({32, 100, 101, 102, 103, 104, 110, 111, 112, 113})  # EPIPE, ENETDOWN … EHOSTUNREACH
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
@@ -163,9 +165,6 @@ def _known(ancestry: tuple[type, ...]) -> tuple[str, Rule | None]:
 
 def _closer_look(error: BaseException, package: str, rule: Rule | None) -> Rule | None:
     """Refine a class's rule where only the instance tells: TLS, proxies, closed loops, memory, files, bugs of ours."""
-    if package == "ssl":
-        mistaken = any(word in str(_get(error, "reason")) for word in _TLS_MISTAKES)
-        return (ErrorReason.CONFIGURATION if mistaken else ErrorReason.CONNECTION), Phase.CONNECT
     if isinstance(error, UnicodeEncodeError):
         return (ErrorReason.INVALID_REQUEST if error.encoding == "utf-8" else ErrorReason.CONFIGURATION), None
     if isinstance(error, RuntimeError) and rule is None:
@@ -178,7 +177,11 @@ def _closer_look(error: BaseException, package: str, rule: Rule | None) -> Rule 
             return ErrorReason.NOT_FOUND, None  # how transformers says that a model cannot be loaded
         return (ErrorReason.CONNECTION, None) if error.errno in _UNREACHABLE else None
     if rule is not None and rule[0] is ErrorReason.CONNECTION:
-        if "Proxy" in type(error).__name__ and "407" in str(error):
+        text = str(error)
+        tls = _TLS.search(text)
+        if tls and any(word in tls[1] for word in _TLS_MISTAKES):
+            return ErrorReason.CONFIGURATION, Phase.CONNECT
+        if "Proxy" in type(error).__name__ and "407" in text:
             return ErrorReason.CONFIGURATION, Phase.CONNECT
         cause = error.__cause__
         if isinstance(cause, _MISTAKES) and _closer_look(cause, *_known(type(cause).__mro__)) is None:
@@ -196,8 +199,8 @@ def _read_answer(error: BaseException, evidence: Evidence) -> bool:
     if status is None:
         status = next(filter(_is_status, (_get(response, "status_code"), _get(response, "status"))), None)
     content = _get(error, "body")
-    if content is None and status is not None:
-        content = _get(response, "text")
+    if status is not None and not isinstance(content, Mapping | list):
+        content = _get(response, "text") or content  # openai keeps only what "error" held, be it a sentence
     if status is None and content is None:
         return False
     body = _read_body(content)
@@ -275,7 +278,7 @@ def _read_google(details: list[Any], body: _Body, words: list[Any]) -> None:
     for detail in details:
         if not isinstance(detail, Mapping):
             continue
-        words.append(detail.get("reason"))
+        words.insert(0, detail.get("reason"))
         body.wait = body.wait or _text(detail.get("retryDelay"))
         violations = detail.get("violations")
         for violation in violations if isinstance(violations, list) else ():
@@ -333,8 +336,8 @@ def _lower(headers: Any) -> dict[str, str]:
 
 
 def _is_azure(error: BaseException, headers: Mapping[str, str]) -> bool:
-    url = _get(_get(error, "request"), "url")
-    host = _get(url, "host")
-    if isinstance(host, str) and host.endswith((".azure.com", ".azure-api.net")):
+    if "apim-request-id" in headers or "x-ms-region" in headers:
         return True
-    return "apim-request-id" in headers or "x-ms-region" in headers
+    url = _get(_get(error, "request"), "url")
+    host, path = str(_get(url, "host")), str(_get(url, "path"))
+    return host.endswith((".azure.com", ".azure-api.net")) or "/openai/deployments/" in path

@@ -155,7 +155,10 @@ _CLASSES: dict[str, dict[str, Rule]] = {
     "http": {"InvalidURL": (R.CONFIGURATION, None), "HTTPException": (R.CONNECTION, Phase.READ)},
     "json": {"JSONDecodeError": (R.BAD_RESPONSE, None)},
     "socket": {"gaierror": (R.CONNECTION, Phase.CONNECT)},
-    "ssl": {"SSLError": (R.CONNECTION, Phase.CONNECT)},
+    "ssl": {
+        "SSLCertVerificationError": (R.CONFIGURATION, Phase.CONNECT),
+        "SSLError": (R.CONNECTION, Phase.CONNECT),
+    },
     "builtins": {
         "KeyboardInterrupt": (R.CANCELLED, None),
         "SystemExit": (R.CANCELLED, None),
@@ -265,11 +268,11 @@ WEAK_CODES = {
 
 UNSEEN_CODES = (
     (
-        re.compile(r"(?:spend|billing|credit|usage)\w*limit|insufficient(?:quota|balance|credit|fund)|creditbalance"),
+        re.compile(r"(?:spend|billing|credit|usage)(?:hard)?limit(?!s)|insufficient(?:quota|balance|credit|fund)"),
         R.QUOTA,
     ),
     (re.compile(r"context(?:length|window)"), R.CONTEXT_LENGTH),
-    (re.compile(r"content(?:filter|policy)|policyviolation"), R.CONTENT_FILTER),
+    (re.compile(r"content(?:filter|policy)"), R.CONTENT_FILTER),
     (re.compile(r"overloaded"), R.OVERLOADED),
     (re.compile(r"ratelimit|throttl"), R.RATE_LIMIT),
 )
@@ -357,7 +360,7 @@ RATE_LIMIT_WORDINGS: dict[R, tuple[str, ...]] = {
 DAILY_WORDINGS = ("per day", "per-day", "per_day", "perday", "(rpd)", "(tpd)", "daily")
 
 LIMIT_AND_REQUESTED = re.compile(r"limit:? ([\d,]+).{0,40}?requested:? ([\d,]+)", re.DOTALL)
-LIMIT_ZERO = re.compile(r"\blimit:? 0(?![\d.,])")
+LIMIT_ZERO = re.compile(r"\blimit:? 0(?![\d.])")
 RESUMES = re.compile(r"regain access on (\d{4}-\d\d-\d\d) at (\d\d:\d\d) utc")
 WAIT = re.compile(
     r"(?:again|retry(?:ing)?|wait|replenished)(?: (?:in|after|for|about|approximately))* "
