@@ -31,6 +31,7 @@ from factflow_llm.ratelimit.signals import Reason
 _SOUND_SAMPLE = 20
 _PRIOR = 5.0
 _GROWN = 1.4
+_SHORT_BLOCK_S = 1.0
 _USED = 0.8
 _CONVEX = 2.0
 _STALE_S = 2.0
@@ -49,6 +50,7 @@ class Mode(Enum):
 class _BeforeCut(NamedTuple):
     """What a cut is measured from; kept until the provider admits again."""
 
+    cut_s: float
     mode: Mode
     ceiling: float
     rate: float
@@ -68,7 +70,7 @@ class RateRule:
     """
 
     __slots__ = (
-        "_before_cut", "_clock_s", "_config", "_cut_sent", "_end_unknown", "_floor", "_mark", "_net", "_next_since_s", "_older", "_since_s",
+        "_before_cut", "_clock_s", "_config", "_cut_sent", "_floor", "_mark", "_net", "_next_since_s", "_older", "_shut_s", "_since_s",
         "_slack", "_step_s", "_step_sent", "_top", "ceiling", "mode", "next_step_s", "rate",
     )  # fmt: skip
 
@@ -79,8 +81,8 @@ class RateRule:
         self._slack = 0.0
         self._older = (now, sent)
         self._since_s = self._next_since_s = now
-        self._end_unknown = False
-        self._before_cut = _BeforeCut(self.mode, ceiling, ceiling, 0.0, 0.0, 0.0)
+        self._shut_s = math.nan
+        self._before_cut = _BeforeCut(now, self.mode, ceiling, ceiling, 0.0, 0.0, 0.0)
         self._restart(now, sent)
         self.retune(config)
 
@@ -92,12 +94,20 @@ class RateRule:
         self._top = math.inf if top is None else top / 60.0
 
     def cut(
-        self, now: float, sent: float, admitted_to: float, *, unit: float = 1.0, retry_after_s: float | None = None
+        self,
+        now: float,
+        sent_s: float,
+        sent: float,
+        admitted_to: float,
+        *,
+        unit: float = 1.0,
+        retry_after_s: float | None = None,
     ) -> Reason:
         """Learn from the rejection of something sent since the last cut.
 
         Args:
             now: when the rejection arrived, in seconds.
+            sent_s: when the rejected call was sent.
             sent: running total of units sent.
             admitted_to: running total of units sent before the rejected call; what came later has hardly fared better.
             unit: units of a typical call.
@@ -111,6 +121,7 @@ class RateRule:
         if self.mode is not Mode.OPEN and admitted < 0.5 * unit:
             self._cut_sent = self._step_sent = sent
             self._step_s = now
+            self._shut_s = sent_s
             return Reason.COOL_OFF
         self._since_s, recent = self._next_since_s, 0.0
         if self.mode is Mode.OPEN:
@@ -119,20 +130,26 @@ class RateRule:
         elif self.mode is Mode.SEARCH:
             since, mark = self._mark
             recent = (admitted_to - mark) / max(now - since, 1e-3)
-        self._before_cut = _BeforeCut(self.mode, self.ceiling, self.rate, max(admitted, unit), recent, self._net)
-        self._measure(now + (retry_after_s or 0.0), unit)
-        self._end_unknown = retry_after_s is None
+        self._before_cut = _BeforeCut(
+            now, self.mode, self.ceiling, self.rate, max(admitted, unit), recent, self._net
+        )
+        hinted_s = now if self.mode is Mode.OPEN else sent_s
+        self._measure(hinted_s if retry_after_s is None else now + retry_after_s, unit)
+        self._shut_s = math.nan
         self.mode = Mode.PROBE
         self._restart(now, sent)
         return Reason.RATE_LIMITED
 
-    def admitted_again(self, granted_s: float, unit: float = 1.0) -> bool:
-        """Note when the provider admitted again after a cut; return whether that changed the rate."""
-        if not self._end_unknown:
+    def admitted_again(self, sent_s: float, unit: float = 1.0) -> bool:
+        """Note that the first call sent after a cut was admitted; return whether that changed the rate.
+
+        If others had been refused in between, the provider opened somewhere between the last of them and this call.
+        """
+        if math.isnan(self._shut_s):
             return False
-        self._end_unknown = False
         before = self.rate
-        self._measure(granted_s, unit)
+        self._measure(0.5 * (self._shut_s + sent_s), unit)
+        self._shut_s = math.nan
         return self.rate != before
 
     def _measure(self, available_s: float, unit: float) -> None:
@@ -149,10 +166,10 @@ class RateRule:
         elif before.admitted < _SOUND_SAMPLE * unit:
             weighed = (before.admitted + _PRIOR * unit) / (elapsed + _PRIOR * unit / ceiling)
             ceiling = min(max(weighed, 0.5 * ceiling), 0.95 * ceiling)
-        elif before.recent > _GROWN * measured:
+        elif before.recent > _GROWN * measured and available_s - before.cut_s < _SHORT_BLOCK_S:
             ceiling = min(before.recent, before.rate)
         else:
-            reached = min(before.rate / (3.0 - 2.0 * self._config.decrease), 1.03 * ceiling)
+            reached = min(before.rate / (3.0 - 2.0 * self._config.decrease), 1.05 * measured)
             close = abs(measured - ceiling) < 0.1 * ceiling
             ceiling = max(0.5 * (ceiling + measured) if close else min(measured, before.rate), reached)
             self._slack = 0.5 * (self._slack + max(before.net, 0.0))

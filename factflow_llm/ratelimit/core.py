@@ -305,6 +305,7 @@ class LimiterCore(Line):
             old = paced.rule.rate
             reason = paced.rule.cut(
                 now,
+                ticket.granted_s,
                 self._total(paced.axis),
                 _on_axis(paced.axis, *ticket.sent_before),
                 unit=self._unit(paced.axis),
@@ -313,6 +314,7 @@ class LimiterCore(Line):
             self._cut = paced
             if reason is Reason.RATE_LIMITED:
                 paced.budget.set_rate(now, paced.rule.rate)
+                self._blocks = 0
             changes.append(self._change(now, paced.axis, old, paced.rule.rate, reason))
             self._gate(now, signal.retry_after_s)
             self._active_tokens = [token for token in self._tokens if token.rule.mode is not Mode.OPEN]
