@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from simulators.provider import RefusalDetail
+
 _SIZE_HEADER = "x-simulated-output-tokens"
 _CALL_HEADER = "x-simulated-call"
 _BREATH_S = 0.001  # below this real time, waiting costs more than it simulates
@@ -164,11 +166,11 @@ class SimulatedServer:
 
     def call(self, wanted: Asking, headers: Mapping[str, str]) -> Call:
         """Make the machine's call of a request."""
-        index = int(headers.get(_CALL_HEADER, self._arrived))
+        index = _whole(headers, _CALL_HEADER, self._arrived)
         self._arrived += 1
         output = 0
         if wanted.kind is CallKind.CHAT:
-            output = int(headers.get(_SIZE_HEADER, self._answer_tokens))
+            output = _whole(headers, _SIZE_HEADER, self._answer_tokens)
             if wanted.max_tokens is not None:
                 output = min(output, wanted.max_tokens)
         return Call(index, wanted.input_tokens, output, wanted.max_tokens, wanted.kind)
@@ -266,38 +268,42 @@ class _Exchange:
         try:
             self.server.check_key(self.request.headers)
             wanted = self.route.read(_object(self.content), self.request)
+            call = self.server.call(wanted, self.request.headers)
         except RequestRefusedError as error:
             self._note(error.status, "invalid_request")
             body = bodies.problem(self.api, error.status, error.message, code=error.code, param=error.param)
             await self._answer(JSONResponse(body, error.status, self._headers({}, error.status)))
             return
-        await self._serve(wanted)
+        await self._serve(wanted, call)
 
-    async def _serve(self, wanted: Asking) -> None:
+    async def _serve(self, wanted: Asking, call: Call) -> None:
         server = self.server
-        call = server.call(wanted, self.request.headers)
         now, verdict, shown = server.decide(call)
         self._note(verdict.status, verdict.error, verdict.retry_after_s)
         headers = self._headers(shown, verdict.status)
         if verdict.status != 200:
             detail = server.machine.refusal(now, call, verdict.axis)
-            body = bodies.error_body(server.spec, verdict, detail, self.route.operation)
             await server.pause(verdict.duration_s, self.request)
-            await self._answer(JSONResponse(body, verdict.status, headers))
+            await self._refuse(verdict, detail, headers)
             return
         try:
             if wanted.stream:
                 await self._stream(wanted, call, verdict, headers)
                 return
             await server.pause(verdict.duration_s, self.request)
-            if verdict.error is not None:
+            if verdict.error is None:
+                body = bodies.answer(self.api, wanted, call)
+                await self._answer(JSONResponse(body, headers=headers | self._usage(call, verdict)))
+            elif verdict.error == "connection":
                 self._hang_up()
             else:
-                await self._answer(
-                    JSONResponse(bodies.answer(self.api, wanted, call), headers=headers | self._usage(call, verdict))
-                )
+                await self._refuse(verdict._replace(status=529 if self.api is Api.ANTHROPIC else 503), None, headers)
         finally:
             server.settle(now, verdict)
+
+    async def _refuse(self, verdict: Verdict, detail: RefusalDetail | None, headers: Mapping[str, str]) -> None:
+        body = bodies.error_body(self.server.spec, verdict, detail, self.route.operation)
+        await self._answer(JSONResponse(body, verdict.status, headers))
 
     async def _stream(self, wanted: Asking, call: Call, verdict: Verdict, headers: Mapping[str, str]) -> None:
         events = list(bodies.events(self.api, wanted, call))
@@ -350,7 +356,7 @@ class _Exchange:
         headers, path = self.request.headers, self.request.url.path
         identity = hashlib.sha256(b"\n".join([path.encode(), headers.get(_CALL_HEADER, "").encode(), self.content]))
         resent = headers.get("x-stainless-retry-count", "0") != "0"
-        attempt = headers.get("amz-sdk-request", "attempt=1").partition("attempt=")[2]
+        attempt = headers.get("amz-sdk-request", "attempt=1").partition("attempt=")[2].partition(";")[0]
         self.server.note(
             Asked(
                 self.arrived_s,
@@ -359,7 +365,7 @@ class _Exchange:
                 status,
                 error,
                 retry_after_s,
-                hidden_retry=resent or not attempt.startswith("1"),
+                hidden_retry=resent or attempt != "1",
             )
         )
 
@@ -376,6 +382,13 @@ def _object(content: bytes) -> bodies.Json:
         if isinstance(body, dict):
             return body
     raise RequestRefusedError("We could not parse the JSON body of your request.")
+
+
+def _whole(headers: Mapping[str, str], name: str, default: int) -> int:
+    text = headers.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise RequestRefusedError(f"{name}: {text[:20]!r} is not a whole number")
+    return int(text)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

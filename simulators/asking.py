@@ -19,6 +19,7 @@ _MAX_INPUTS = 2_048
 _MAX_TOKENS_PER_INPUT = 8_192
 _MAX_TOKENS_PER_REQUEST = 300_000
 _MAX_TITAN_CHARS = 50_000
+_LARGEST = 1_000_000
 _SAMPLING = ("temperature", "top_p", "top_k")
 
 
@@ -53,19 +54,19 @@ def openai_chat(body: Json, model: str | None = None) -> Asking:
 
     The admission estimate is that of captures: a quarter of the characters of each message, rounded up, plus 1.
     """
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
+    messages = _turns(body)
+    if not messages:
         raise RequestRefusedError(
             "Missing required parameter: 'messages'.", code="missing_required_parameter", param="messages"
         )
-    options = body.get("stream_options") or {}
+    options = body.get("stream_options")
     return Asking(
         CallKind.CHAT,
         model or str(body.get("model", "")),
         sum(math.ceil(_characters(message.get("content")) / 4) + 1 for message in messages),
-        body.get("max_completion_tokens", body.get("max_tokens")),
+        _whole(body, "max_completion_tokens") or _whole(body, "max_tokens"),
         stream=bool(body.get("stream")),
-        stream_usage=bool(options.get("include_usage")),
+        stream_usage=isinstance(options, dict) and bool(options.get("include_usage")),
     )
 
 
@@ -74,7 +75,7 @@ def openai_embeddings(body: Json, model: str | None = None) -> Asking:
     texts = body.get("input")
     texts = [texts] if isinstance(texts, str) else texts
     name = model or str(body.get("model", ""))
-    if not isinstance(texts, list) or not texts or "" in texts or len(texts) > _MAX_INPUTS:
+    if not isinstance(texts, list) or not 0 < len(texts) <= _MAX_INPUTS or not all(map(_is_input, texts)):
         raise RequestRefusedError(
             "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
         )
@@ -92,7 +93,7 @@ def openai_embeddings(body: Json, model: str | None = None) -> Asking:
         name,
         sum(sizes),
         texts=tuple(map(str, texts)),
-        dimensions=int(body.get("dimensions") or (3072 if name.endswith("-large") else 1536)),
+        dimensions=_whole(body, "dimensions") or (3072 if name.endswith("-large") else 1536),
         packed=body.get("encoding_format") == "base64",
     )
 
@@ -101,19 +102,20 @@ def anthropic_messages(body: Json, version: str | None) -> Asking:
     """Read a message request; from version 2026-10-21 on, sampling parameters are refused."""
     if version is None:
         raise RequestRefusedError("anthropic-version: header is required")
-    if not isinstance(body.get("max_tokens"), int):
+    max_tokens, messages = _whole(body, "max_tokens"), _turns(body)
+    if max_tokens is None:
         raise RequestRefusedError("max_tokens: Field required")
-    if not isinstance(body.get("messages"), list) or not body["messages"]:
+    if not messages:
         raise RequestRefusedError("messages: at least one message is required")
     sampling = [name for name in _SAMPLING if name in body]
     if sampling and version >= "2026-10-21":
         raise RequestRefusedError(f"{sampling[0]}: Extra inputs are not permitted")
-    characters = _characters(body.get("system")) + sum(_characters(one.get("content")) for one in body["messages"])
+    characters = _characters(body.get("system")) + sum(_characters(one.get("content")) for one in messages)
     return Asking(
         CallKind.CHAT,
         str(body.get("model", "")),
         max(math.ceil(characters / 4), 1),
-        body["max_tokens"],
+        max_tokens,
         stream=bool(body.get("stream")),
     )
 
@@ -144,9 +146,43 @@ def titan(body: Json, model: str) -> Asking:
         model,
         tokens,
         texts=(text,),
-        dimensions=int(body.get("dimensions", 1024)) if "v2" in model else 1536,
-        vector_kinds=tuple(body.get("embeddingTypes", ["float"])),
+        dimensions=_titan_dimensions(body) if "v2" in model else 1536,
+        vector_kinds=_titan_kinds(body),
     )
+
+
+def _turns(body: Json) -> list[Json]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return []
+    return messages
+
+
+def _whole(body: Json, name: str) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
+        raise RequestRefusedError(f"Invalid '{name}': expected an integer from 1 to {_LARGEST}.", param=name)
+    return value
+
+
+def _titan_dimensions(body: Json) -> int:
+    value = body.get("dimensions", 1024)
+    if value not in (256, 512, 1024):
+        raise RequestRefusedError(
+            "Malformed input request: #/dimensions: not a valid enum value, please reformat your input."
+        )
+    return int(value)
+
+
+def _titan_kinds(body: Json) -> tuple[str, ...]:
+    kinds = body.get("embeddingTypes", ["float"])
+    if not isinstance(kinds, list) or not kinds or not all(kind in ("float", "binary") for kind in kinds):
+        raise RequestRefusedError(
+            "Malformed input request: #/embeddingTypes: not a valid enum value, please reformat your input."
+        )
+    return tuple(kinds)
 
 
 def _characters(content: Any) -> int:
@@ -157,8 +193,13 @@ def _characters(content: Any) -> int:
     return 0
 
 
-def _length(text: Any) -> int:
-    return len(text) if isinstance(text, str) else 4 * len(text)  # an input may be a list of token numbers
+def _is_input(text: Any) -> bool:
+    """Tell whether it is a text, or a list of token numbers, and not empty."""
+    return isinstance(text, str | list) and len(text) > 0
+
+
+def _length(text: str | list[int]) -> int:
+    return len(text) if isinstance(text, str) else 4 * len(text)
 
 
 class ApiRoute(NamedTuple):
