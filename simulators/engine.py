@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,15 +16,17 @@ from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.line import Refusal, TicketState
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from simulators.demand import Sessions
+from simulators.demand import calls as _calls
 from simulators.policies import Controller, KnownTicket, Policy, as_policy
 from simulators.provider import Call, ProviderMachine, Verdict
-from simulators.scenario import Backlog, Scenario
+from simulators.scenario import Backlog, QuotaChange, Restart, Scenario
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
     from simulators.result import SimResult
 
-_EVENT, _ARRIVAL, _ANSWER, _WAKE, _RETRY, _GIVE_UP = range(6)
+_EVENT, _ARRIVAL, _ANSWER, _WAKE, _RETRY, _GIVE_UP, _NEXT_ROUND = range(7)
 _JITTERS = 16
 _FIRST = 2**60
 _CONSEQUENCES: dict[str, Consequence] = {str(reason): consequence for reason, consequence in REASONS.items()}
@@ -131,6 +132,7 @@ class _World:
 
     def __init__(self, scenario: Scenario, policy: Policy, seed: int, clients: int) -> None:
         self.scenario = scenario
+        self.policy = policy
         self.streams = Streams(seed)
         self.machine = ProviderMachine(scenario.machine_spec, self.streams)
         self.controllers: list[Controller] = [policy.controller(self.machine) for _ in range(clients)]
@@ -147,7 +149,13 @@ class _World:
         self.jitter = self.streams.stream("jitter", "uniform", _JITTERS)
         self.patience = self.streams.stream("patience", "uniform", 1)
         self.patience_left = self.streams.stream("patience length", "exponential", 1)
-        self.calls = _calls(scenario, self.streams)
+        self.sessions: Sessions | None = None
+        if scenario.sessions:
+            assert not isinstance(scenario.workload, Backlog)
+            self.sessions = Sessions(scenario.workload, self.streams)
+            self.calls = self.sessions.first_rounds()
+        else:
+            self.calls = _calls(scenario, self.streams)
         self.started = 0
 
     def run(self) -> Run:
@@ -182,10 +190,16 @@ class _World:
                 if not what.ended:
                     self.submit(now, what)
             elif kind == _GIVE_UP:
-                assert isinstance(what, _Request)
+                assert isinstance(what, int)
                 self.give_up(now, what)
+            elif kind == _NEXT_ROUND:
+                assert isinstance(what, tuple)
+                self.begin(now, *what)
+            elif isinstance(what, Restart):
+                self.restart(now, what)
             else:
-                self.machine.scale(now, what.quota, what.axis)  # type: ignore[attr-defined]
+                assert isinstance(what, QuotaChange)
+                self.machine.scale(now, what.quota, what.axis)
                 capacity.append((now, self.machine.capacity(now)))
         for request in self.open.values():
             self.record_request(math.nan, request, ENDING.unfinished)
@@ -226,7 +240,7 @@ class _World:
         request = _Request(ticket, now, client, self.jitter.row(call.index))
         self.open[call.index] = request
         if scenario.impatient_share and self.patience.row(call.index)[0] < scenario.impatient_share:
-            self.push(now + scenario.patience_s * self.patience_left.row(call.index)[0], _GIVE_UP, request)
+            self.push(now + scenario.patience_s * self.patience_left.row(call.index)[0], _GIVE_UP, call.index)
         self.submit(now, request)
 
     def submit(self, now: float, request: _Request) -> None:
@@ -314,21 +328,46 @@ class _World:
         late = request.ticket.refusal is Refusal.DEADLINE
         self.finish(now, request, ENDING.refused_deadline if late else ENDING.refused_breaker)
 
-    def give_up(self, now: float, request: _Request) -> None:
-        if request.ended:
+    def give_up(self, now: float, index: int) -> None:
+        request = self.open.get(index)
+        if request is None:
             return
-        ticket, verdict, client = request.ticket, request.verdict, request.client
-        controller = self.controllers[client]
-        in_flight = ticket.state is TicketState.GRANTED
-        if in_flight:
-            assert verdict is not None
-            self.machine.finish(now, verdict.handle)
-            controller.settle(now, ticket, RateLimitSignal(Outcome.IGNORED))
-            self.record_attempt(now, request, verdict, _CANCELLED_CODE)
+        controller = self.controllers[request.client]
+        if self.hang_up(now, request):
+            controller.settle(now, request.ticket, RateLimitSignal(Outcome.IGNORED))
         else:
-            controller.withdraw(ticket)
-        self.decide(now, client)
+            controller.withdraw(request.ticket)
+        self.decide(now, request.client)
         self.finish(now, request, ENDING.cancelled)
+
+    def hang_up(self, now: float, request: _Request) -> bool:
+        """Drop the request's connection and return whether it had one."""
+        if request.ticket.state is not TicketState.GRANTED:
+            return False
+        assert request.verdict is not None
+        self.machine.finish(now, request.verdict.handle)
+        self.record_attempt(now, request, request.verdict, _CANCELLED_CODE)
+        return True
+
+    def restart(self, now: float, event: Restart) -> None:
+        """Kill clients: connections drop, what they learned is gone, and new ones take all open requests up afresh."""
+        mine = [request for request in self.open.values() if event.client in (None, request.client)]
+        for client in range(len(self.controllers)) if event.client is None else [event.client]:
+            self.controllers[client] = self.policy.controller(self.machine)
+            self.arm(client, math.inf)
+        fresh = []
+        for old in mine:
+            old.ended = True
+            request = self.open[old.ticket.call.index] = _Request(
+                KnownTicket(old.ticket.call, output_tokens=old.ticket.output_tokens, deadline_s=old.ticket.deadline_s),
+                old.arrival_s,
+                old.client,
+                old.jitters,
+            )
+            request.attempt = old.attempt + self.hang_up(now, old)
+            fresh.append(request)
+        for request in fresh:
+            self.submit(now, request)
 
     def finish(self, now: float, request: _Request, ending: float) -> None:
         request.ended = True
@@ -336,6 +375,10 @@ class _World:
         self.record_request(now, request, ending)
         if self.closed:
             self.push(now, _ARRIVAL, request.client)
+        elif self.sessions is not None:
+            following = self.sessions.after(request.ticket.call.index, now)
+            if following is not None:
+                self.push(following[0], _NEXT_ROUND, (following[1], request.client))
 
     def record_attempt(self, now: float, request: _Request, verdict: Verdict, outcome: float) -> None:
         ticket = request.ticket
@@ -378,31 +421,3 @@ class _World:
                 call.output_tokens,
             )
         )
-
-
-def _calls(scenario: Scenario, streams: Streams) -> Iterator[tuple[float, Call]]:
-    """Yield arrival time and call, in order; a closed loop yields for ever and its times mean nothing."""
-    workload = scenario.workload
-    if isinstance(workload, Backlog):
-        sizes = streams.stream("sizes", "normal", 2)
-        index = 0
-        while True:
-            read, written = sizes.row(index) if workload.sigma else (0.0, 0.0)
-            yield 0.0, Call(
-                index,
-                round(workload.input_tokens * math.exp(workload.sigma * read)),
-                round(workload.output_tokens * math.exp(workload.sigma * written)),
-                workload.max_tokens,
-            )
-            index += 1
-    else:
-        bounds = (None if bound < 0 else bound for bound in workload.max_tokens.tolist())
-        columns = zip(
-            workload.arrival_s.tolist(),
-            workload.input_tokens.tolist(),
-            workload.output_tokens.tolist(),
-            bounds,
-            strict=True,
-        )
-        for index, (arrival_s, read, written, bound) in enumerate(columns):
-            yield arrival_s, Call(index, max(read, 0), max(written, 0), bound)

@@ -83,24 +83,38 @@ class Workload(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens to the provider at a moment.
+    """Something that happens at a moment.
 
     Attributes:
         time_s: when.
         label: what plots and tables call it.
-        quota: from now on the quotas are this many times their nominal size.
-        axis: the one axis that is meant; ``None`` means all.
     """
 
     time_s: float
     label: str
+
+
+@dataclass(frozen=True)
+class QuotaChange(Event):
+    """From now on the quotas are ``quota`` times their nominal size: those of one axis, or all."""
+
     quota: float
     axis: Axis | None = None
 
 
 @dataclass(frozen=True)
+class Restart(Event):
+    """Clients are killed and start anew: one of them, or all.
+
+    Connections drop, what the limiters learned is gone, and all open requests are taken up afresh.
+    """
+
+    client: int | None = None
+
+
+@dataclass(frozen=True)
 class Scenario:
-    """A workload, a provider, and events; build on it with :meth:`at` and :meth:`impatient`.
+    """A workload, a provider, and events; build on it with :meth:`at`, :meth:`restarting`, :meth:`impatient` ….
 
     Args:
         workload: a trace, or a :func:`backlog`.
@@ -110,6 +124,7 @@ class Scenario:
         drain_s: an open-loop run goes on for this long after the last arrival.
         impatient_share: share of callers who give up when their patience ends.
         patience_s: their mean patience (exponential).
+        sessions: the trace is asked turn by turn; see :meth:`by_session`.
     """
 
     workload: Trace | Backlog
@@ -119,6 +134,7 @@ class Scenario:
     drain_s: float = 60.0
     impatient_share: float = 0.0
     patience_s: float = math.inf
+    sessions: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.provider, str):
@@ -154,7 +170,38 @@ class Scenario:
         if not (math.isfinite(quota) and quota > 0):
             msg = f"at(): quota = {quota!r} must be a finite number above 0 (1 is the nominal quota)"
             raise ConfigurationError(msg)
-        event = Event(time_s, label or f"quota x {quota:g}", quota, None if axis is None else Axis(axis))
+        event = QuotaChange(time_s, label or f"quota x {quota:g}", quota, None if axis is None else Axis(axis))
+        return self._with(event)
+
+    def restarting(self, time_s: float, *, client: int | None = None, label: str | None = None) -> Scenario:
+        """Return the scenario with clients that are killed and started anew at ``time_s``: one of them, or all.
+
+        Raises:
+            ConfigurationError: naming the value and its bound.
+        """
+        if not (math.isfinite(time_s) and time_s >= 0):
+            msg = f"restarting(): time_s = {time_s!r} must be a finite number of at least 0"
+            raise ConfigurationError(msg)
+        if client is not None and client < 0:
+            msg = f"restarting(): client = {client!r} must be at least 0; None restarts all"
+            raise ConfigurationError(msg)
+        return self._with(Restart(time_s, label or "restart", client))
+
+    def by_session(self) -> Scenario:
+        """Return the scenario as a closed loop: a session's next round waits for the answer, then for its think time.
+
+        The other way, recorded arrivals whatever happens, is an open loop: it asks on where people would have waited.
+
+        Raises:
+            ConfigurationError: the workload knows no sessions.
+        """
+        session = getattr(self.workload, "session", None)
+        if session is None or not (session >= 0).any():
+            msg = f"by_session(): {self.workload.name} knows no sessions; replay it in an open loop, as it stands"
+            raise ConfigurationError(msg)
+        return replace(self, sessions=True)
+
+    def _with(self, event: Event) -> Scenario:
         return replace(self, events=tuple(sorted((*self.events, event), key=lambda event: event.time_s)))
 
     def impatient(self, share: float, patience_s: float) -> Scenario:
