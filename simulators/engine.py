@@ -18,7 +18,8 @@ from factflow_llm.ratelimit.line import Refusal, TicketState
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
 from simulators.demand import Sessions
 from simulators.demand import calls as _calls
-from simulators.policies import Controller, KnownTicket, Policy, as_policy
+from simulators.neighbours import Traffic
+from simulators.policies import Controller, KnownTicket, PatientPolicy, Policy, as_policy
 from simulators.provider import Call, ProviderMachine, Verdict
 from simulators.scenario import Backlog, QuotaChange, Restart, Scenario
 from simulators.streams import Streams
@@ -26,7 +27,7 @@ from simulators.streams import Streams
 if TYPE_CHECKING:
     from simulators.result import SimResult
 
-_EVENT, _ARRIVAL, _ANSWER, _WAKE, _RETRY, _GIVE_UP, _NEXT_ROUND = range(7)
+_EVENT, _ARRIVAL, _ANSWER, _WAKE, _RETRY, _GIVE_UP, _NEXT_ROUND, _NEIGHBOUR = range(8)
 _JITTERS = 16
 _FIRST = 2**60
 _CONSEQUENCES: dict[str, Consequence] = {str(reason): consequence for reason, consequence in REASONS.items()}
@@ -138,6 +139,7 @@ class _World:
         self.controllers: list[Controller] = [policy.controller(self.machine) for _ in range(clients)]
         self.armed = [(math.inf, 0)] * clients
         self.retry = policy.retry
+        self.retry_delay_s = policy.retry_delay_s if isinstance(policy, PatientPolicy) else retry_delay_s
         self.closed = scenario.closed_loop
         self.names_axis = scenario.machine_spec.names_axis
         self.heap: list[tuple[float, int, int, object]] = []
@@ -169,6 +171,8 @@ class _World:
                 self.push(0.0, _ARRIVAL, worker)
         else:
             self.next_arrival()
+        for place, neighbour in enumerate(scenario.neighbours):
+            Traffic(neighbour, place, self.streams, self.machine, lambda at, what: self.push(at, _NEIGHBOUR, what))
         while heap:
             now, sequence, kind, what = heappop(heap)
             if now > horizon:
@@ -195,6 +199,8 @@ class _World:
             elif kind == _NEXT_ROUND:
                 assert isinstance(what, tuple)
                 self.begin(now, *what)
+            elif kind == _NEIGHBOUR:
+                what(now)  # type: ignore[operator]
             elif isinstance(what, Restart):
                 self.restart(now, what)
             else:
@@ -310,7 +316,7 @@ class _World:
             self.finish(now, request, ENDING.never_admissible if never else ENDING.failed)
             return
         deadline_s = request.ticket.deadline_s
-        delay_s = retry_delay_s(
+        delay_s = self.retry_delay_s(
             self.retry,
             attempt=request.attempt,
             worth_attempts=consequence.max_attempts,

@@ -72,6 +72,24 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class PatientPolicy(Policy, Protocol):
+    """A policy that waits before a retry by a rule of its own."""
+
+    def retry_delay_s(
+        self,
+        retry: RetryConfig,
+        *,
+        attempt: int,
+        jitter: float,
+        retry_after_s: float | None,
+        remaining_s: float | None,
+        worth_attempts: int | None = None,
+    ) -> float | None:
+        """Stand in for :func:`factflow_llm.ratelimit.backoff.retry_delay_s`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Adaptive:
     """The production limiter under these settings."""

@@ -11,6 +11,7 @@ from factflow_llm.ratelimit.signals import Axis
 from simulators.provider import Provider, provider
 
 if TYPE_CHECKING:
+    from simulators.neighbours import Neighbour
     from simulators.traces import Trace
 
 
@@ -121,6 +122,7 @@ class Scenario:
         provider: a provider, a preset's name, or a TOML file's path.
         name: what reports call it; made from the parts when left out.
         events: in order of time.
+        neighbours: who else draws on the provider's quota.
         drain_s: an open-loop run goes on for this long after the last arrival.
         impatient_share: share of callers who give up when their patience ends.
         patience_s: their mean patience (exponential).
@@ -131,6 +133,7 @@ class Scenario:
     provider: Provider | str
     name: str = ""
     events: tuple[Event, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
     drain_s: float = 60.0
     impatient_share: float = 0.0
     patience_s: float = math.inf

@@ -18,6 +18,7 @@ from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import AttemptRow
 from factflow_llm.types import CompletionResponse, FinishReason, Message, StreamChunk, Usage
 from simulators.engine import _JITTERS, _calls
+from simulators.neighbours import Traffic
 from simulators.provider import Call, ProviderMachine, Verdict
 from simulators.scenario import Backlog, Scenario
 from simulators.streams import Streams
@@ -112,6 +113,8 @@ async def _main(
 
     for event in scenario.events:
         loop.call_at(event.time_s, lambda event=event: machine.scale(event.time_s, event.quota, event.axis))
+    for place, neighbour in enumerate(scenario.neighbours):
+        Traffic(neighbour, place, streams, machine, lambda at, what: loop.call_at(at, what, at))
 
     async def one(call: Call, client: int) -> None:
         attempts = iter(range(10_000))
