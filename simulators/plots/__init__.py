@@ -1,6 +1,6 @@
 """Pictures: axes in, axes out; each has its numbers in a pure function of ``series``."""
 
-from simulators.plots.comparisons import plot_frontier
+from simulators.plots.comparisons import plot_frontier, plot_study
 from simulators.plots.runs import (
     plot_fairness,
     plot_limits,
@@ -21,6 +21,7 @@ __all__ = [
     "plot_overview",
     "plot_queue",
     "plot_recovery",
+    "plot_study",
     "plot_trace",
     "plot_waits",
     "plot_waits_over_time",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from simulators.comparison import half_width
 from simulators.plots import look
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from simulators.comparison import Comparison
+    from simulators.tuning import Study
 
 _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LINEAR_BELOW = 0.02
@@ -66,9 +67,7 @@ def plot_frontier(comparison: Comparison, *, ax: Axes | None = None, **marks: An
         color=look.ink(ax), fontsize="small", arrowprops={"arrowstyle": "->", "color": look.ink(ax)}, zorder=1,
     )  # fmt: skip
     look.bare(ax)
-    ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, fontsize="small", frameon=False, handletextpad=0.2
-    )
+    _legend_below(ax)
     return ax
 
 
@@ -92,3 +91,70 @@ def _ratio_axis(ax: Axes, ratios: np.ndarray[Any, np.dtype[np.float64]]) -> None
     ax.set_ylim(max(lowest - room, 0.0), max(highest, 1.0) + room)
     ax.yaxis.set_major_formatter(FuncFormatter(look.percent))
     ax.set_ylabel("goodput ÷ oracle's")
+
+
+def pareto_front(study: Study) -> pd.DataFrame:
+    """Return the trials that no other beats in both, more ``goodput_ratio`` and less ``worst_rejected_share``."""
+    ordered = study.frame.sort_values(["worst_rejected_share", "goodput_ratio"], ascending=[True, False])
+    goodput = ordered["goodput_ratio"].to_numpy()
+    before = np.maximum.accumulate(np.append(-np.inf, goodput))[:-1]
+    return ordered[goodput > before].reset_index(drop=True)
+
+
+def plot_study(
+    study: Study, *, ax: Axes | None = None, kind: Literal["progress", "pareto"] = "progress", **marks: Any
+) -> Axes:
+    """Draw how a search went: each trial's goodput in turn, or against the share of 429s that it cost.
+
+    Args:
+        study: what ``tune`` returned.
+        ax: where to draw.
+        kind: ``progress`` draws trial by trial with the best so far; ``pareto`` draws goodput against the worst
+            scenario's share of 429s, with the bound and the trials that no other beats in both.
+        **marks: style of the trials that keep the bound.
+
+    Raises:
+        ValueError: for another ``kind``.
+    """
+    if kind not in ("progress", "pareto"):
+        msg = f"plot_study: kind = {kind!r} is unknown; take 'progress' or 'pareto'"
+        raise ValueError(msg)
+    ax = look.canvas(ax)
+    trials, best = study.history(), study.best
+    x = "trial" if kind == "progress" else "worst_rejected_share"
+    if kind == "progress":
+        ax.plot(
+            trials["trial"], trials["best_so_far"], color=look.BLUE, linewidth=1.4, drawstyle="steps-post",
+            label="best so far", zorder=2,
+        )  # fmt: skip
+        ax.set_xlabel("trial")
+        ax.set_xlim(-0.5, len(trials) - 0.5)
+        ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    else:
+        front = pareto_front(study)
+        ax.plot(front[x], front["goodput_ratio"], color=look.BLUE, linewidth=1.0, label="not beaten", zorder=2)
+        ax.axvline(study.max_rejected_share, color=look.ink(ax), linewidth=0.9, linestyle=look.DASHES[1], label="bound")
+        _share_axis(ax, float(trials[x].max()))
+        ax.set_xlabel("429s among attempts, worst scenario")
+    kept, broken = trials[trials["feasible"]], trials[~trials["feasible"]]
+    style = look.styled(marks, color=look.SKY, marker="o", markersize=5, markeredgewidth=0, linestyle="", zorder=3)
+    ax.plot(kept[x], kept["goodput_ratio"], **style, label="within the bound")
+    ax.plot(
+        broken[x], broken["goodput_ratio"], linestyle="", marker="x", color=look.VERMILION, markersize=5,
+        label="too many 429s", zorder=3,
+    )  # fmt: skip
+    for name, row, color, shape in (("defaults", trials.iloc[0], look.ORANGE, "s"), ("best", best, look.GREEN, "*")):
+        label = f"{name}: {row['goodput_ratio']:.1%}"
+        ax.plot(
+            row[x], row["goodput_ratio"], linestyle="", marker=shape, color=color, markersize=10, label=label, zorder=4
+        )
+    _ratio_axis(ax, trials["goodput_ratio"].to_numpy())
+    look.bare(ax)
+    _legend_below(ax)
+    return ax
+
+
+def _legend_below(ax: Axes) -> None:
+    ax.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, fontsize="small", frameon=False, handletextpad=0.4
+    )

@@ -240,7 +240,7 @@ def _unanswered(result: SimResult, client: int | None = None) -> pd.DataFrame:
 
 
 def _ends(result: SimResult, ends: pd.Series[float]) -> Floats:
-    return ends.fillna(result.scenario.horizon_s).to_numpy(dtype=np.float64)
+    return np.asarray(ends.fillna(result.scenario.horizon_s), dtype=np.float64)
 
 
 def _overlap(starts: Floats, ends: Floats, edges: Floats) -> Floats:
