@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from factflow_llm.clients.checks import check_messages
 from factflow_llm.errors import ErrorMetadata, LLMErrorClassification, get_error_metadata
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.ratelimit.backoff import retry_delay_s
@@ -330,6 +331,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             await asyncio.sleep(delay_s)
 
     def _input_tokens(self, messages: Sequence[Message]) -> int:
+        check_messages(messages)
         return sum(self._count_tokens(text) for message in messages for text in _texts(message))
 
 

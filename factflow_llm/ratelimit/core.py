@@ -110,6 +110,13 @@ class LimiterCore(Line):
 
     # --- transitions -------------------------------------------------------------------------------------------------
 
+    def advance(self, now: float) -> list[Ticket]:
+        return super().advance(now) if now >= self.wake_at else []
+
+    def withdraw(self, ticket: Ticket) -> None:
+        super().withdraw(ticket)
+        self.wake_at = -NEVER
+
     def cancel(self, now: float, ticket: Ticket) -> None:
         """Take a waiting ticket out of the line; a granted one is settled as ignored."""
         self.withdraw(ticket)
@@ -131,6 +138,13 @@ class LimiterCore(Line):
         self._counts[outcome] += 1
         if self._active_tokens:
             self._settle_tokens(ticket, signal)
+        elif outcome is Outcome.SUCCEEDED and not self._slots_limited and ticket is not self._breaker_probe:
+            # the common case: whoever waits, waits for the pace, which this leaves as it is
+            wake_at = self.wake_at
+            changes = self._succeeded(now, ticket, signal)
+            self.wake_at = now if changes else wake_at
+            return changes
+        self.wake_at = now
         if ticket is self._breaker_probe:
             self._breaker_probe = None
             if outcome is Outcome.SUCCEEDED:
@@ -166,6 +180,7 @@ class LimiterCore(Line):
                 paced.budget.set_rate(now, paced.rule.rate)
                 changes.append(self._change(now, paced.axis, old, paced.rule.rate, Reason.RETUNED))
         self._active_tokens = [paced for paced in self._tokens if paced.rule.mode is not Mode.OPEN]
+        self.wake_at = now
         return tuple(changes)
 
     def metrics(self, now: float) -> AIMDMetrics:

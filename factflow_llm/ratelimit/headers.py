@@ -63,10 +63,12 @@ def _anthropic(axis: Axis, word: str) -> _Names:
     return _Names(axis, f"{start}-limit", f"{start}-remaining", f"{start}-reset")
 
 
-_LIMITS = (
+_OPENAI = (
     _openai(Axis.REQUESTS, "requests"),
     _openai(Axis.TOKENS, "tokens"),
     _openai(Axis.TOKENS, "project-tokens"),
+)
+_ANTHROPIC = (
     _anthropic(Axis.REQUESTS, "requests"),
     _anthropic(Axis.TOKENS, "tokens"),
     _anthropic(Axis.INPUT_TOKENS, "input-tokens"),
@@ -152,9 +154,9 @@ class LimitHeaders:
 
     @cached_property
     def _told(self) -> list[tuple[_Names, AxisLimit]]:
-        if not any("ratelimit-" in name for name in self._lower):
-            return []
-        return [(names, limit) for names in _LIMITS if (limit := self._read(names)) is not None]
+        sent = "\n".join(self._lower)
+        told = (_OPENAI if "x-ratelimit-" in sent else ()) + (_ANTHROPIC if "anthropic-ratelimit-" in sent else ())
+        return [(names, limit) for names in told if (limit := self._read(names)) is not None]
 
     def _read(self, names: _Names) -> AxisLimit | None:
         limit, remaining, reset = map(self._lower.get, names[1:])
