@@ -1,0 +1,128 @@
+"""What README and docs show: every block of Python runs, every file they name exists, every command is spelt right."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^```(?P<info>[^\n`]+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
+
+
+class Block(NamedTuple):
+    """A fenced block: what follows the fence, its text, and how many lines stand before it."""
+
+    info: str
+    text: str
+    before: int
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    found = _BLOCK.finditer(text)
+    return [Block(each["info"], each["text"], text.count("\n", 0, each.start("text"))) for each in found]
+
+
+def command(name: str) -> str:
+    """Return the README's shell command of that name."""
+    (text,) = [block.text.strip() for block in blocks(ROOT / "README.md") if block.info == f"sh {name}"]
+    return text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_runs(page: Path, tmp_path: Path) -> None:
+    """The blocks of a page run as one program, top to bottom, among the files that the page shows."""
+    parts = ["import matplotlib; matplotlib.use('agg')"]
+    for block in blocks(page):
+        language, _, title = block.info.partition(" ")
+        if title.startswith('title="'):
+            (tmp_path / title.removeprefix('title="').removesuffix('"')).write_text(block.text, encoding="utf-8")
+        if language == "python":
+            parts.append(f"exec(compile({block.text!r}, {str(page)!r} + ', after line {block.before}', 'exec'))")
+    if len(parts) == 1:
+        assert page.stem != "README"
+        return
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", "\n".join(parts)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Links and pictures within the repository exist."""
+    assert [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["lab", "tests"])
+def test_commands_set_up_their_own_environment(name: str) -> None:
+    """Both commands are one line, make the environment they use, and name only extras and files that exist."""
+    line = command(name)
+    assert "\n" not in line
+    make, install, start = (shlex.split(part) for part in line.split("&&"))
+    assert make == ["python3", "-m", "venv", ".venv"]
+    assert install[0] == ".venv/bin/pip"
+    extra = re.fullmatch(r"\.\[(\w+)\]", install[-1])
+    assert extra is not None
+    assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert start[0].startswith(".venv/bin/")
+    assert all((ROOT / word).exists() for word in start[1:] if "/" in word)
+
+
+def test_laboratory_command_ends_in_a_laboratory(tmp_path: Path) -> None:
+    """The program that the main command starts is there and understands its arguments."""
+    words = shlex.split(command("lab").rpartition("&&")[2])
+    program = Path(sys.executable).with_name(Path(words[0]).name)
+    done = subprocess.run(
+        [program, *words[1:-1], "--version"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout[:1].isdigit()) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "smaller"),
+    [
+        ("picture", ["--duration", "60", "--seeds", "1", "--jobs", "1", "--plot", "picture.png"]),
+        ("tune", ["--duration", "60", "--seeds", "1", "--jobs", "1", "--trials", "2"]),
+    ],
+)
+def test_other_commands_run(name: str, smaller: list[str], tmp_path: Path) -> None:
+    """The commands without Jupyter run, here on a smaller job."""
+    program, *words = shlex.split(command(name))
+    assert program == ".venv/bin/factflow-llm"
+    done = subprocess.run(
+        [sys.executable, "-m", "simulators", *words, *smaller],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "picture": {"picture.png"},
+        "tune": {"limiter.toml", "limiter.png"},
+    }[name]
+
+
+def test_readme_fits_the_eye() -> None:
+    """The README starts with one sentence, then the two commands; its picture is a file of reasonable size."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.index("```sh lab") < text.index("```sh tests") < text.index("![") < text.index("```python")
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert 5_000 < (ROOT / picture).stat().st_size < 300_000
