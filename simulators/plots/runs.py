@@ -231,8 +231,8 @@ def plot_recovery(
     ax = look.canvas(ax)
     curves, recovered = series.recovery_curves(result, yardstick), result.recovery(yardstick)
     ax.axhline(_ENOUGH, color=look.ink(ax), linewidth=0.9, linestyle=look.DASHES[2])
-    for turn, (event, curve) in enumerate(curves.groupby("event", sort=False)):
-        color, after_s = look.CYCLE[turn % 8], recovered[str(event)]
+    for turn, (event, after_s) in enumerate(recovered.items()):
+        color, curve = look.CYCLE[turn % 8], curves[curves["event"] == event]
         told = "not recovered" if np.isnan(after_s) else look.seconds(after_s)
         style = look.styled(
             line, color=color, linewidth=1.5, linestyle=look.DASHES[turn % 4], label=f"{event}: {told}",
@@ -240,8 +240,9 @@ def plot_recovery(
             markevery=np.flatnonzero(curve["since_s"] >= after_s)[:1].tolist(),
         )  # fmt: skip
         ax.plot(curve["since_s"], curve["admitted"], **style)
-    look.time_axis(ax, max(curves["since_s"].max(), 1.0), "time since")
-    look.value_axis(ax, "admitted in next 30 s ÷ oracle's", max(1.1, min(1.1 * curves["admitted"].max(), 2.0)))
+    look.time_axis(ax, float(np.append(curves["since_s"], 1.0).max()), "time since")
+    highest = float(np.nanmax(np.append(curves["admitted"], 1.0)))
+    look.value_axis(ax, "admitted in next 30 s ÷ oracle's", min(1.1 * highest, 2.0))
     ax.yaxis.set_major_formatter(FuncFormatter(look.percent))
     look.bare(ax)
     look.title(ax, "Recovery")
