@@ -195,10 +195,11 @@ def _read_answer(error: BaseException, evidence: Evidence) -> bool:
     if isinstance(response, Mapping) and "Error" in response:
         _read_aws(error, response, evidence)
         return True
-    status = next(filter(_is_status, (_get(error, "status_code"), _get(error, "status"), _get(error, "code"))), None)
-    if status is None:
-        status = next(filter(_is_status, (_get(response, "status_code"), _get(response, "status"))), None)
     content = _get(error, "body")
+    told = [_get(error, "status_code"), _get(error, "status"), _get(response, "status_code"), _get(response, "status")]
+    if content is None:
+        told.append(_get(error, "code"))  # beside a body it is the body's, not a status
+    status = next(filter(_is_status, told), None)
     if status is not None and not isinstance(content, Mapping | list):
         content = _get(response, "text") or content  # openai keeps only what "error" held, be it a sentence
     if status is None and content is None:
@@ -332,7 +333,7 @@ def _is_status(value: Any) -> bool:
 def _lower(headers: Any) -> dict[str, str]:
     if not isinstance(headers, Mapping):
         return {}
-    return {str(name).lower(): str(value) for name, value in headers.items()}
+    return {name.lower(): text for name, text in headers.items() if isinstance(text, str)}
 
 
 def _is_azure(error: BaseException, headers: Mapping[str, str]) -> bool:

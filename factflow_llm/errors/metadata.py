@@ -61,7 +61,7 @@ class ErrorReason(StrEnum):
 
 
 class LimitKind(StrEnum):
-    """Which kind of limit refused a request. ``DAY`` and ``SPEND`` do not refill while anybody waits."""
+    """Which kind of limit refused a request. ``DAY`` (or longer) and ``SPEND`` do not refill while one waits."""
 
     REQUESTS = "requests"
     INPUT_TOKENS = "input_tokens"

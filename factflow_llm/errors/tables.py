@@ -268,7 +268,7 @@ WEAK_CODES = {
 
 UNSEEN_CODES = (
     (
-        re.compile(r"(?:spend|billing|credit|usage)(?:hard)?limit(?!s)|insufficient(?:quota|balance|credit|fund)"),
+        re.compile(r"(?:spend|billing|credit|usage)(?:hard)?limit(?!s)|insufficient(?:quota|balance|credit)|budget"),
         R.QUOTA,
     ),
     (re.compile(r"context(?:length|window)"), R.CONTEXT_LENGTH),
@@ -338,7 +338,8 @@ INVALID_REQUEST_WORDINGS: dict[R, tuple[str, ...]] = {
 
 PERMISSION_WORDINGS: dict[R, tuple[str, ...]] = {
     R.QUOTA_WINDOW: ("out of call volume quota",),
-    R.QUOTA: ("used all available credits", "monthly spending limit"),
+    R.QUOTA: ("used all available credits", "monthly spending limit", "key limit exceeded"),
+    R.CONTENT_FILTER: ("requires moderation", "input was flagged"),
 }
 
 RATE_LIMIT_WORDINGS: dict[R, tuple[str, ...]] = {
@@ -357,7 +358,11 @@ RATE_LIMIT_WORDINGS: dict[R, tuple[str, ...]] = {
 }
 """What a rate limit's text says beyond its code."""
 
-DAILY_WORDINGS = ("per day", "per-day", "per_day", "perday", "(rpd)", "(tpd)", "daily")
+DAILY_WORDINGS = (
+    *("per day", "per-day", "per_day", "perday", "byday", "(rpd)", "(tpd)", "daily"),
+    *("per month", "/ month", "/month"),
+)
+"""How a limit says that its window is a day, or longer still."""
 
 LIMIT_AND_REQUESTED = re.compile(r"limit:? ([\d,]+).{0,40}?requested:? ([\d,]+)", re.DOTALL)
 LIMIT_ZERO = re.compile(r"\blimit:? 0(?![\d.])")
@@ -372,10 +377,10 @@ WAIT = re.compile(
 """A wait told in prose: ``in 7m12s``, ``after 32 seconds``, ``in 976ms``, ``replenished in 01:02:03``."""
 AXIS = re.compile(
     r"(?P<concurrency>concurren|simultaneous)"
-    r"|(?P<input_tokens>input tokens? per |inputtokens?|input_token|\bitpm\b)"
-    r"|(?P<output_tokens>output tokens? per |outputtokens?|output_token|\botpm\b)"
-    r"|(?P<tokens>\b(?:token rate limit|tokens? per |too many tokens\b|tpm\b|tpd\b)|ratelimit-token)"
-    r"|(?P<requests>\b(?:call rate limit|requests? rate limit|requests? per |too many requests\b|rpm\b|rpd\b)"
+    r"|(?P<input_tokens>input[ _]tokens?[ _]per[ _]|inputtokens?|input_token|\bitpm\b)"
+    r"|(?P<output_tokens>output[ _]tokens?[ _]per[ _]|outputtokens?|output_token|\botpm\b)"
+    r"|(?P<tokens>(?:\b|_)(?:token rate limit|tokens?[ _]per[ _]|too many tokens\b|tpm\b|tpd\b)|ratelimit-token)"
+    r"|(?P<requests>(?:\b|_)(?:(?:call|requests?) rate limit|requests?[ _]per[ _]|too many requests\b|rpm\b|rpd\b)"
     r"|call volume|generaterequests|ratelimit-call|models-per-)"
 )
 """The metered dimension that a rate limit's text, quota id or policy names; the earliest mention counts.
