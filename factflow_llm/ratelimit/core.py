@@ -20,7 +20,8 @@ from factflow_llm.ratelimit.aimd import Mode, RateRule, SlotRule
 from factflow_llm.ratelimit.budget import Budget
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketState
-from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from factflow_llm.ratelimit.mirror import Mirror
+from factflow_llm.ratelimit.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 
 _NO_CHANGES: tuple[Change, ...] = ()
 _EWMA = 0.1
@@ -52,15 +53,39 @@ class AIMDMetrics:
 
 
 class _Paced:
-    """A paced axis: its rule, its budget, and whether it held somebody back since the rule's last step."""
+    """A paced axis: the rule that measures its quota, the budget that paces by it, and the mirror of what headers show.
 
-    __slots__ = ("axis", "budget", "limited", "rule")
+    ``limited`` tells whether it held somebody back since the rule's last step.
+    """
+
+    __slots__ = ("axis", "budget", "limited", "mirror", "rule")
 
     def __init__(self, axis: Axis, rule: RateRule, now: float) -> None:
         self.axis = axis
         self.rule = rule
         self.budget = Budget(rule.rate, now=now)
+        self.mirror: Mirror | None = None
         self.limited = False
+
+    @property
+    def active(self) -> bool:
+        return self.mirror is not None or self.rule.mode is not Mode.OPEN
+
+    @property
+    def rate(self) -> float:
+        mirror = self.mirror
+        return self.rule.rate if mirror is None or mirror.blind else mirror.rate
+
+    def wait_s(self, now: float, cost: float) -> float:
+        mirror = self.mirror
+        if mirror is not None and mirror.sees(now):
+            return mirror.wait_s(now, cost)
+        return self.budget.wait_s(now, cost)
+
+    def spend(self, cost: float) -> None:
+        self.budget.reserve(cost)
+        if self.mirror is not None:
+            self.mirror.spend(cost)
 
 
 class LimiterCore(Line):
@@ -90,7 +115,7 @@ class LimiterCore(Line):
         self.open(0.0)
 
     def __repr__(self) -> str:
-        rate = self._requests.rule.rate
+        rate = self.rate
         pace = "unpaced" if rate == math.inf else f"{rate * 60:.4g} requests/min"
         state = "breaker open" if self._breaker_s is not None else self._requests.rule.mode.value
         return (
@@ -101,7 +126,7 @@ class LimiterCore(Line):
     @property
     def rate(self) -> float:
         """Requests per second allowed now; ``inf`` while nothing is known."""
-        return self._requests.rule.rate
+        return self._requests.rate
 
     @property
     def concurrency(self) -> float:
@@ -136,6 +161,14 @@ class LimiterCore(Line):
         self.in_flight -= 1
         outcome = signal.outcome
         self._counts[outcome] += 1
+        if signal.limits:
+            shown = self._observe(now, ticket, signal.limits)
+            if shown:
+                return shown + self._settle(now, ticket, signal)
+        return self._settle(now, ticket, signal)
+
+    def _settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        outcome = signal.outcome
         if self._active_tokens:
             self._settle_tokens(ticket, signal)
         elif outcome is Outcome.SUCCEEDED and not self._slots_limited and ticket is not self._breaker_probe:
@@ -179,13 +212,13 @@ class LimiterCore(Line):
             if paced.rule.rate != old:
                 paced.budget.set_rate(now, paced.rule.rate)
                 changes.append(self._change(now, paced.axis, old, paced.rule.rate, Reason.RETUNED))
-        self._active_tokens = [paced for paced in self._tokens if paced.rule.mode is not Mode.OPEN]
+        self._active_tokens = [paced for paced in self._tokens if paced.active]
         self.wake_at = now
         return tuple(changes)
 
     def metrics(self, now: float) -> AIMDMetrics:
         """Return a snapshot."""
-        rates = {paced.axis: paced.rule.rate for paced in self._tokens}
+        rates = {paced.axis: paced.rate for paced in self._tokens}
         return AIMDMetrics(
             time_s=now,
             in_flight=self.in_flight,
@@ -211,7 +244,7 @@ class LimiterCore(Line):
             _Paced(axis, RateRule(config, now=now, ceiling=_known(config, axis)), now)
             for axis in (Axis.REQUESTS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
         )
-        self._active_tokens = [paced for paced in self._tokens if paced.rule.mode is not Mode.OPEN]
+        self._active_tokens = [paced for paced in self._tokens if paced.active]
         self._next_step_s = now
 
     # --- admission ---------------------------------------------------------------------------------------------------
@@ -232,12 +265,12 @@ class LimiterCore(Line):
             self._slots_limited = True
             return NEVER
         paced = self._requests
-        wait = paced.budget.wait_s(now, 1.0)
+        wait = paced.wait_s(now, 1.0)
         if wait > 0.0:
             paced.limited = True
             return now + wait
         for paced in self._active_tokens:
-            wait = paced.budget.wait_s(now, self._cost(paced.axis, ticket))
+            wait = paced.wait_s(now, self._cost(paced.axis, ticket))
             if wait > 0.0:
                 paced.limited = True
                 return now + wait
@@ -248,7 +281,7 @@ class LimiterCore(Line):
         if self._epoch_s is None:
             self._epoch_s = now
         ticket.epoch = self._epoch
-        self._requests.budget.reserve(1.0)
+        self._requests.spend(1.0)
         ticket.reserved_input = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
         ticket.reserved_output = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
         ticket.sent_before = self._requests_sent, self._input_sent, self._output_sent
@@ -256,7 +289,7 @@ class LimiterCore(Line):
         self._input_sent += ticket.reserved_input
         self._output_sent += ticket.reserved_output
         for paced in self._active_tokens:
-            paced.budget.reserve(_on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
+            paced.spend(_on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
 
     def _cost(self, axis: Axis, ticket: Ticket) -> float:
         read = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
@@ -291,6 +324,22 @@ class LimiterCore(Line):
             changes += self._step(now)
         return tuple(changes)
 
+    def _observe(self, now: float, ticket: Ticket, limits: tuple[AxisLimit, ...]) -> tuple[Change, ...]:
+        """Hold the mirrors to what an answer's headers show."""
+        changes = []
+        for shown in limits:
+            for paced in (self._requests, *self._tokens):
+                if paced.axis is not shown.axis:
+                    continue
+                mirror, old = paced.mirror or Mirror(), paced.rate
+                own = _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
+                since = self._total(paced.axis) - _on_axis(paced.axis, *ticket.sent_before) - own
+                if mirror.observe(now, shown, sent_s=ticket.granted_s, spent_since=since):
+                    paced.mirror = mirror
+                    self._active_tokens = [token for token in self._tokens if token.active]
+                    changes.append(self._change(now, paced.axis, old, paced.rate, Reason.HEADER))
+        return tuple(changes)
+
     def _step(self, now: float) -> Iterable[Change]:
         self._next_step_s = NEVER
         for paced in (self._requests, *self._tokens):
@@ -306,6 +355,12 @@ class LimiterCore(Line):
 
     def _rate_limited(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
         if ticket.epoch < self._epoch:
+            return _NO_CHANGES
+        if self._expected(now, ticket, signal.axis):
+            self._blocks = 0
+            self._gate(now, signal.retry_after_s)
+            self._slots.new_epoch()
+            self._next_epoch()
             return _NO_CHANGES
         changes = []
         slots = self._slots
@@ -332,11 +387,21 @@ class LimiterCore(Line):
                 self._blocks = 0
             changes.append(self._change(now, paced.axis, old, paced.rule.rate, reason))
             self._gate(now, signal.retry_after_s)
-            self._active_tokens = [token for token in self._tokens if token.rule.mode is not Mode.OPEN]
+            self._active_tokens = [token for token in self._tokens if token.active]
             self._next_step_s = min(self._next_step_s, paced.rule.next_step_s)
         slots.new_epoch()
         self._next_epoch()
         return tuple(changes)
+
+    def _expected(self, now: float, ticket: Ticket, axis: Axis | None) -> bool:
+        """Tell whether a mirror had shown the refusal's budget to be empty; the others turn blind if they were blamed."""
+        return any(
+            [
+                paced.mirror.refused(now, _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
+                for paced in (self._requests, *self._tokens)
+                if paced.mirror is not None and paced.mirror.sees(now) and axis in (None, paced.axis)
+            ]
+        )
 
     def _next_epoch(self) -> None:
         self._epoch += 1
@@ -382,8 +447,6 @@ class LimiterCore(Line):
         served = signal.outcome is Outcome.SUCCEEDED
         read = (ticket.reserved_input if signal.input_tokens is None else signal.input_tokens) if served else 0.0
         written = (ticket.reserved_output if signal.output_tokens is None else signal.output_tokens) if served else 0.0
-        self._input_sent += read - ticket.reserved_input
-        self._output_sent += written - ticket.reserved_output
         for paced in self._active_tokens:
             reserved = _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
             paced.budget.settle(reserved, _on_axis(paced.axis, 1.0, read, written))
