@@ -213,6 +213,6 @@ def polars() -> Rule:
 
     × 2 per tick while 80 % is used; after a refusal 0.7 of the anchor, the smaller of rate and goodput (EWMA 0.8), for
     2 s; then × 2 up to the anchor and beyond it by 10 % of it, or 5 requests/s, per tick. The anchor falls only by a
-    refusal at or above it (pola-rs/polars, http_rate_limit). The first rate is not published; 64 requests/s are assumed.
+    refusal at or above it (pola-rs/polars, http_rate_limit). The first rate is not published; 64 per s is assumed.
     """
     return Rule("Polars")
