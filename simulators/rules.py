@@ -135,6 +135,7 @@ class _Polars(Borrowed):
         self._goodput = 0.0
         self._tick_s = self._recover_until_s = 0.0
         self._sent = self._served = 0
+        self._used = False
         self._cut_s = self._last_s = -NEVER
 
     def open(self, now: float) -> None:
@@ -155,7 +156,7 @@ class _Polars(Borrowed):
             self._served += 1
         elif signal.outcome in (Outcome.RATE_LIMITED, Outcome.OVERLOADED) and now >= self._cut_s + 1.0:
             seen = min(self.limit, self._goodput)
-            if self._anchor is None or seen > self._anchor or self.limit >= self._anchor:
+            if self._anchor is None or seen > self._anchor or self._used:
                 self._anchor = seen or None
             self.limit = max(0.5 * self.limit if self._anchor is None else 0.7 * self._anchor, 0.1)
             self._cut_s, self._recover_until_s = now, now + 2.0
@@ -164,10 +165,10 @@ class _Polars(Borrowed):
         while now >= self._tick_s + 1.0:
             self._tick_s += 1.0
             self._goodput = self._served if not self._goodput else 0.8 * self._goodput + 0.2 * self._served
-            used = self._sent >= 0.8 * self.limit
+            self._used = self._sent >= 0.8 * self.limit
             if not self._sent and self.limit > _Polars.limit:
                 self.limit = max(0.9 * self.limit, _Polars.limit)
-            elif used and now >= self._recover_until_s:
+            elif self._used and now >= self._recover_until_s:
                 beyond = self._anchor is not None and self.limit >= self._anchor
                 step = max(0.1 * (self._anchor or 0.0), 5.0) if beyond else self.limit
                 reach = math.inf if beyond or self._anchor is None else self._anchor
@@ -212,7 +213,7 @@ def polars() -> Rule:
     """Return Polars' pacing of object stores: search, recover, track around a remembered anchor, in ticks of 1 s.
 
     × 2 per tick while 80 % is used; after a refusal 0.7 of the anchor, the smaller of rate and goodput (EWMA 0.8), for
-    2 s; then × 2 up to the anchor and beyond it by 10 % of it, or 5 requests/s, per tick. The anchor falls only by a
-    refusal at or above it (pola-rs/polars, http_rate_limit). The first rate is not published; 64 per s is assumed.
+    2 s; then × 2 up to the anchor and beyond it by 10 % of it, or 5 requests/s, per tick. The anchor falls only
+    where 80 % of the rate was used (pola-rs/polars, http_rate_limit). The first rate is not published; 64 per s is assumed.
     """
     return Rule("Polars")
