@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from operator import add
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import joblib
@@ -17,6 +16,7 @@ from simulators.policies import Policy, oracle
 
 if TYPE_CHECKING:
     from simulators.catalogue import Provider
+    from simulators.quotas import Quota
     from simulators.result import SimResult
     from simulators.scenario import Scenario
 
@@ -54,8 +54,13 @@ class World:
     yardstick: SimResult | None = None
 
     def oracle(self) -> SimResult:
-        """Return the oracle's result, run now unless it is at hand."""
-        return self.yardstick or simulate(self.scenario, oracle(), self.seed, self.clients)
+        """Return the oracle's result, run now unless it is at hand.
+
+        Raises:
+            ConfigurationError: when not even the oracle gets an answer, because every request is larger than the quota,
+                for example.
+        """
+        return self.yardstick or answered(self.run(oracle()))
 
     def figures(self, policies: Sequence[Policy]) -> list[dict[str, float]]:
         """Run each policy and return the summaries; the oracle runs once."""
@@ -81,43 +86,37 @@ def make_worlds(scenarios: Sequence[Scenario], seeds: int | Sequence[int], clien
     ]
 
 
-def with_yardsticks(worlds: Iterable[World], each: Each) -> list[World]:
-    """Return the worlds with the oracle's results at hand.
+def with_yardsticks(worlds: Sequence[World], each: Each) -> list[World]:
+    """Return the worlds with the oracle's results at hand."""
+    best = each(World.oracle, worlds)
+    return [replace(world, yardstick=result) for world, result in zip(worlds, best, strict=True)]
+
+
+def answered(best: SimResult) -> SimResult:
+    """Return the oracle's result, unless nothing was answered: then say why.
 
     Raises:
-        ConfigurationError: for a scenario in which not even the oracle gets an answer.
+        ConfigurationError: naming the scenario, the quota and the remedy.
     """
-    worlds = list(worlds)
-    known = [replace(world, yardstick=best) for world, best in zip(worlds, each(World.oracle, worlds), strict=True)]
-    for world in known:
-        require_answers(world)
-    return known
-
-
-def require_answers(world: World) -> None:
-    """Refuse a world in which nobody can get an answer, and say whether any request is small enough for the quota."""
-    best = world.oracle()
-    outcomes = best.requests["outcome"]
+    outcomes, name = best.requests["outcome"], best.scenario.name
     if (outcomes == "succeeded").any():
-        return
+        return best
     if len(outcomes) == 0:
-        msg = f"{world.name}: the workload holds no request; give a longer one"
+        msg = f"{name}: the workload holds no request; give a longer one"
     elif (outcomes == "never_admissible").any():
         smallest = int((best.requests["input_tokens"] + best.requests["output_tokens"]).min())
         msg = (
-            f"{world.name}: never admissible: every request, from {smallest} tokens up, is larger than the quota "
-            f"({quotas(world.scenario.machine_spec)}); choose a provider with a larger quota, or smaller requests"
+            f"{name}: never admissible: every request, from {smallest} tokens up, is larger than the quota "
+            f"({quotas(best.scenario.machine_spec)}); choose a provider with a larger quota, or smaller requests"
         )
     else:
-        msg = f"{world.name}: not one request is answered within {world.scenario.horizon_s:g} s; give a longer workload"
+        msg = f"{name}: not one request is answered within {best.scenario.horizon_s:g} s; give a longer workload"
     raise ConfigurationError(msg)
 
 
 def quotas(provider: Provider) -> str:
     """Return the provider's quotas in words."""
-    units = (f"{quota.limit:g} {quota.axis}" for quota in provider.meters)
-    spans = ("" if quota.axis is Axis.CONCURRENCY else f" per {quota.per_s:g} s" for quota in provider.meters)
-    return ", ".join(map(add, units, spans)) or "none"
+    return ", ".join(map(_in_words, provider.meters)) or "none"
 
 
 @contextmanager
@@ -160,6 +159,12 @@ def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[]
                 bar.update()
 
             yield advance
+
+
+def _in_words(quota: Quota) -> str:
+    if quota.axis is Axis.CONCURRENCY:
+        return f"{quota.limit:g} calls at once"
+    return f"{quota.limit:,.10g} {str(quota.axis).replace('_', ' ')} per {quota.per_s:g} s"
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STUDY_VERSION = 1
+LARGEST_SEED = 2**32 - 1
+"""What numpy's seeding inside optuna takes."""
 GOODPUT_DIGITS = 3
 """Goodput ratios that agree to this many digits count as equal: then the shorter wait decides."""
 
@@ -229,6 +231,9 @@ def tune(
     """
     if trials < 1:
         msg = f"trials = {trials!r} must be at least 1"
+        raise ConfigurationError(msg)
+    if not 0 <= seed <= LARGEST_SEED:
+        msg = f"seed = {seed!r} must lie between 0 and {LARGEST_SEED}"
         raise ConfigurationError(msg)
     if not 0 < max_rejected_share < 1:
         msg = f"max_rejected_share = {max_rejected_share!r} must lie between 0 and 1; a limiter that probes meets 429s"

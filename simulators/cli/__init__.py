@@ -1,0 +1,1 @@
+"""The command line beside the notebook: the same words, for terminals and for machines."""

@@ -1,0 +1,238 @@
+"""The commands. Each returns what a notebook cell would; heavy parts load when a command needs them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from factflow_llm.errors import FactflowLLMError
+from simulators.cli import options
+
+
+class _Spoken(TyperGroup):
+    """Commands whose refusals are one line of words and exit code 2, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        given = " ".join(ctx.args)
+        try:
+            return super().invoke(ctx)
+        except FactflowLLMError as error:
+            message = str(error)
+        except typer.BadParameter as error:
+            message = f"{error.format_message()} (given: {given}); see --help"
+        typer.echo(f"error: {' '.join(message.split())}", err=True)
+        raise typer.Exit(2)
+
+
+app = typer.Typer(
+    cls=_Spoken,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""
+    Try and tune the factflow-llm rate limiter in virtual time, against simulated providers.
+
+    [bold]A first look[/bold], offline, in a second:
+
+      factflow-llm simulate sample --provider openai-tier-1
+
+    [bold]Your traffic, your settings:[/bold]
+
+      factflow-llm tune requests.csv --provider openai-tier-1 --trials 40 --seed 7 --out limiter.toml
+
+    and in llm.toml, which LLMConfig.from_toml loads: rate_limit = "limiter.toml"
+    """,
+)
+
+
+@app.command()
+def simulate(
+    trace: options.Trace = None,
+    provider: options.Provider = "openai-tier-1",
+    policy: options.Policy = "ours",
+    backlog: options.Workers = None,
+    duration: options.Duration = None,
+    at: options.Events = None,
+    seed: options.Seed = 0,
+    clients: options.Clients = 1,
+    plot: options.Plot = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Run one policy on one provider and print the figures, beside those of an oracle that knows the quota.
+
+    [bold]Examples[/bold]
+
+      factflow-llm simulate
+      factflow-llm simulate --backlog 64 --provider bucket --at 600:0.5 --at 1200:1
+      factflow-llm simulate requests.jsonl --policy limiter.toml --clients 3 --plot overview.png
+    """
+    from simulators.cli import inputs, outputs, reports
+    from simulators.parallel import World
+
+    outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
+    workload = inputs.read_workload(trace, backlog, duration)
+    (scenario,) = inputs.read_scenarios(workload, [provider], at or [])
+    world = World(scenario, scenario.name, seed, clients)
+    result = world.run(inputs.read_policy(policy, workload))
+    reports.print_run(result, world.oracle(), json=json)
+    if plot is not None:
+        outputs.draw_overview(result, plot)
+
+
+@app.command()
+def replay(
+    trace: options.TraceFile,
+    provider: options.Provider = "openai-tier-1",
+    policy: options.Policies = ["ours", "oracle"],  # noqa: B006 - typer reads it, nobody writes it
+    duration: options.Duration = None,
+    speed: Annotated[float, typer.Option(metavar="FACTOR", help="Ask so many times as fast, bursts kept.")] = 1.0,
+    at: options.Events = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Describe a trace and ask the same again: what would other settings, or another provider, have made of it?
+
+    A recording of ours also tells what really happened: it stands in the first row.
+
+    [bold]Examples[/bold]
+
+      factflow-llm replay recording.jsonl --provider azure-30k
+      factflow-llm replay AzureLLMInferenceTrace_code.csv --provider openai-tier-3 --speed 10
+    """
+    from simulators.cli import inputs, reports
+    from simulators.parallel import World
+
+    asked = inputs.read_trace_window(trace, duration).sped_up(speed)
+    (scenario,) = inputs.read_scenarios(asked, [provider], at or [])
+    policies = {word: inputs.read_policy(word, asked) for word in policy}
+    recorded = None if duration or speed != 1.0 else inputs.recorded_figures(trace)
+    reports.print_replay(asked, World(scenario, scenario.name, seed), policies, recorded, json=json)
+
+
+@app.command()
+def compare(
+    trace: options.Trace = None,
+    provider: options.Providers = ["openai-tier-1"],  # noqa: B006
+    policy: options.Policies = ["oracle", "fixed", "classic-aimd", "ours"],  # noqa: B006
+    backlog: options.Workers = None,
+    duration: options.Duration = None,
+    at: options.Events = None,
+    seeds: options.Seeds = 20,
+    clients: options.Clients = 1,
+    jobs: options.Jobs = None,
+    plot: options.Plot = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Run several policies in the same worlds and print means with 95 % confidence intervals.
+
+    [bold]Examples[/bold]
+
+      factflow-llm compare --backlog 64 --provider bucket --provider slots
+      factflow-llm compare requests.csv --policy ours --policy limiter.toml --policy fixed:3 --plot frontier.png
+    """
+    import simulators as sim
+    from simulators.cli import inputs, outputs, reports
+
+    outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
+    workload = inputs.read_workload(trace, backlog, duration)
+    scenarios = inputs.read_scenarios(workload, provider, at or [])
+    policies = {word: inputs.read_policy(word, workload) for word in policy}
+    comparison = sim.compare(scenarios, policies, seeds=seeds, clients=clients, jobs=jobs, progress=not json)
+    if plot is not None:
+        outputs.draw_frontier(comparison, plot)
+    reports.print_comparison(comparison, scenarios, policies, json=json)
+
+
+@app.command()
+def tune(
+    trace: options.Trace = None,
+    provider: options.Providers = ["openai-tier-1"],  # noqa: B006
+    backlog: options.Workers = None,
+    duration: options.Duration = None,
+    at: options.Events = None,
+    trials: Annotated[int, typer.Option(help="Settings to try; the first are the defaults.")] = 100,
+    seed: options.Seed = 0,
+    seeds: options.Seeds = 3,
+    max_rejected_share: Annotated[float, typer.Option(help="Largest share of 429s, in every scenario.")] = 0.01,
+    jobs: options.Jobs = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The settings, for LLMConfig.")] = Path("limiter.toml"),
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The tuned limiter at a glance; by default OUT with .png.")
+    ] = None,
+    study: Annotated[Path | None, typer.Option(metavar="FILE", help="All trials, as JSON for Study.load.")] = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Search for the settings that get most done while 429s stay rare, and write the file that production loads.
+
+    The table is measured in worlds that the search never saw. The same seed writes the same file.
+
+    [bold]Examples[/bold]
+
+      factflow-llm tune requests.csv --provider openai-tier-1 --trials 40 --seed 7 --out limiter.toml
+      factflow-llm tune --backlog 64 --provider bucket --provider slots --at 900:0.5 --max-rejected-share 0.02
+    """
+    import simulators as sim
+    from simulators.cli import inputs, outputs, reports
+
+    plot = plot or out.with_suffix(".png")
+    outputs.check_outputs({"--out": out, "--plot": plot, "--study": study}, overwrite=overwrite)
+    workload = inputs.read_workload(trace, backlog, duration)
+    scenarios = inputs.read_scenarios(workload, provider, at or [])
+    found = sim.tune(
+        scenarios,
+        trials=trials,
+        seed=seed,
+        seeds=seeds,
+        jobs=jobs,
+        max_rejected_share=max_rejected_share,
+        progress=not json,
+    )
+    found.best_config.to_toml(out, overwrite=overwrite, comment=found.provenance)
+    if study is not None:
+        found.save(study, overwrite=overwrite)
+    policies = reports.contestants(workload, found)
+    unseen = range(seeds, 2 * seeds)
+    comparison = sim.compare(scenarios, policies, seeds=unseen, jobs=jobs, progress=not json)
+    outputs.draw_overview(sim.simulate(scenarios[0], found.best_config, seed=seeds), plot)
+    reports.print_study(found, comparison, scenarios, policies, [out, plot, *([study] if study else [])], json=json)
+
+
+@app.command()
+def serve(
+    provider: Annotated[str, typer.Argument(help="A preset, or a provider's TOML file.")] = "openai-tier-1",
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="On which port.")] = 8080,
+    speed: Annotated[float, typer.Option(metavar="FACTOR", help="Simulated seconds per second.")] = 1.0,
+    seed: options.Seed = 0,
+) -> None:
+    """Serve a simulated provider over HTTP, for the real SDKs, until Ctrl-C; then say how the client behaved.
+
+    [bold]Examples[/bold]
+
+      factflow-llm serve openai-tier-1 --port 8080
+      OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=any python my_adapter.py
+    """
+    from simulators.cli import outputs
+    from simulators.server import serve as run
+
+    outputs.say(f"{provider} at http://{host}:{port}, until Ctrl-C")
+    print(run(provider, host=host, port=port, speed=speed, seed=seed).conduct)
+
+
+@app.command()
+def providers(json: options.Json = False) -> None:
+    """List the simulated providers that come with the package, with their quotas.
+
+    [bold]Examples[/bold]
+
+      factflow-llm providers
+      factflow-llm providers --json
+    """
+    from simulators.cli import reports
+
+    reports.print_providers(json=json)

@@ -1,0 +1,137 @@
+"""From words on the command line to workloads, scenarios and policies; each refusal names the option and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.recorder import RowOutcome
+from simulators import policies
+from simulators.bythebook import by_the_book
+from simulators.provider import ProviderMachine
+from simulators.scenario import Backlog, Scenario, backlog
+from simulators.streams import Streams
+from simulators.traces import TraceError, read_recording, read_trace, sample_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from simulators.policies import Policy
+    from simulators.traces import Trace
+
+SAMPLE = "sample"
+POLICY_WORDS = ("ours", "oracle", "retry-only", "fixed", "classic-aimd")
+_BACKLOG_S = 1800.0
+_TOO_MANY = 429
+
+
+def read_workload(trace: str | None, workers: int | None, duration_s: float | None) -> Trace | Backlog:
+    """Return the trace of that name, its first ``duration_s``, or a backlog that lasts so long.
+
+    Raises:
+        ConfigurationError: for a trace and a backlog at once, or a number out of bounds.
+    """
+    if workers is None:
+        return read_trace_window(trace or SAMPLE, duration_s)
+    if trace is not None:
+        msg = f"TRACE {trace!r} and --backlog {workers} are two workloads; give one of them"
+        raise ConfigurationError(msg)
+    return backlog(workers, _seconds(duration_s) or _BACKLOG_S)
+
+
+def read_trace_window(trace: str, duration_s: float | None) -> Trace:
+    """Return the trace of that name, or its first ``duration_s``.
+
+    Raises:
+        TraceError: when it cannot be read.
+        ConfigurationError: for a duration out of bounds.
+    """
+    end_s = _seconds(duration_s)
+    whole = sample_trace() if trace == SAMPLE else read_trace(trace)
+    return whole if end_s is None else whole.window(0.0, end_s)
+
+
+def recorded_figures(trace: str) -> dict[str, float] | None:
+    """Return what a recording of ours says really happened; ``None`` when the file is another kind of trace."""
+    try:
+        attempts = read_recording(trace).attempts
+    except TraceError:
+        return None
+    succeeded = attempts["outcome"] == RowOutcome.OK
+    wait_s = (attempts["admitted_s"] - attempts["arrival_s"])[succeeded].dropna()
+    return {
+        "goodput_ratio": math.nan,
+        "rejected_share": float((attempts["status"] == _TOO_MANY).mean()),
+        "attempts_per_success": len(attempts) / succeeded.sum() if succeeded.any() else math.nan,
+        "wait_p95_s": float(wait_s.quantile(0.95)),
+    }
+
+
+def read_scenarios(workload: Trace | Backlog, providers: Sequence[str], events: Sequence[str]) -> list[Scenario]:
+    """Return the workload on each provider, with the events.
+
+    Raises:
+        ConfigurationError: for an unknown provider, or an event that says nothing or leaves no room for a request.
+    """
+    return [_with_events(Scenario(workload, name), events) for name in dict.fromkeys(providers)]
+
+
+def read_policy(word: str, workload: Trace | Backlog) -> Policy:
+    """Return the policy that a word or a settings file stands for.
+
+    Raises:
+        ConfigurationError: when there is no such policy, or the file holds anything unknown.
+    """
+    if word.endswith(".toml"):
+        return policies.Adaptive(RateLimitConfig.from_toml(word), Path(word).stem)
+    name, colon, rate = word.partition(":")
+    if name == "fixed" and colon:
+        return policies.fixed_rate(_number(rate, f"--policy {word!r}", "write fixed:8 for 8 requests per second"))
+    known: dict[str, Policy] = {
+        "ours": policies.Adaptive(RateLimitConfig()),
+        "oracle": policies.oracle(),
+        "retry-only": policies.retry_only(),
+        "fixed": by_the_book(workload),
+        "classic-aimd": policies.classic_aimd(),
+    }
+    if word not in known:
+        near = difflib.get_close_matches(word, known, n=1)
+        hint = (
+            f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}, fixed:RATE, or a settings file .toml"
+        )
+        msg = f"--policy {word!r}: no such policy; {hint}"
+        raise ConfigurationError(msg)
+    return known[word]
+
+
+def _with_events(scenario: Scenario, events: Sequence[str]) -> Scenario:
+    form = "write --at SECONDS:FACTOR, as in --at 600:0.5"
+    for event in events:
+        moment, _, factor = (part.strip() for part in event.partition(":"))
+        quota = _number(factor, f"--at {event!r}", form)
+        scenario = scenario.at(_number(moment, f"--at {event!r}", form), quota=quota)
+        try:
+            ProviderMachine(scenario.machine_spec, Streams(0)).scale(0.0, quota)
+        except ValueError as error:
+            msg = f"--at {event!r}: {error}"
+            raise ConfigurationError(msg) from None
+    return scenario
+
+
+def _seconds(duration_s: float | None) -> float | None:
+    if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
+        msg = f"--duration: {duration_s!r} must be a finite number of seconds above 0"
+        raise ConfigurationError(msg)
+    return duration_s
+
+
+def _number(text: str, place: str, form: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        msg = f"{place}: {text!r} is no number; {form}"
+        raise ConfigurationError(msg) from None

@@ -1,0 +1,39 @@
+"""The arguments and options that commands share, each described once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulators.cli.inputs import POLICY_WORDS
+
+_PROVIDERS = "A preset (see factflow-llm providers) or a provider's TOML file"
+_POLICIES = f"{', '.join(POLICY_WORDS)}, fixed:RATE (requests/s), or a settings file .toml"
+
+Trace = Annotated[
+    str | None, typer.Argument(metavar="TRACE", help="A trace file, or 'sample' (the default): half an hour of chat.")
+]
+TraceFile = Annotated[str, typer.Argument(metavar="TRACE", help="A trace or a recording, or 'sample'.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--backlog", metavar="WORKERS", help="Instead of a trace: so many callers who never pause."),
+]
+Duration = Annotated[
+    float | None,
+    typer.Option("--duration", metavar="SECONDS", help="Use so much of the trace (all), or of the backlog (1800)."),
+]
+Provider = Annotated[str, typer.Option("--provider", "-p", help=f"{_PROVIDERS}.")]
+Providers = Annotated[list[str], typer.Option("--provider", "-p", help=f"{_PROVIDERS}; repeat for several.")]
+Events = Annotated[
+    list[str] | None,
+    typer.Option("--at", metavar="SECONDS:FACTOR", help="From then on quotas are FACTOR times nominal; repeatable."),
+]
+Policy = Annotated[str, typer.Option("--policy", help=f"{_POLICIES}.")]
+Policies = Annotated[list[str], typer.Option("--policy", help=f"{_POLICIES}; repeat for several.")]
+Seed = Annotated[int, typer.Option(help="Of all luck; the same seed gives the same bytes.")]
+Seeds = Annotated[int, typer.Option(help="Worlds per scenario.")]
+Clients = Annotated[int, typer.Option(help="Independent clients that share the quota.")]
+Jobs = Annotated[int | None, typer.Option(help="Processes; by default one per core.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Existing files may be replaced.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else.")]

@@ -1,0 +1,146 @@
+"""What commands print and write: tables for people, JSON for machines, files whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from factflow_llm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+    from simulators.comparison import Comparison
+    from simulators.result import SimResult
+
+_PICTURES = (".png", ".svg", ".pdf")
+_PIPE_WIDTH = 200
+
+
+def check_outputs(files: Mapping[str, Path | None], *, overwrite: bool) -> None:
+    """Refuse, before any work, files that exist, that cannot be written, or that are one and the same.
+
+    Args:
+        files: by the option that names them; ``None`` is not written.
+        overwrite: existing files may go.
+
+    Raises:
+        ConfigurationError: naming the option, the file and the remedy.
+    """
+    taken: dict[Path, str] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        place = f"{option} {path}"
+        if path.resolve() in taken:
+            msg = f"{place}: {taken[path.resolve()]} names the same file; choose another name"
+            raise ConfigurationError(msg)
+        taken[path.resolve()] = option
+        if path.is_dir():
+            msg = f"{place}: this is a folder; give a file's name"
+            raise ConfigurationError(msg)
+        if path.exists() and not overwrite:
+            msg = f"{place}: the file exists; choose another name or add --overwrite"
+            raise ConfigurationError(msg)
+        if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            msg = f"{place}: cannot be written; choose a folder that exists and that you may write to"
+            raise ConfigurationError(msg)
+        if option == "--plot" and path.suffix.lower() not in _PICTURES:
+            msg = f"{place}: cannot draw a {path.suffix or 'file without suffix'}; choose one of {', '.join(_PICTURES)}"
+            raise ConfigurationError(msg)
+
+
+def draw_overview(result: SimResult, path: Path) -> None:
+    """Draw a run's overview into a file."""
+    from matplotlib.figure import Figure
+
+    from simulators.plots import plot_overview
+
+    figure = Figure(figsize=(8.0, 7.2), layout="constrained")
+    plot_overview(result, ax=list(figure.subplots(4, 1, sharex=True)))
+    _save(figure, path)
+
+
+def draw_frontier(comparison: Comparison, path: Path) -> None:
+    """Draw goodput against the share of 429s into a file."""
+    from matplotlib.figure import Figure
+
+    from simulators.plots import plot_frontier
+
+    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+    plot_frontier(comparison, ax=figure.subplots())
+    _save(figure, path)
+
+
+def show(frame: pd.DataFrame, title: str, justify: Literal["left", "right"] = "right") -> None:
+    """Print a frame as a table; equal words of the outer index stand once."""
+    table = Table(title=title, title_justify="left")
+    for name in frame.index.names:
+        table.add_column(str(name or ""), overflow="fold")
+    for name in frame.columns:
+        table.add_column(str(name), justify=justify)
+    above: tuple[Any, ...] = ()
+    for row in frame.itertuples():
+        keys = row[0] if isinstance(row[0], tuple) else (row[0],)
+        starts = keys[:-1] != above[:-1]
+        if starts and above:
+            table.add_section()
+        shown = keys if starts else ("",) * (len(keys) - 1) + keys[-1:]
+        table.add_row(*map(str, shown), *map(figure_text, row[1:]))
+        above = keys
+    _console().print(table)
+
+
+def say(text: str) -> None:
+    """Print a line for people, on the channel that machines do not read."""
+    print(text, file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """Print a document for machines; what has no value is null."""
+    print(json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def figure_text(value: Any) -> str:
+    """Return a figure for the eye."""
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "-"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a frame's rows as plain values."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        draft = Path(folder) / path.name
+        figure.savefig(draft, dpi=150)
+        draft.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,146 @@
+"""What each command says about what it did: a table for people, or a document for machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from simulators import policies as yardsticks
+from simulators.bythebook import ByTheBook, by_the_book
+from simulators.cli.outputs import print_json, records, say, show
+from simulators.comparison import HEADLINES
+from simulators.parallel import World, quotas
+from simulators.policies import Adaptive
+from simulators.provider import ProviderMachine, provider, provider_names
+from simulators.streams import Streams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from simulators.comparison import Comparison
+    from simulators.policies import Policy
+    from simulators.result import SimResult
+    from simulators.scenario import Backlog, Scenario
+    from simulators.traces import Trace
+    from simulators.tuning import Study
+
+
+def print_run(result: SimResult, best: SimResult, *, json: bool) -> None:
+    """Print one run's figures beside the oracle's."""
+    figures = {result.policy.name: result.summary(best), "oracle": best.summary(best)}
+    if json:
+        plain = {name: each.to_dict() for name, each in figures.items()}
+        print_json({"provenance": result.provenance, "figures": plain})
+        return
+    show(pd.DataFrame(figures).rename_axis("figure"), _title(result.scenario, f"seed {result.seed}"))
+    _note_never_admissible(best)
+
+
+def print_replay(
+    trace: Trace,
+    world: World,
+    policies: Mapping[str, Policy],
+    recorded: dict[str, float] | None,
+    *,
+    json: bool,
+) -> None:
+    """Print what a trace holds and what each policy makes of it, under what was recorded."""
+    described = trace.describe()
+    rows = {} if recorded is None else {"recorded": recorded}
+    rows |= dict(zip(policies, world.figures(list(policies.values())), strict=True))
+    if json:
+        print_json({"trace": described.to_dict(), "header": trace.header.as_dict(), "figures": rows})
+        return
+    show(described.rename("").to_frame().rename_axis(trace.name), f"{trace.name} ({trace.header.source})")
+    figures = pd.DataFrame(rows).T[list(HEADLINES)].rename_axis("policy")
+    show(figures, _title(world.scenario, f"seed {world.seed}"))
+    _note_never_admissible(world.oracle())
+
+
+def print_comparison(
+    comparison: Comparison, scenarios: Sequence[Scenario], policies: Mapping[str, Policy], *, json: bool
+) -> None:
+    """Print means with their intervals."""
+    if json:
+        print_json({"runs": records(comparison.frame)})
+        return
+    show(comparison.text(), f"{len(comparison.seeds)} seeds; mean ± half a 95 % confidence interval")
+    _note_fixed_rates(scenarios, policies)
+
+
+def contestants(workload: Trace | Backlog, study: Study) -> dict[str, Policy]:
+    """Return whom the tuned limiter has to beat."""
+    return {
+        "oracle": yardsticks.oracle(),
+        "fixed rate": by_the_book(workload),
+        "classic AIMD": yardsticks.classic_aimd(),
+        "ours by default": Adaptive(study.config(0)),
+        "ours tuned": Adaptive(study.best_config),
+    }
+
+
+def print_study(
+    study: Study,
+    comparison: Comparison,
+    scenarios: Sequence[Scenario],
+    policies: Mapping[str, Policy],
+    files: Sequence[Path],
+    *,
+    json: bool,
+) -> None:
+    """Print what the search found, measured in worlds that it never saw."""
+    best = study.best
+    if json:
+        document = {
+            "best": records(study.frame)[int(best["trial"])],
+            "settings": study.best_config.model_dump(),
+            "runs": records(comparison.frame),
+            "files": [str(file) for file in files],
+        }
+        print_json(document)
+        return
+    print_comparison(comparison, scenarios, policies, json=False)
+    if not best["feasible"]:
+        say(
+            f"No trial kept 429s at or below {study.max_rejected_share:.2%} everywhere; the nearest, trial "
+            f"{int(best['trial'])}, has {best['worst_rejected_share']:.2%}. Try more --trials or a larger "
+            "--max-rejected-share."
+        )
+    say(f'Wrote {", ".join(map(str, files))}. In llm.toml: rate_limit = "{files[0]}"')
+
+
+def print_providers(*, json: bool) -> None:
+    """Print the presets."""
+    specs = [provider(name) for name in provider_names()]
+    rows = [
+        {"name": spec.name, "api": str(spec.api), "quotas": quotas(spec), "description": spec.description}
+        for spec in specs
+    ]
+    if json:
+        print_json(rows)
+    else:
+        show(pd.DataFrame(rows).set_index("name"), "Simulated providers", justify="left")
+
+
+def _title(scenario: Scenario, luck: str) -> str:
+    events = "".join(f"; from {event.time_s:g} s {event.label}" for event in scenario.events)
+    return f"{scenario.name}{events}; {luck}"
+
+
+def _note_fixed_rates(scenarios: Sequence[Scenario], policies: Mapping[str, Policy]) -> None:
+    for name, policy in policies.items():
+        if isinstance(policy, ByTheBook):
+            rates = ", ".join(
+                f"{policy.requests_per_s(ProviderMachine(spec, Streams(0))):.3g} requests/s on {spec.name}"
+                for spec in (scenario.machine_spec for scenario in scenarios)
+            )
+            say(f"{name}: hard-coded as quota / average request, known beforehand: {rates}")
+
+
+def _note_never_admissible(best: SimResult) -> None:
+    never = int((best.requests["outcome"] == "never_admissible").sum())
+    if never:
+        spec = best.scenario.machine_spec
+        say(f"{never} of {len(best.requests)} requests are never admissible: larger than a quota ({quotas(spec)}).")
