@@ -118,24 +118,18 @@ class _Limited(Generic[ClientT]):
 
     async def _attempts(self, call: _Call, send: Callable[[], Awaitable[ResponseT]]) -> ResponseT:
         while True:
+            permit = await self._admit(call)
+            admission = self._admission(call)
             try:
-                return await self._attempt(call, send)
-            except Exception as error:
-                delay_s = self._delay_s(call, error)
+                response = await send()
+            except BaseException as error:
+                delay_s = self._lost(call, permit, admission, error)
                 if delay_s is None:
                     raise
+            else:
+                self._won(call, permit, admission, response.usage, response.headers)
+                return response
             await asyncio.sleep(delay_s)
-
-    async def _attempt(self, call: _Call, send: Callable[[], Awaitable[ResponseT]]) -> ResponseT:
-        permit = await self._admit(call)
-        admission = self._admission(call)
-        try:
-            response = await send()
-        except BaseException as error:
-            self._lost(call, permit, admission, error)
-            raise
-        self._won(call, permit, admission, response.usage, response.headers)
-        return response
 
     async def _admit(self, call: _Call) -> Permit | None:
         call.first_chunk_s = None
@@ -145,7 +139,7 @@ class _Limited(Generic[ClientT]):
         try:
             return await permit.__aenter__()
         except BaseException as error:
-            self._record(call, None, error=error)
+            self._record(call, None, error=error, metadata=_metadata(error))
             raise
 
     def _admission(self, call: _Call) -> _Admission | None:
@@ -163,17 +157,17 @@ class _Limited(Generic[ClientT]):
             permit.succeeded(usage=usage, headers=headers)
         self._record(call, admission, usage=usage, headers=headers)
 
-    def _lost(self, call: _Call, permit: Permit | None, admission: _Admission | None, error: BaseException) -> None:
-        if permit is not None:
-            if isinstance(error, Exception):
-                permit.failed(error)
-            else:
-                permit.ignored()
-        self._record(call, admission, error=error)
-
-    def _delay_s(self, call: _Call, error: Exception) -> float | None:
-        metadata = get_error_metadata(error)
-        if metadata.classification is LLMErrorClassification.TERMINAL:
+    def _lost(
+        self, call: _Call, permit: Permit | None, admission: _Admission | None, error: BaseException
+    ) -> float | None:
+        """Settle a failed attempt; return the seconds to wait before the next, or ``None`` to give up."""
+        metadata = _metadata(error)
+        if permit is not None and metadata is not None:
+            permit.failed(metadata)
+        elif permit is not None:
+            permit.ignored()
+        self._record(call, admission, error=error, metadata=metadata)
+        if metadata is None or metadata.classification is LLMErrorClassification.TERMINAL:
             return None
         deadline_s = call.ticket.deadline_s
         delay_s = retry_delay_s(
@@ -195,10 +189,10 @@ class _Limited(Generic[ClientT]):
         usage: Usage | None = None,
         headers: Any = None,
         error: BaseException | None = None,
+        metadata: ErrorMetadata | None = None,
     ) -> None:
         if self._recorder is None:
             return
-        metadata = get_error_metadata(error) if isinstance(error, Exception) else None
         limits: tuple[AxisLimit, ...] = metadata.limits if metadata is not None else ()
         self._recorder.record(
             AttemptRow(
@@ -319,11 +313,8 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
                         headers = chunk.headers or headers
                         yield chunk
             except BaseException as error:
-                self._lost(call, permit, admission, error)
-                if call.first_chunk_s is not None or not isinstance(error, Exception):
-                    raise
-                delay_s = self._delay_s(call, error)
-                if delay_s is None:
+                delay_s = self._lost(call, permit, admission, error)
+                if delay_s is None or call.first_chunk_s is not None:
                     raise
             else:
                 self._won(call, permit, admission, usage, headers)
@@ -384,6 +375,10 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
         tokens = sum(map(self._count_tokens, texts))
         call = self._begin("embeddings", tokens, None, priority, deadline_s)
         return await self._attempts(call, lambda: send(texts))
+
+
+def _metadata(error: BaseException) -> ErrorMetadata | None:
+    return get_error_metadata(error) if isinstance(error, Exception) else None
 
 
 def _closing(chunks: AsyncIterator[StreamChunk]) -> aclosing[Any]:

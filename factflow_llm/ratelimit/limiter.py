@@ -11,6 +11,7 @@ from typing import Self
 from factflow_llm.errors import (
     BreakerOpenError,
     DeadlineExceededError,
+    ErrorMetadata,
     ErrorReason,
     PermitSettledError,
     WrongEventLoopError,
@@ -246,9 +247,9 @@ class Permit:
         """Settle: teaches nothing (a 400, a cancellation, a local fault)."""
         self._settle(_IGNORED)
 
-    def failed(self, error: BaseException) -> None:
-        """Settle by what the error classifier says of ``error``."""
-        metadata = get_error_metadata(error)
+    def failed(self, error: BaseException | ErrorMetadata) -> None:
+        """Settle by what the error classifier says of ``error``; its verdict may be given instead."""
+        metadata = error if isinstance(error, ErrorMetadata) else get_error_metadata(error)
         if metadata.outcome is Outcome.EXHAUSTED:
             self._limiter._exhausted_by = metadata.reason
         self._settle(
