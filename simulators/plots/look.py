@@ -154,13 +154,13 @@ def percent(share: float, _: object = None) -> str:
     return f"{100 * share:.3g}%"
 
 
-def legend(ax: Axes, *, columns: int = 4) -> None:
+def legend(ax: Axes, *, columns: int = 5) -> None:
     """Put the legend above the data, where it hides none."""
     handles, labels = ax.get_legend_handles_labels()
     if len(labels) > 1:
         ax.legend(
             handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=min(columns, len(labels)),
-            fontsize=_SMALL, frameon=False, borderaxespad=0.1, handlelength=1.6, columnspacing=1.1, handletextpad=0.5,
+            fontsize=_SMALL, frameon=False, borderaxespad=0.1, handlelength=1.4, columnspacing=0.9, handletextpad=0.4,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter
 
 from factflow_llm.ratelimit.signals import Axis
 from simulators.plots import look, series
-from simulators.result import jain_index
+from simulators.result import SimResult, jain_index
 
 _ENOUGH = 0.9
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from simulators.result import SimResult
-    from simulators.traces import Trace
+    from simulators.provider import Provider
+    from simulators.traces import Recording, Trace
 
 
 def plot_overview(result: SimResult, *, ax: Sequence[Axes] | None = None, axis: Axis | str | None = None) -> list[Axes]:
@@ -149,16 +149,16 @@ def plot_waits_over_time(
 
 
 def plot_waits(
-    result: SimResult,
+    run: SimResult | Recording,
     *,
     ax: Axes | None = None,
     kind: Literal["survival", "distribution"] = "survival",
     **line: Any,
 ) -> Axes:
-    """Draw how long requests waited from arrival to admission; call again with the same axes to compare runs.
+    """Draw how long calls waited from arrival to admission; call again with the same axes to compare runs.
 
     Args:
-        result: the run.
+        run: a simulated run, or a recording of a real one.
         ax: where to draw; a second run takes the next colour and dash there.
         kind: ``survival`` draws the share that waited longer than x, on a logarithmic scale that shows the tail;
             ``distribution`` draws the share per second of wait, so that runs compare by area.
@@ -171,14 +171,17 @@ def plot_waits(
         msg = f"plot_waits: kind = {kind!r} is unknown; take 'survival' or 'distribution'"
         raise ValueError(msg)
     ax = look.canvas(ax)
-    values = series.waits(result)
+    values = series.waits(run)
     turn = len(ax.lines) + len(ax.patches)
-    style = look.styled(line, color=look.CYCLE[turn % 8], linewidth=1.6, label=result.policy.name)
+    name = run.policy.name if isinstance(run, SimResult) else run.name
+    style = look.styled(line, color=look.CYCLE[turn % 8], linewidth=1.6, label=name)
     look.bare(ax)
+    longest = max(ax.get_xlim()[1] if turn else 0.0, 1.02 * float(values.max(initial=0.0)), 0.1)
     if kind == "survival":
         _draw_survival(ax, values, look.styled(style, linestyle=look.DASHES[turn % 4]))
     else:
         _draw_distribution(ax, values, style)
+    ax.set_xlim(0.0, longest)
     ax.set_xlabel("wait from arrival to admission (s)")
     look.title(ax, "Waits")
     look.legend(ax)
@@ -193,9 +196,9 @@ def _draw_survival(ax: Axes, values: series.Floats, style: dict[str, Any]) -> No
         **style,
     )  # fmt: skip
     ax.set_yscale("log")
-    ax.set_ylim(max(0.5 / max(len(values), 1), 1e-4), 1.3)
+    lowest = max(0.5 / max(len(values), 1), 1e-4)
+    ax.set_ylim(min(lowest, ax.get_ylim()[0]) if len(ax.lines) > 1 else lowest, 1.3)
     ax.yaxis.set_major_formatter(FuncFormatter(look.percent))
-    ax.set_xlim(0.0, None)
     ax.set_ylabel("share that waits longer")
 
 
@@ -211,7 +214,6 @@ def _draw_distribution(ax: Axes, values: series.Floats, style: dict[str, Any]) -
     hatch = look.HATCHES[len(ax.patches) % 4]
     ax.stairs(counts / (max(len(values), 1) * width_s), edges, fill=True, alpha=0.55, hatch=hatch, **style)
     ax.yaxis.set_major_formatter(FuncFormatter(look.percent))
-    ax.set_xlim(0.0, None)
     ax.set_ylabel("share of requests, per s of wait")
 
 
@@ -278,18 +280,34 @@ def plot_trace(
     *,
     ax: Axes | None = None,
     axis: Literal["requests", "tokens"] = "requests",
+    provider: Provider | None = None,
     width_s: float | None = None,
     **steps: Any,
 ) -> Axes:
-    """Draw what a trace asks for per minute: its requests, or their tokens, as far as they are known."""
+    """Draw what a trace asks for per minute: its requests, or their tokens, as far as they are known.
+
+    Args:
+        trace: the trace.
+        ax: where to draw.
+        axis: what to count.
+        provider: whose capacity to draw beside it, where it meters that axis.
+        width_s: length of a window; by default one that gives at most 120.
+        **steps: style of the filled steps.
+    """
     ax = look.canvas(ax, height=2.6)
     asked = series.demand(trace, width_s)[axis]
     edges = np.append(asked.index.to_numpy(), max(trace.duration_s, asked.index[-1] + 1e-9))
     ax.stairs(asked, edges, **look.styled(steps, color=look.BLUE, fill=True, alpha=0.75, label="asked"))
-    look.value_axis(ax, f"{axis}/min", 1.08 * max(asked.max(), 1.0))
+    capacity = None if provider is None else series.capacity_of(provider, Axis(axis))
+    if provider is not None and capacity is not None:
+        ax.axhline(
+            capacity, color=look.ink(ax), linewidth=1.6, linestyle=look.DASHES[1], label=f"sold by {provider.name}"
+        )
+    look.value_axis(ax, f"{axis}/min", 1.08 * max(asked.max(), capacity or 1.0))
     look.time_axis(ax, edges[-1])
     look.bare(ax)
     look.title(ax, f"{trace.name}: {len(trace):,} requests")
+    look.legend(ax)
     return ax
 
 

@@ -12,6 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from factflow_llm.ratelimit.signals import Axis, Outcome, Reason
+from simulators.provider import Provider, ProviderMachine
+from simulators.streams import Streams
+from simulators.traces import Recording
 
 if TYPE_CHECKING:
     from simulators.result import SimResult
@@ -40,14 +43,13 @@ def per_minute(axis: Axis) -> float:
 
 
 def binding_axis(result: SimResult) -> Axis:
-    """Return the metered axis worth looking at: where the policy was cut most, then moved most."""
-    metered = set(result.capacity["axis"])
-    changes = result.limits[result.limits["axis"].isin(metered)]
-    if changes.empty:
-        return Axis(result.capacity["axis"].iloc[0])
-    moved = changes["axis"].astype(str).value_counts()
-    cut = changes.loc[changes["reason"] == Reason.RATE_LIMITED, "axis"].astype(str).value_counts()
-    return Axis(max(sorted(moved.index), key=lambda axis: (cut.get(axis, 0), moved[axis])))
+    """Return the metered axis worth looking at: where the policy was cut most, else where most capacity is used."""
+    metered = [Axis(axis) for axis in result.capacity["axis"].unique()]
+    cuts = result.limits.loc[result.limits["reason"] == Reason.RATE_LIMITED, "axis"].astype(str).value_counts()
+    if any(cuts.get(axis, 0) for axis in metered):
+        return max(metered, key=lambda axis: cuts.get(axis, 0))
+    capacity = {axis: capacity_steps(result, axis)["capacity"].mean() for axis in metered}
+    return max(metered, key=lambda axis: used_per_window(result, axis)["used"].mean() / capacity[axis])
 
 
 def capacity_steps(result: SimResult, axis: Axis) -> pd.DataFrame:
@@ -108,10 +110,13 @@ def outcome_rates(result: SimResult, width_s: float | None = None, client: int |
     return pd.DataFrame(columns, index=pd.Index(edges[:-1], name="time_s"))
 
 
-def waits(result: SimResult) -> Floats:
-    """Return the waits of the requests that succeeded, ascending: seconds from arrival to the last admission."""
-    served = result.requests["outcome"] == "succeeded"
-    return np.sort(result.requests.loc[served, "wait_s"].to_numpy(dtype=np.float64))
+def waits(run: SimResult | Recording) -> Floats:
+    """Return the waits of the calls that succeeded, ascending: seconds from arrival to the last admission."""
+    if isinstance(run, Recording):
+        answered = run.attempts[run.attempts["outcome"] == "ok"]
+        return np.sort((answered["admitted_s"] - answered["arrival_s"]).to_numpy(dtype=np.float64, na_value=np.nan))
+    served = run.requests["outcome"] == "succeeded"
+    return np.sort(run.requests.loc[served, "wait_s"].to_numpy(dtype=np.float64))
 
 
 def survival(values: Floats) -> pd.DataFrame:
@@ -186,6 +191,12 @@ def demand(trace: Trace, width_s: float | None = None) -> pd.DataFrame:
     requests = np.histogram(trace.arrival_s, edges)[0] * scale
     asked = np.histogram(trace.arrival_s, edges, weights=tokens)[0] * scale
     return pd.DataFrame({"requests": requests, "tokens": asked}, index=pd.Index(edges[:-1], name="time_s"))
+
+
+def capacity_of(spec: Provider, axis: Axis) -> float | None:
+    """Return a provider's nominal capacity per minute, or in slots; ``None`` where it meters no such axis."""
+    per_second = ProviderMachine(spec, Streams(0)).capacity(0.0).get(axis)
+    return None if per_second is None else per_second * per_minute(axis)
 
 
 def _edges(result: SimResult, width_s: float | None) -> Floats:
