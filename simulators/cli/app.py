@@ -217,11 +217,13 @@ def serve(
       factflow-llm serve openai-tier-1 --port 8080
       OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=any python my_adapter.py
     """
-    from simulators.cli import outputs
-    from simulators.server import serve as run
+    import simulators as sim
+    from simulators import server
+    from simulators.cli.outputs import say
 
-    outputs.say(f"{provider} at http://{host}:{port}, until Ctrl-C")
-    print(run(provider, host=host, port=port, speed=speed, seed=seed).conduct)
+    spec = sim.provider(provider)
+    say(f"Serving {spec.name} at http://{host}:{port} until Ctrl-C")
+    print(server.serve(spec, host=host, port=port, speed=speed, seed=seed, log=say).conduct)
 
 
 @app.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from simulators import policies as yardsticks
@@ -12,8 +14,10 @@ from simulators.cli.outputs import print_json, records, say, show
 from simulators.comparison import HEADLINES
 from simulators.parallel import World, quotas
 from simulators.policies import Adaptive
-from simulators.provider import ProviderMachine, provider, provider_names
+from simulators.provider import Call, ProviderMachine, provider, provider_names
+from simulators.scenario import Backlog
 from simulators.streams import Streams
+from simulators.traces.trace import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     from simulators.comparison import Comparison
     from simulators.policies import Policy
     from simulators.result import SimResult
-    from simulators.scenario import Backlog, Scenario
+    from simulators.scenario import Scenario
     from simulators.traces import Trace
     from simulators.tuning import Study
 
@@ -35,7 +39,7 @@ def print_run(result: SimResult, best: SimResult, *, json: bool) -> None:
         print_json({"provenance": result.provenance, "figures": plain})
         return
     show(pd.DataFrame(figures).rename_axis("figure"), _title(result.scenario, f"seed {result.seed}"))
-    _note_never_admissible(best)
+    _note_never_admissible(result.scenario)
 
 
 def print_replay(
@@ -56,7 +60,7 @@ def print_replay(
     show(described.rename("").to_frame().rename_axis(trace.name), f"{trace.name} ({trace.header.source})")
     figures = pd.DataFrame(rows).T[list(HEADLINES)].rename_axis("policy")
     show(figures, _title(world.scenario, f"seed {world.seed}"))
-    _note_never_admissible(world.oracle())
+    _note_never_admissible(world.scenario)
 
 
 def print_comparison(
@@ -139,8 +143,15 @@ def _note_fixed_rates(scenarios: Sequence[Scenario], policies: Mapping[str, Poli
             say(f"{name}: hard-coded as quota / average request, known beforehand: {rates}")
 
 
-def _note_never_admissible(best: SimResult) -> None:
-    never = int((best.requests["outcome"] == "never_admissible").sum())
+def _note_never_admissible(scenario: Scenario) -> None:
+    trace, spec = scenario.workload, scenario.machine_spec
+    if isinstance(trace, Backlog):
+        return
+    machine = ProviderMachine(spec, Streams(0))
+    sizes = np.stack([trace.input_tokens, trace.output_tokens, trace.max_tokens], axis=1)
+    never = sum(
+        math.isinf(machine.wait_s(0.0, Call(0, max(read, 0), max(written, 0), None if bound == UNKNOWN else bound)))
+        for read, written, bound in sizes.tolist()
+    )
     if never:
-        spec = best.scenario.machine_spec
-        say(f"{never} of {len(best.requests)} requests are never admissible: larger than a quota ({quotas(spec)}).")
+        say(f"{never} of {len(trace)} requests are never admissible: larger than a quota ({quotas(spec)})")

@@ -1,0 +1,367 @@
+"""The command line: what it prints and writes, and that every bad input is one line of words and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import simulators as sim
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.recorder import AttemptRow, Recorder, RowOutcome
+from factflow_llm.settings import LLMConfig
+from simulators.cli.app import app
+from simulators.comparison import HEADLINES
+
+_ROOT = Path(__file__).parents[1]
+_AZURE = _ROOT.parent / "shared" / "traces" / "azure2023" / "AzureLLMInferenceTrace_code.csv"
+_SMALL = ["--backlog", "8", "--duration", "30", "--provider", "bucket"]
+_PNG = b"\x89PNG"
+_PROFILE = """
+[providers.default]
+provider = "openai"
+type = "chat"
+model = "m"
+api_key = "k"
+rate_limit = "limiter.toml"
+"""
+
+
+def _run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def _document(*words: str | Path) -> Any:
+    result = _run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def _files() -> set[str]:
+    return {path.name for path in Path().iterdir()}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+# --- what works -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [[], ["simulate"], ["replay"], ["compare"], ["tune"], ["serve"], ["providers"]])
+def test_help_teaches_by_example(command: list[str]) -> None:
+    """Every help text holds commands to copy."""
+    result = _run(*command, "--help")
+    assert result.exit_code == 0
+    assert " ".join(["factflow-llm", *command]) in result.stdout
+
+
+def test_simulate_prints_the_run_beside_the_oracles() -> None:
+    """A table for people names scenario and seed."""
+    result = _run("simulate", *_SMALL, "--at", "15:0.5", "--seed", "3")
+    assert result.exit_code == 0, result.output
+    for words in ("backlog of 8 on bucket; from 15 s", "seed 3", "ours", "oracle", "goodput_ratio", "recovery_s"):
+        assert words in result.stdout
+
+
+def test_simulate_says_to_machines_what_a_notebook_would_see() -> None:
+    """JSON holds the summary of the same run, and null where a figure has no meaning."""
+    document = _document("simulate", *_SMALL, "--seed", "3")
+    scenario = sim.Scenario(sim.backlog(8, 30.0), "bucket")
+    expected = sim.simulate(scenario, RateLimitConfig(), seed=3).summary()
+    assert document["figures"]["ours"]["goodput"] == expected["goodput"]
+    assert document["figures"]["ours"]["recovery_s"] is None
+    assert document["provenance"]["seed"] == "3"
+
+
+def test_simulate_draws_the_run() -> None:
+    """A picture is written whole, and nothing else is left in the folder."""
+    assert _run("simulate", *_SMALL, "--plot", "run.png").exit_code == 0
+    assert Path("run.png").read_bytes().startswith(_PNG)
+    assert _files() == {"run.png"}
+
+
+def test_simulate_takes_settings_from_a_file() -> None:
+    """What tune wrote can be tried."""
+    RateLimitConfig(initial_concurrency=1).to_toml("slow.toml")
+    slow = _document("simulate", *_SMALL, "--policy", "slow.toml")["figures"]["slow"]
+    assert slow["goodput_ratio"] < _document("simulate", *_SMALL)["figures"]["ours"]["goodput_ratio"]
+
+
+def test_requests_larger_than_the_quota_are_counted() -> None:
+    """Some requests can never be admitted: the others run, and people are told."""
+    Path("small.toml").write_text('[[meters]]\nkind = "bucket"\naxis = "tokens"\nlimit = 3000\n')
+    result = _run("simulate", "sample", "--duration", "60", "--provider", "small.toml")
+    assert result.exit_code == 0
+    assert "requests are never admissible: larger than a quota (3,000 tokens per 60 s)" in result.stderr
+
+
+def test_replay_describes_the_trace_and_asks_again() -> None:
+    """Trace figures first, then what each policy makes of them."""
+    document = _document("replay", "sample", "--duration", "60", "--speed", "2", "--policy", "fixed:2")
+    assert document["trace"]["requests_per_s"] == pytest.approx(2 * 5.477, rel=0.01)
+    assert list(document["figures"]) == ["fixed:2"]
+    assert "sped up 2 times" in document["header"]["notes"][-1]
+
+
+def test_replay_of_a_recording_shows_what_really_happened() -> None:
+    """The recorded 429s and waits stand in the first row."""
+    with Recorder("recording.jsonl") as recorder:
+        for call, (attempt, admitted_s, status) in enumerate([(0, 0.0, 200), (0, 1.0, 429), (0, 4.0, 200)]):
+            recorder.record(
+                AttemptRow(
+                    call_id=call,
+                    attempt=attempt,
+                    arrival_s=0.0,
+                    admitted_s=admitted_s,
+                    sent_s=admitted_s,
+                    first_chunk_s=admitted_s + 0.5,
+                    end_s=admitted_s + 1.0,
+                    model="m",
+                    provider="openai",
+                    operation="chat",
+                    input_tokens=10,
+                    output_tokens=5,
+                    status=status,
+                    outcome=RowOutcome.OK if status == 200 else RowOutcome.ERROR,
+                )
+            )
+    recorded = _document("replay", "recording.jsonl", "--provider", "bucket")["figures"]["recorded"]
+    assert recorded["rejected_share"] == pytest.approx(1 / 3)
+    assert recorded["attempts_per_success"] == pytest.approx(1.5)
+    assert recorded["wait_p95_s"] == pytest.approx(3.8)
+    assert recorded["goodput_ratio"] is None
+
+
+def test_compare_prints_intervals_and_explains_the_fixed_rate() -> None:
+    """Means with intervals by scenario and policy; the fixed rate says what it knows."""
+    result = _run("compare", *_SMALL, "--provider", "slots", "--seeds", "2", "--jobs", "1")
+    assert result.exit_code == 0, result.output
+    for words in ("backlog of 8 on bucket", "backlog of 8 on slots", "classic-aimd", "±", *HEADLINES):
+        assert words in result.stdout
+    assert "10 requests/s on bucket, " in result.stderr
+
+
+def test_compare_gives_machines_every_run() -> None:
+    """JSON has a row per scenario, policy and seed."""
+    runs = _document("compare", *_SMALL, "--policy", "ours", "--policy", "fixed:4", "--seeds", "2", "--jobs", "1")[
+        "runs"
+    ]
+    assert [(run["policy"], run["seed"]) for run in runs] == [("ours", 0), ("fixed:4", 0), ("ours", 1), ("fixed:4", 1)]
+
+
+def test_compare_draws_the_frontier() -> None:
+    """Goodput against 429s, as a picture."""
+    assert _run("compare", *_SMALL, "--seeds", "2", "--jobs", "1", "--plot", "frontier.svg").exit_code == 0
+    assert "<svg" in Path("frontier.svg").read_text()
+
+
+def test_tune_writes_what_production_loads() -> None:
+    """The table, a picture, and settings that LLMConfig reads from its own file."""
+    result = _run(
+        "tune", *_SMALL, "--trials", "2", "--seeds", "1", "--jobs", "1", "--seed", "7", "--study", "study.json"
+    )
+    assert result.exit_code == 0, result.output
+    for words in ("oracle", "fixed rate", "classic AIMD", "ours by default", "ours tuned", *HEADLINES):
+        assert words in result.stdout
+    assert Path("limiter.png").read_bytes().startswith(_PNG)
+    assert "seed 7" in Path("limiter.toml").read_text()
+    Path("llm.toml").write_text(_PROFILE)
+    loaded = LLMConfig.from_toml("llm.toml").providers["default"].rate_limit
+    assert loaded == RateLimitConfig.from_toml("limiter.toml") == sim.Study.load("study.json").best_config
+
+
+def test_tune_writes_the_same_bytes_for_the_same_seed() -> None:
+    """Two runs differ in nothing but the file's name; machines read the same settings."""
+    words = ["tune", *_SMALL, "--trials", "3", "--seeds", "1", "--jobs", "1", "--seed", "7"]
+    first = _document(*words, "--out", "a.toml")
+    _document(*words, "--out", "b.toml")
+    assert Path("a.toml").read_bytes() == Path("b.toml").read_bytes()
+    assert RateLimitConfig.from_dict(first["settings"]) == RateLimitConfig.from_toml("a.toml")
+    assert first["files"] == ["a.toml", "a.png"]
+
+
+def test_tune_measures_in_worlds_the_search_never_saw() -> None:
+    """The seeds of the table follow those of the search."""
+    words = ["tune", *_SMALL, "--trials", "1", "--seeds", "2", "--jobs", "1"]
+    assert {run["seed"] for run in _document(*words)["runs"]} == {2, 3}
+
+
+def test_tune_admits_that_nothing_kept_the_bound() -> None:
+    """The nearest settings are written, with a word to people and a comment in the file."""
+    words = ["--trials", "1", "--seeds", "1", "--jobs", "1", "--max-rejected-share", "1e-9"]
+    result = _run("tune", "--backlog", "64", "--duration", "60", "--provider", "bucket", *words)
+    assert result.exit_code == 0
+    assert "No trial kept 429s" in result.stderr
+    assert "NO trial kept" in Path("limiter.toml").read_text()
+
+
+def test_providers_are_listed_with_their_quotas() -> None:
+    """People get a table, machines a list."""
+    assert "500 requests per 60 s, 200,000 tokens per 60 s" in _run("providers").stdout
+    assert [row["name"] for row in _document("providers")] == sim.provider_names()
+
+
+def test_serve_runs_the_server_and_reports_on_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words become the server's arguments, and its account of the client is printed at the end."""
+    asked: list[tuple[sim.Provider, dict[str, object]]] = []
+
+    class _Ended:
+        conduct = "well behaved"
+
+    def served(provider: sim.Provider, **options: object) -> _Ended:
+        asked.append((provider, options))
+        return _Ended()
+
+    monkeypatch.setattr("simulators.server.serve", served)
+    result = _run("serve", "azure-30k", "--port", "9000", "--speed", "5", "--seed", "2")
+    ((spec, options),) = asked
+    assert spec == sim.provider("azure-30k")
+    assert options.items() >= {"host": "127.0.0.1", "port": 9000, "speed": 5.0, "seed": 2}.items()
+    assert "http://127.0.0.1:9000" in result.stderr
+    assert "well behaved" in result.stdout
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    """``python -m simulators`` says the same bytes twice, whatever the hash seed, and no progress bar when piped."""
+    outputs = []
+    for hash_seed in ("0", "77"):
+        words = [sys.executable, "-m", "simulators", "compare", *_SMALL, "--seeds", "2", "--jobs", "1"]
+        ran = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(_ROOT)},
+            capture_output=True,
+            check=True,
+        )
+        assert b"it/s" not in ran.stderr
+        outputs.append(ran.stdout)
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.skipif(not _AZURE.exists(), reason="the Azure trace lies beside the repository, not in it")
+def test_a_real_trace_is_replayed() -> None:
+    """Ten minutes of Azure's code trace run on a preset."""
+    document = _document("replay", _AZURE, "--duration", "600", "--provider", "openai-tier-3")
+    assert document["trace"]["requests"] == 1482
+    assert document["figures"]["ours"]["goodput_ratio"] > 0.9
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["simulate", "none.csv"], "none.csv: no such file"),
+        (["simulate", "empty.csv"], "the file is empty"),
+        (["simulate", "wrong.csv"], "known format"),
+        (["replay", "negative.csv"], "-5"),
+        (["simulate", "--provider", "openai-tier-9"], "no provider is called 'openai-tier-9'; known: openai-tier-"),
+        (["simulate", "--policy", "our"], "--policy 'our': no such policy; did you mean 'ours'?"),
+        (["simulate", "--policy", "xyzzy"], "known: ours, oracle"),
+        (["simulate", "--policy", "fixed:fast"], "'fast' is no number; write fixed:8"),
+        (["simulate", "--policy", "fixed:nan"], "requests_per_s = nan must be"),
+        (["simulate", "--policy", "none.toml"], "none.toml: cannot be read"),
+        (
+            ["simulate", "--policy", "typo.toml"],
+            "typo.toml: RateLimitConfig: decreese: unknown key; did you mean 'decrease'",
+        ),
+        (["simulate", "--policy", "nan.toml"], "nan.toml: RateLimitConfig: probe_s: "),
+        (["simulate", "sample", "--backlog", "4"], "give one of them"),
+        (["simulate", "--backlog", "-3"], "workers = -3"),
+        (["simulate", "--backlog", "many"], "'--backlog'"),
+        (["simulate", "--duration", "nan"], "--duration: nan"),
+        (["simulate", "--duration", "-1"], "--duration: -1.0"),
+        (["simulate", "--clients", "0"], "clients = 0"),
+        (["simulate", "--at", "600"], "--at '600': '' is no number; write --at SECONDS:FACTOR"),
+        (["simulate", "--at", "600:-1"], "quota = -1"),
+        (["simulate", "--at", "nan:1"], "time_s = nan"),
+        (["simulate", "--at", "600:1e-9"], "no room for a single request"),
+        (["replay", "sample", "--speed", "0"], "the factor must be finite and above 0"),
+        (["compare", "--seeds", "0"], "seeds = 0"),
+        (["compare", "--jobs", "0"], "jobs = 0"),
+        (["compare", "--policy", "nobody"], "--policy 'nobody'"),
+        (["tune", "--trials", "0"], "trials = 0"),
+        (["tune", "--seed", "-1"], "seed = -1"),
+        (["tune", "--max-rejected-share", "2"], "max_rejected_share = 2.0"),
+        (["serve", "nobody"], "no provider is called 'nobody'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words: list[str], told: str, tmp_path: Path) -> None:
+    """Value, place and remedy on one line; no traceback; no file."""
+    Path("empty.csv").write_text("")
+    Path("wrong.csv").write_text("a,b\n1,2\n")
+    Path("negative.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,-5,10\n")
+    Path("typo.toml").write_text("decreese = 0.9\n")
+    Path("nan.toml").write_text("probe_s = nan\n")
+    before = _files()
+    result = _run(*words)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert told in result.stderr
+    assert _files() == before
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare", "tune"])
+def test_a_quota_below_any_request_is_never_admissible(command: str) -> None:
+    """Nothing waits for ever, and no file is written."""
+    Path("tiny.toml").write_text('[[meters]]\nkind = "bucket"\naxis = "tokens"\nlimit = 10\n')
+    result = _run(command, "--backlog", "2", "--duration", "30", "--provider", "tiny.toml")
+    assert result.exit_code == 2
+    assert "never admissible" in result.stderr
+    assert _files() == {"tiny.toml"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--out", "taken.toml"], "--out taken.toml: the file exists; choose another name or add --overwrite"),
+        (["--plot", "taken.png"], "--plot taken.png: the file exists"),
+        (["--out", "folder"], "--out folder: this is a folder"),
+        (["--out", "no/such/limiter.toml"], "choose a folder that exists"),
+        (["--plot", "overview.doc"], "cannot draw a .doc; choose one of .png, .svg, .pdf"),
+        (["--study", "limiter.toml"], "--out names the same file"),
+    ],
+)
+def test_outputs_are_checked_before_any_work(words: list[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits an hour to hear that a file exists."""
+    for taken in ("taken.toml", "taken.png"):
+        Path(taken).write_text("mine")
+    Path("folder").mkdir()
+    monkeypatch.setattr("simulators.cli.inputs.read_workload", lambda *_: pytest.fail("work was begun"))
+    result = _run("tune", *words)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert Path("taken.toml").read_text() == Path("taken.png").read_text() == "mine"
+
+
+def test_overwriting_is_asked_for() -> None:
+    """With --overwrite, existing files are replaced."""
+    words = ["tune", *_SMALL, "--trials", "1", "--seeds", "1", "--jobs", "1"]
+    Path("limiter.toml").write_text("mine")
+    assert _run(*words).exit_code == 2
+    assert _run(*words, "--overwrite").exit_code == 0
+    assert "seed 0" in Path("limiter.toml").read_text()
+
+
+def test_a_taken_port_is_named() -> None:
+    """A second server on one port says so and ends."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = _run("serve", "bucket", "--port", str(port))
+    assert result.exit_code == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
