@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from simulators.engine import simulate as simulate
     from simulators.faults import incident as incident
     from simulators.latency import LatencyModel as LatencyModel
+    from simulators.neighbours import Neighbour as Neighbour
     from simulators.plots import plot_fairness as plot_fairness
     from simulators.plots import plot_frontier as plot_frontier
     from simulators.plots import plot_limits as plot_limits
@@ -69,6 +70,7 @@ _HOMES = {
     "Event": "scenario",
     "LatencyModel": "latency",
     "Mode": "traces",
+    "Neighbour": "neighbours",
     "Policy": "policies",
     "Provider": "provider",
     "ProviderMachine": "provider",
@@ -113,6 +115,7 @@ __all__ = [
     "Event",
     "LatencyModel",
     "Mode",
+    "Neighbour",
     "Policy",
     "Provider",
     "ProviderMachine",
