@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from simulators import policies as policies
     from simulators.comparison import Comparison as Comparison
     from simulators.comparison import compare as compare
+    from simulators.dashboard import Dashboard as Dashboard
+    from simulators.dashboard import watch as watch
     from simulators.engine import simulate as simulate
     from simulators.faults import incident as incident
     from simulators.latency import LatencyModel as LatencyModel
@@ -67,6 +69,7 @@ _HOMES = {
     "Backlog": "scenario",
     "Call": "provider",
     "Comparison": "comparison",
+    "Dashboard": "dashboard",
     "Event": "scenario",
     "LatencyModel": "latency",
     "Mode": "traces",
@@ -106,12 +109,14 @@ _HOMES = {
     "simulate": "engine",
     "synthesize": "traces",
     "tune": "tuning",
+    "watch": "dashboard",
 }
 
 __all__ = [
     "Backlog",
     "Call",
     "Comparison",
+    "Dashboard",
     "Event",
     "LatencyModel",
     "Mode",
@@ -152,6 +157,7 @@ __all__ = [
     "simulate",
     "synthesize",
     "tune",
+    "watch",
 ]
 
 

@@ -1,0 +1,125 @@
+"""Figures beside figures: what changed, by how much, and whether that is good; as values and as a table."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from simulators.plots.look import percent, thousands
+
+if TYPE_CHECKING:
+    from simulators.result import SimResult
+
+MORE_IS_BETTER = {
+    "goodput_ratio": True,
+    "rejected_share": False,
+    "attempts_per_success": False,
+    "wait_p50_s": False,
+    "wait_p95_s": False,
+    "wait_p99_s": False,
+    "failed": False,
+    "unfinished": False,
+    "recovery_s": False,
+}
+"""The figures shown, and which way is better."""
+
+_NEEDS_ORACLE = ("goodput_ratio", "recovery_s")
+_HEADINGS = {
+    "goodput_ratio": "of oracle's goodput",
+    "rejected_share": "429s",
+    "attempts_per_success": "attempts per success",
+    "wait_p50_s": "wait p50",
+    "wait_p95_s": "wait p95",
+    "wait_p99_s": "wait p99",
+    "failed": "failed",
+    "unfinished": "unfinished",
+    "recovery_s": "recovery",
+}
+_SHARES = ("goodput_ratio", "rejected_share")
+_RELATIVE_NOISE = 5e-4
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a figure moved.
+
+    Attributes:
+        change: new minus old.
+        better: ``None`` where it did not move, or where there is nothing to compare.
+    """
+
+    change: float
+    better: bool | None
+
+
+def figures_of(result: SimResult, yardstick: SimResult | None) -> dict[str, float]:
+    """Return the figures shown; without the oracle's run those that need it are NaN."""
+    summary = result.summary(yardstick or result)
+    return {
+        name: math.nan if yardstick is None and name in _NEEDS_ORACLE else float(summary[name])
+        for name in MORE_IS_BETTER
+    }
+
+
+def differences(now: Figures, before: Figures) -> dict[str, Difference]:
+    """Return how each figure moved."""
+    return {name: _difference(name, now[name], before[name]) for name in MORE_IS_BETTER}
+
+
+def _difference(name: str, now: float, before: float) -> Difference:
+    change = now - before
+    if math.isnan(change) or abs(change) <= _RELATIVE_NOISE * max(abs(now), abs(before)):
+        return Difference(change, None)
+    return Difference(change, (change > 0) is MORE_IS_BETTER[name])
+
+
+def shown(name: str, value: float) -> str:
+    """Return a figure for the eye, with its unit; a dash where it has no value."""
+    if math.isnan(value):
+        return "-"
+    if name in _SHARES:
+        return percent(value).replace("%", " %")
+    return f"{_short(value)} s" if name.endswith("_s") else _short(value)
+
+
+def signed(name: str, difference: Difference) -> str:
+    """Return a difference for the eye: its sign always, and an arrow that says better or worse without colour."""
+    if math.isnan(difference.change):
+        return ""
+    if difference.better is None:
+        return "="
+    sign = "+" if difference.change > 0 else "−"  # noqa: RUF001 - the typographic minus is as wide as the plus
+    size = shown(name, abs(difference.change))
+    return f"{'▲' if difference.better else '▼'} {sign}{size.replace('%', 'points')}"
+
+
+def table(now: Figures, others: Sequence[tuple[str, Figures]]) -> str:
+    """Return the panel's table: this run, and how it differs from each of the others."""
+    head = "".join(f"<th scope='col'>{html.escape(_HEADINGS[name])}</th>" for name in MORE_IS_BETTER)
+    rows = [_row("this run", [f"<b>{shown(name, now[name])}</b>" for name in MORE_IS_BETTER])]
+    for label, figures in others:
+        moved = differences(now, figures)
+        rows.append(_row(label, [_cell(name, figures[name], moved[name]) for name in MORE_IS_BETTER]))
+    legend = "▲ this run is better than the row, ▼ worse, = alike; the signed number is this run minus the row"
+    return (
+        f"<table class='ff-figures'><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<div class='ff-hint'>{legend}</div>"
+    )
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    return f"<tr><th scope='row'>{html.escape(label)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _cell(name: str, value: float, difference: Difference) -> str:
+    colour = {True: "ff-better", False: "ff-worse", None: "ff-same"}[difference.better]
+    return f"{shown(name, value)}<br><span class='{colour}'>{signed(name, difference)}</span>"
+
+
+def _short(value: float) -> str:
+    return thousands(value) if abs(value) >= 1000 else f"{value:.3g}"

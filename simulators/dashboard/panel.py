@@ -1,0 +1,411 @@
+"""The dashboard: choose a world, move the limiter's settings, see at once what comes of it, and leave with a file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.config import RateLimitConfig
+from simulators.dashboard.choices import Catalogue, Choices, Step, code_of, config_code, remember, spoken
+from simulators.dashboard.curves import Curves, curves_of
+from simulators.dashboard.figures import Figures, figures_of, table
+from simulators.dashboard.knobs import Knobs
+from simulators.dashboard.page import (
+    CSS,
+    Messages,
+    close_tree,
+    copyable,
+    leave_place,
+    notebook_names,
+    put_on_page,
+    take_place,
+)
+from simulators.dashboard.parameters import changed, config_of, values_of
+from simulators.dashboard.runs import Job, shorter_s
+from simulators.dashboard.view import MOST_PINS, RunView
+from simulators.dashboard.world import WorldControls
+from simulators.traces import Trace
+
+if TYPE_CHECKING:
+    from simulators.result import SimResult
+    from simulators.scenario import Scenario
+
+_FOLLOWS_DRAG_S = 0.3
+_OFFER_S = 2.0
+_LOOK_EVERY_S = 0.25
+_WRAP = {"flex_flow": "row wrap", "align_items": "center"}
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A finished run as the panel knows it."""
+
+    choices: Choices
+    result: SimResult
+    figures: Figures
+    curves: Curves
+
+
+class Dashboard:
+    """Tune the limiter by hand in a notebook.
+
+    Args:
+        scenario: the world to begin with; others can be chosen.
+        config: where the sliders stand at first.
+        seed: of all luck.
+        clients: independent clients on one quota.
+
+    Attributes:
+        controls: every control by name; setting its ``value`` is what a hand would do.
+        buttons: every button by name; ``click()`` is what a hand would do.
+        messages: what the panel says.
+        choices: what is chosen, the last that goes together.
+        patience_s: a run that takes longer goes on in the background, can be cancelled, and a shorter one is offered.
+    """
+
+    def __init__(
+        self, scenario: Scenario, config: RateLimitConfig | None = None, *, seed: int = 0, clients: int = 1
+    ) -> None:
+        config = config or RateLimitConfig()
+        self.choices = Choices(seed=seed, clients=clients, values=tuple(changed(config).items()))
+        self.messages = Messages()
+        self.patience_s = 1.0
+        self._catalogue = Catalogue(scenario)
+        self._history: tuple[Step, ...] = ()
+        self._job: Job | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._now: Shown | None = None
+        self._before: Shown | None = None
+        self._pins: list[tuple[str, Shown]] = []
+        self._yardsticks: dict[Choices, SimResult] = {}
+        self._shorter_s: float | None = None
+        self._view = RunView()
+        moved = self.messages.guard(self._moved)
+        self._knobs = Knobs(config, moved)
+        self._world = WorldControls(self._catalogue, self.choices, moved)
+        self._file = widgets.Text("limiter.toml", description="file", layout={"width": "225px"})
+        self._overwrite = widgets.Checkbox(False, description="overwrite", indent=False, layout={"width": "auto"})
+        files = {"file": self._file, "overwrite": self._overwrite}
+        self.controls: dict[str, Any] = self._knobs.sliders | self._world.controls | files
+        self.controls["trace"].observe(self.messages.guard(self._read_trace), "value")
+        self.controls["axis"].observe(self.messages.guard(self._change_axis), "value")
+        self.buttons = self._make_buttons()
+        self._picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "860px"})
+        self._picture.add_class("ff-picture")
+        self._table = widgets.HTML()
+        self._code = widgets.VBox()
+        self.widget = self._laid_out()
+        take_place(self)
+
+    # --- what a user calls -------------------------------------------------------------------------------------------
+
+    def show(self) -> None:
+        """Show the panel below the cell, with a first run; the panel that the cell made before is gone."""
+        if self._now is None and self._job is None:
+            self.messages.guard(self._begin)()
+        put_on_page(self)
+
+    def _ipython_display_(self) -> None:
+        self.show()
+
+    @property
+    def result(self) -> SimResult | None:
+        """The last good run; one under way is waited for. ``None`` before the first."""
+        if self._job is not None:
+            self._job.wait()
+            self.messages.guard(self._settled)(self._job)
+        return None if self._now is None else self._now.result
+
+    @property
+    def config(self) -> RateLimitConfig:
+        """The limiter's settings as chosen, the last that go together."""
+        return self.choices.config
+
+    def set(self, **values: Any) -> None:
+        """Set several of the limiter's settings at once, to any value, not only to those the sliders offer.
+
+        Raises:
+            ConfigurationError: naming what is unknown, out of bounds, or does not go together.
+        """
+        self._go_to(replace(self.choices, values=tuple(changed(config_of(values_of(self.config) | values)).items())))
+
+    def code(self) -> str:
+        """Return the cell that reproduces the run shown.
+
+        Raises:
+            ConfigurationError: nothing was run yet.
+        """
+        return code_of(self._catalogue, self._shown().choices, self._name_trace)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the settings of the run shown as TOML, with where they come from.
+
+        Raises:
+            ConfigurationError: nothing was run yet, the file exists, or the folder cannot be written.
+        """
+        shown = self._shown()
+        told = [f"{key}: {value}" for key, value in shown.result.provenance.items() if key != "policy"]
+        told += [f"{name}: {value:.4g}" for name, value in shown.figures.items()]
+        shown.choices.config.to_toml(path, overwrite=overwrite, comment="\n".join(["tuned by hand", *told]))
+
+    def close(self) -> None:
+        """Stop what runs and take all widgets away."""
+        if self._job is not None:
+            self._job.stop()
+            self._job = None
+        if self._task is not None:
+            self._task.cancel()
+        close_tree(self.widget)
+        leave_place(self)
+
+    def __repr__(self) -> str:
+        state = "idle" if self._job is None else "running"
+        return f"<Dashboard {state}, {self._catalogue.scenario(self.choices).name}, {config_code(self.config)}>"
+
+    # --- from a move to a run ----------------------------------------------------------------------------------------
+
+    def _moved(self, key: str) -> None:
+        choices = self._chosen()
+        if choices == self.choices:
+            self.messages.say("")
+        else:
+            self._choose(choices, key)
+
+    def _chosen(self) -> Choices:
+        return replace(self._world.chosen(), values=tuple(changed(self._knobs.config()).items()))
+
+    def _go_to(self, choices: Choices) -> None:
+        self._stand_at(choices)
+        if choices != self.choices:
+            self._choose(choices, key="several")
+
+    def _choose(self, choices: Choices, key: str) -> None:
+        job = self._job_of(choices)
+        history = remember(self._history, self.choices, key, time.monotonic())
+        if len(history) > len(self._history):
+            self._before = self._now
+        self._history = history
+        self.choices = choices
+        self._start(job)
+
+    def _begin(self) -> None:
+        self._start(self._job_of(self.choices))
+
+    def _job_of(self, choices: Choices) -> Job:
+        scenario = self._catalogue.scenario(choices)
+        return Job(scenario, choices.config, choices.seed, choices.clients, self._yardsticks.get(choices.world))
+
+    def _start(self, job: Job) -> None:
+        if self._job is not None:
+            self._job.stop()
+        self._job = job.start()
+        if job.wait(self.patience_s):
+            self._settled(job)
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no notebook: there is nobody to answer meanwhile
+            job.wait()
+            self._settled(job)
+        else:
+            self._task = loop.create_task(self._attend(job))
+
+    async def _attend(self, job: Job) -> None:
+        """Tell how a long run goes on, until it has ended or another one has begun."""
+        while job is self._job and not job.done:
+            self.messages.guard(self._tell_progress)(job)
+            await asyncio.sleep(_LOOK_EVERY_S)
+        if job is self._job:
+            self.messages.guard(self._settled)(job)
+
+    def _tell_progress(self, job: Job) -> None:
+        if job.result is not None:
+            if self._now is None or self._now.result is not job.result:
+                self._take(job)
+            self.messages.say("Done. The oracle, the yardstick, still runs: once for this scenario and seed.")
+            return
+        expected_s = job.expected_s()
+        told = f"about {spoken(expected_s)}" if job.progress > 0 else "a while"
+        self.messages.say(f"This run takes {told}; {job.progress:.0%} is done. The last result stays until then.")
+        lengths = [length_s for _, length_s in self._catalogue.lengths(self.choices.workload) if length_s is not None]
+        self._shorter_s = shorter_s(job.scenario.workload.duration_s, expected_s, lengths, _OFFER_S)
+        _reveal(self.buttons["cancel"], True)
+        _reveal(self.buttons["shorter"], self._shorter_s is not None)
+        if self._shorter_s is not None:
+            self.buttons["shorter"].description = f"only the first {spoken(self._shorter_s)}"
+
+    def _settled(self, job: Job) -> None:
+        """Take up what a run that has ended left behind."""
+        if job is not self._job:
+            return
+        self._job = None
+        for name in ("cancel", "shorter"):
+            _reveal(self.buttons[name], False)
+        if job.error is not None:
+            raise job.error
+        if job.result is not None:
+            self.messages.say("")
+            self._take(job)
+        else:
+            self.messages.say("Cancelled. The last good result stays; move anything to run again.")
+
+    def _take(self, job: Job) -> None:
+        assert job.result is not None
+        if job.yardstick is not None:
+            self._yardsticks[self.choices.world] = job.yardstick
+        figures = figures_of(job.result, job.yardstick)
+        self._now = Shown(self.choices, job.result, figures, curves_of(job.result, self.controls["axis"].value))
+        self._knobs.follow_drag(job.took_s < _FOLLOWS_DRAG_S)
+        self._draw()
+
+    def _draw(self) -> None:
+        shown = self._shown()
+        others: list[tuple[str, Figures]] = []
+        if self._before is not None:
+            others.append(("previous run", self._before.figures))
+        yardstick = self._yardsticks.get(shown.choices.world)
+        if yardstick is not None:
+            others.append(("oracle", figures_of(yardstick, yardstick)))
+        others += [(label, pinned.figures) for label, pinned in self._pins]
+        self._table.value = table(shown.figures, others)
+        self._view.show(shown.curves, [(label.partition(":")[0], pinned.curves) for label, pinned in self._pins])
+        self._picture.value = self._view.png()
+
+    def _shown(self) -> Shown:
+        if self._now is None:
+            msg = "nothing was run yet; show() the dashboard, or move a control"
+            raise ConfigurationError(msg)
+        return self._now
+
+    # --- what the buttons do -----------------------------------------------------------------------------------------
+
+    def _undo(self) -> None:
+        if not self._stands_at_choices():
+            self._stand_at(self.choices)
+            self.messages.say("Back at the last settings that go together.")
+        elif self._history:
+            *earlier, last = self._history
+            self._history, self._before, self.choices = tuple(earlier), self._now, last.before
+            self._stand_at(self.choices)
+            self._begin()
+        else:
+            self.messages.say("There is nothing to undo.")
+
+    def _stands_at_choices(self) -> bool:
+        try:
+            return self._chosen() == self.choices
+        except ConfigurationError:
+            return False
+
+    def _stand_at(self, choices: Choices) -> None:
+        self._world.stand_at(choices)
+        self._knobs.stand_at(choices.config)
+
+    def _reset(self) -> None:
+        self._go_to(replace(self.choices, values=()))
+
+    def _pin(self) -> None:
+        shown = self._shown()
+        if len(self._pins) == MOST_PINS:
+            self.messages.say(f"{MOST_PINS} runs are pinned already; unpin them first.")
+            return
+        moved = ", ".join(f"{name} {value}" for name, value in shown.choices.values)
+        self._pins.append((f"pin {len(self._pins) + 1}: {moved or 'defaults'}", shown))
+        self._draw()
+
+    def _unpin(self) -> None:
+        self._pins.clear()
+        self._draw()
+
+    def _cancel(self) -> None:
+        if self._job is not None:
+            self._job.stop()
+
+    def _shorten(self) -> None:
+        self.controls["length_s"].value = self._shorter_s
+
+    def _save(self) -> None:
+        path = Path(self._file.value.strip() or "limiter.toml")
+        self.save(path, overwrite=self._overwrite.value)
+        self.messages.say(
+            f"Saved {path.absolute()}. In production: RateLimitConfig.from_toml({path.name!r})", done=True
+        )
+
+    def _show_code(self) -> None:
+        code = copyable(self.code())
+        for widget in self._code.children:
+            close_tree(widget)
+        self._code.children = (code,)
+
+    def _read_trace(self, change: Any) -> None:
+        if change["new"].strip():
+            self._world.offer_file(self._catalogue.add_file(change["new"].strip()))
+
+    def _change_axis(self, change: Any) -> None:
+        if self._now is not None:
+            self._now = replace(self._now, curves=curves_of(self._now.result, change["new"]))
+            self._draw()
+
+    def _name_trace(self) -> str:
+        """Return an expression for the trace as given: the notebook's name for it, else a file, which is written."""
+        trace = self._catalogue.given.workload
+        assert isinstance(trace, Trace)
+        name = next((name for name, value in notebook_names().items() if value is trace), None)
+        if name is None:
+            path = Path(f"{trace.name}.jsonl.gz")
+            if not path.exists():
+                trace.write(path)
+            return f"sim.read_trace({str(path)!r})"
+        return name
+
+    # --- widgets -----------------------------------------------------------------------------------------------------
+
+    def _make_buttons(self) -> dict[str, Any]:
+        made = {}
+        for name, label, tooltip, pressed in (
+            ("undo", "undo", "go back to what was chosen before", self._undo),
+            ("reset", "defaults", "all settings of the limiter back to their defaults", self._reset),
+            ("pin", "pin run", "keep this run, to compare the next ones with it", self._pin),
+            ("unpin", "unpin all", "forget the pinned runs", self._unpin),
+            ("cancel", "cancel", "stop the run; the last result stays", self._cancel),
+            ("shorter", "shorter", "run only the beginning of the workload", self._shorten),
+            ("save", "save configuration", "write the settings of the run shown as TOML", self._save),
+            ("code", "copy as code", "the cell that reproduces the run shown", self._show_code),
+        ):
+            made[name] = widgets.Button(description=label, tooltip=tooltip, layout={"width": "auto"})
+            made[name].on_click(partial(_pressed, self.messages.guard(pressed)))
+        for name in ("cancel", "shorter"):
+            _reveal(made[name], False)
+        return made
+
+    def _laid_out(self) -> Any:
+        buttons = self.buttons
+        left = widgets.VBox(
+            [
+                widgets.HBox([buttons[name] for name in ("undo", "reset", "pin", "unpin")], layout=_WRAP),
+                self._knobs.widget,
+                widgets.HBox([self._file, self._overwrite, buttons["save"], buttons["code"]], layout=_WRAP),
+            ],
+            layout={"flex": "0 0 330px"},
+        )
+        told = widgets.HBox([self.messages.widget, buttons["cancel"], buttons["shorter"]], layout=_WRAP)
+        right = widgets.VBox([told, self._table, self._picture], layout={"flex": "1 1 0", "min_width": "0"})
+        body = widgets.HBox([left, right])
+        panel = widgets.VBox([widgets.HTML(CSS), self._world.widget, body, self._code])
+        panel.add_class("ff-panel")
+        return panel
+
+
+def _reveal(button: Any, visible: bool) -> None:
+    button.layout.display = "" if visible else "none"
+
+
+def _pressed(callback: Any, button: object) -> None:
+    callback()
