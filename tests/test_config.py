@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,9 @@ from hypothesis import strategies as st
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 positive = st.floats(min_value=1e-6, max_value=1e12, allow_nan=False)
 retries = st.builds(
@@ -112,7 +114,7 @@ def test_a_file_and_back(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == text
     assert text.startswith("# why\n")
     assert RateLimitConfig.from_toml(path) == config
-    with pytest.raises(ConfigurationError, match="limiter.toml: the file exists"):
+    with pytest.raises(ConfigurationError, match=r"limiter\.toml: the file exists"):
         RateLimitConfig().to_toml(path)
     assert RateLimitConfig.from_toml(path) == config
     RateLimitConfig().to_toml(path, overwrite=True)

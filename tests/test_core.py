@@ -1,0 +1,530 @@
+"""The limiter as a state machine: what it grants, what it learns, what it says about it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from factflow_llm.errors import PermitSettledError
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.core import LimiterCore
+from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.signals import Axis, Outcome, RateLimitSignal, Reason
+
+OK = RateLimitSignal(Outcome.SUCCEEDED)
+LIMITED = RateLimitSignal(Outcome.RATE_LIMITED)
+IGNORED = RateLimitSignal(Outcome.IGNORED)
+OVERLOADED = RateLimitSignal(Outcome.OVERLOADED)
+EXHAUSTED = RateLimitSignal(Outcome.EXHAUSTED)
+
+
+def _core(**settings: object) -> LimiterCore:
+    return LimiterCore(RateLimitConfig(**settings))  # type: ignore[arg-type]
+
+
+def _submit(core: LimiterCore, now: float, count: int, **ticket: object) -> list[Ticket]:
+    tickets = [Ticket(**ticket) for _ in range(count)]  # type: ignore[arg-type]
+    for one in tickets:
+        core.submit(now, one)
+    return tickets
+
+
+def _granted(tickets: list[Ticket]) -> list[Ticket]:
+    return [ticket for ticket in tickets if ticket.state is TicketState.GRANTED]
+
+
+def _drain(core: LimiterCore, tickets: list[Ticket], until_s: float) -> None:
+    """Go from wake-up to wake-up; nothing is answered."""
+    while core.wake_at <= until_s:
+        core.advance(core.wake_at)
+
+
+def _pump(core: LimiterCore, now: float, until_s: float, signal: RateLimitSignal = OK, **ticket: object) -> int:
+    """Keep one caller asking and every call answered at once; return how many were granted."""
+    granted = 0
+    while now < until_s:
+        one = Ticket(**ticket)  # type: ignore[arg-type]
+        if not core.submit(now, one):
+            while one.state is TicketState.WAITING:
+                now = core.wake_at
+                core.advance(now)
+        if one.state is not TicketState.GRANTED:
+            break
+        granted += 1
+        core.settle(now, one, signal)
+        core.advance(now)
+        now = max(now, now + 1e-3)
+    return granted
+
+
+# --- in flight -------------------------------------------------------------------------------------------------------
+
+
+def test_the_cap_on_calls_in_flight() -> None:
+    """No more calls are under way than the cap; each end lets the next one go."""
+    core = _core(initial_concurrency=3, max_concurrency=3)
+    tickets = _submit(core, 0.0, 5)
+    assert _granted(tickets) == tickets[:3]
+    assert (core.in_flight, core.queued, core.wake_at) == (3, 2, NEVER)
+    core.settle(1.0, tickets[1], OK)
+    assert core.advance(1.0) == [tickets[3]]
+    assert (core.in_flight, core.queued) == (3, 1)
+
+
+def test_slow_start_doubles_by_the_round_trip() -> None:
+    """With everything admitted and callers waiting, the cap doubles each round trip; nothing else moves."""
+    core = _core(initial_concurrency=4)
+    tickets = _submit(core, 0.0, 100)
+    changes = []
+    for ticket in _granted(tickets):
+        changes += core.settle(1.0, ticket, OK)
+        core.advance(1.0)
+    assert core.concurrency == 8.0
+    assert core.in_flight == 8
+    assert {(change.axis, change.reason) for change in changes} == {(Axis.CONCURRENCY, Reason.SLOW_START)}
+
+
+def test_an_unused_cap_does_not_grow() -> None:
+    """While callers are fewer than the cap, success says nothing about it."""
+    core = _core(initial_concurrency=4)
+    for now in range(100):
+        tickets = _submit(core, float(now), 3)
+        for ticket in tickets:
+            assert core.settle(now + 0.5, ticket, OK) == ()
+    assert core.concurrency == 4.0
+
+
+def test_concurrency_refused_by_name() -> None:
+    """A refusal that names concurrency moves the cap and leaves the pace alone."""
+    core = _core(initial_concurrency=16)
+    tickets = _submit(core, 0.0, 16)
+    changes = core.settle(1.0, tickets[-1], RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.CONCURRENCY))
+    assert [change.axis for change in changes] == [Axis.CONCURRENCY]
+    assert core.concurrency < 16.0
+    assert core.rate == math.inf
+
+
+# --- pace ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_known_rate_paces() -> None:
+    """With a known quota of 60 a minute and nothing else to learn, about one call a second goes."""
+    core = _core(requests_per_minute=60, max_requests_per_minute=60)
+    assert _pump(core, 0.0, 100.0) == pytest.approx(100, abs=2)
+
+
+def test_the_first_call_does_not_wait() -> None:
+    """A known quota, however small, is full when nobody has called yet."""
+    core = _core(requests_per_minute=3, tokens_per_minute=6000)
+    assert core.submit(1000.0, Ticket(500, 500))
+
+
+def test_the_bound_on_the_rate_holds_from_the_start() -> None:
+    """max_requests_per_minute is obeyed before anything was ever refused."""
+    core = _core(max_requests_per_minute=60)
+    assert core.rate <= 1.0
+    assert _pump(core, 0.0, 5.0) <= 7
+
+
+def test_success_never_lowers_the_pace() -> None:
+    """A quota that is known and admitted is not left below its number because calls succeeded."""
+    core = _core(requests_per_minute=600)
+    _pump(core, 0.0, 30.0)
+    assert core.rate >= 10.0
+
+
+def test_who_waits_is_retimed_by_a_cut() -> None:
+    """A rejection takes effect on those who wait: nobody holds a send time from before it."""
+    core = _core(requests_per_minute=600, initial_concurrency=100)
+    now, flying = 0.0, []
+    waiting = _submit(core, now, 60)
+    while len(flying) < 30:
+        now = max(now, core.wake_at)
+        flying += core.advance(now)
+    before = core.wake_at
+    core.settle(now, flying[-1], RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=20.0))
+    core.advance(now)
+    assert core.wake_at >= now + 20.0 > before
+    assert len(_granted(waiting)) == 29
+
+
+def test_one_burst_of_rejections_is_one_cut() -> None:
+    """Of many calls sent together and rejected, only the first counts: the others were sent before the cut."""
+    core = _core(initial_concurrency=64)
+    tickets = _submit(core, 0.0, 64)
+    for ticket in tickets[:16]:
+        core.settle(1.0, ticket, OK)
+    first = core.settle(1.1, tickets[16], RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.REQUESTS))
+    rate, concurrency = core.rate, core.concurrency
+    assert [change.axis for change in first] == [Axis.REQUESTS]
+    for ticket in tickets[17:]:
+        assert core.settle(1.2, ticket, RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.REQUESTS)) == ()
+    assert (core.rate, core.concurrency) == (rate, concurrency)
+
+
+def test_retry_after_gates_everybody_and_is_capped() -> None:
+    """Nothing is sent before the moment the provider named, and a wish for hours is cut to the cap."""
+    core = _core(cool_off_cap_s=30.0, initial_concurrency=4)
+    tickets = _submit(core, 0.0, 4)
+    core.settle(1.0, tickets[0], OK)
+    core.settle(1.0, tickets[1], RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=12.0))
+    late = _submit(core, 2.0, 1)
+    assert not _granted(late)
+    core.advance(12.9)
+    assert not _granted(late)
+    _drain(core, late, 60.0)
+    assert late[0].granted_s >= 13.0
+    core.settle(20.0, late[0], RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=86_400.0))
+    assert core.metrics(20.0).blocked_until_s == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("wish", [math.nan, math.inf, -math.inf, -7.0, 1e308])
+def test_a_senseless_retry_after_does_no_harm(wish: float) -> None:
+    """Whatever a header says, rates stay numbers within bounds and the line moves on within the cap."""
+    core = _core(initial_concurrency=4, cool_off_cap_s=30.0)
+    tickets = _submit(core, 0.0, 4)
+    core.settle(1.0, tickets[0], OK)
+    core.settle(1.0, tickets[1], RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=wish, axis=Axis.REQUESTS))
+    assert 0.5 / 60.0 <= core.rate < math.inf
+    late = _submit(core, 2.0, 1)
+    _drain(core, late, 31.0 + 1.0 / core.rate)
+    assert _granted(late)
+
+
+def test_a_shut_provider_is_asked_ever_more_rarely() -> None:
+    """While nothing at all is admitted, pauses double up to the cap, and the rate that was learned stays."""
+    core = _core(cool_off_s=0.1, cool_off_cap_s=20.0)
+    _pump(core, 0.0, 1.0)
+    tickets = _submit(core, 1.0, 1)
+    core.settle(1.0, tickets[0], LIMITED)
+    now, pauses, rate = 1.0, [], core.rate
+    for _ in range(14):
+        (ticket,) = _submit(core, now, 1)
+        _drain(core, [ticket], now + 60.0)
+        pauses.append(ticket.granted_s - now)
+        now = ticket.granted_s
+        core.settle(now, ticket, LIMITED)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(20.0, rel=0.2)
+    assert core.last_reason is Reason.COOL_OFF
+    assert core.rate >= 0.5 * rate
+
+
+def test_trouble_of_the_provider_is_not_our_quota() -> None:
+    """An overload lowers the number in flight, not the pace."""
+    core = _core(initial_concurrency=20)
+    tickets = _submit(core, 0.0, 20)
+    (change,) = core.settle(1.0, tickets[0], OVERLOADED)
+    assert (change.axis, change.reason) == (Axis.CONCURRENCY, Reason.OVERLOADED)
+    assert core.concurrency < 20.0
+    assert core.rate == math.inf
+
+
+def test_what_is_ignored_teaches_nothing() -> None:
+    """A 400, a cancellation or a local fault returns the permit and changes nothing else."""
+    core = _core(initial_concurrency=4, tokens_per_minute=60_000)
+    assert core.metrics(0.0).ignored == 0
+    for now in range(50):
+        (ticket,) = _submit(core, float(now), 1, input_tokens=100, output_tokens=100)
+        core.advance(now + 0.9)
+        before = (core.rate, core.concurrency)
+        assert core.settle(now + 0.9, ticket, IGNORED) == ()
+        assert (core.rate, core.concurrency) == before
+    assert core.metrics(50.0).ignored == 50
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_paced() -> None:
+    """With 60,000 tokens a minute known, calls of 1,000 go once a second."""
+    core = _core(tokens_per_minute=60_000, initial_concurrency=100)
+    tickets = _submit(core, 0.0, 40, input_tokens=700, output_tokens=300)
+    _drain(core, tickets, 20.0)
+    assert len(_granted(tickets)) == pytest.approx(20, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "cost"),
+    [("input_tokens_per_minute", 600), ("output_tokens_per_minute", 200), ("tokens_per_minute", 800)],
+)
+def test_each_axis_counts_its_own_tokens(setting: str, cost: int) -> None:
+    """Read, written, and both together are separate budgets."""
+    core = _core(**{setting: cost * 60}, initial_concurrency=100)
+    tickets = _submit(core, 0.0, 30, input_tokens=600, output_tokens=200)
+    _drain(core, tickets, 10.0)
+    assert len(_granted(tickets)) == pytest.approx(10, abs=1)
+
+
+def test_unused_tokens_come_back() -> None:
+    """What was reserved and not written is given to those who wait."""
+    core = _core(tokens_per_minute=6000, initial_concurrency=100)
+    tickets = _submit(core, 0.0, 2, input_tokens=0, output_tokens=1000)
+    _drain(core, tickets, 10.0)
+    (flying,) = _granted(tickets)
+    assert core.wake_at == pytest.approx(flying.granted_s + 10.0)
+    core.settle(flying.granted_s, flying, RateLimitSignal(Outcome.SUCCEEDED, input_tokens=0, output_tokens=100))
+    core.advance(flying.granted_s)
+    assert core.wake_at - flying.granted_s == pytest.approx(1.0, rel=0.05)
+
+
+def test_tokens_beyond_the_estimate_are_a_debt() -> None:
+    """What was written beyond the reservation is waited for."""
+    core = _core(tokens_per_minute=6000, initial_concurrency=100)
+    tickets = _submit(core, 0.0, 2, input_tokens=0, output_tokens=100)
+    _drain(core, tickets, 1.0)
+    flying = _granted(tickets)[0]
+    assert flying is tickets[0]
+    now = flying.granted_s
+    core.settle(now, flying, RateLimitSignal(Outcome.SUCCEEDED, input_tokens=0, output_tokens=600))
+    core.advance(now)
+    assert core.wake_at - now == pytest.approx(6.0, rel=0.05)
+
+
+def test_a_refused_call_used_no_tokens() -> None:
+    """A rejected, failed or cancelled call gives its reservation back."""
+    for signal in (IGNORED, OVERLOADED):
+        core = _core(tokens_per_minute=6000, initial_concurrency=100)
+        tickets = _submit(core, 0.0, 2, input_tokens=500, output_tokens=500)
+        _drain(core, tickets, 10.0)
+        (flying,) = _granted(tickets)
+        core.settle(flying.granted_s, flying, signal)
+        assert core.advance(flying.granted_s) == [tickets[1]]
+
+
+def test_an_unknown_estimate_is_learned() -> None:
+    """Calls that name no output are expected to write what others wrote."""
+    core = _core(tokens_per_minute=60_000, initial_concurrency=100)
+    said = RateLimitSignal(Outcome.SUCCEEDED, input_tokens=500, output_tokens=500)
+    _pump(core, 0.0, 120.0, said, input_tokens=500, output_tokens=None)
+    assert _pump(core, 120.0, 180.0, said, input_tokens=500, output_tokens=None) == pytest.approx(60, rel=0.15)
+
+
+def test_unknown_usage_means_the_estimate() -> None:
+    """Where a provider tells no usage, the reservation stands: unknown is not zero."""
+    core = _core(tokens_per_minute=60_000, initial_concurrency=100)
+    assert _pump(core, 0.0, 60.0, OK, input_tokens=500, output_tokens=500) == pytest.approx(60, rel=0.15)
+
+
+def test_nobody_overtakes_a_large_call() -> None:
+    """A call that waits for its tokens is not passed by small ones behind it."""
+    core = _core(tokens_per_minute=6000, initial_concurrency=100)
+    large = Ticket(900, 100)
+    core.submit(0.0, large)
+    small = _submit(core, 0.1, 5, input_tokens=1, output_tokens=0)
+    _drain(core, small, 60.0)
+    assert large.granted_s <= min(ticket.granted_s for ticket in small)
+
+
+def test_tokens_refused_by_name_leave_requests_alone() -> None:
+    """A refusal that names a token axis starts that axis' rule and no other."""
+    core = _core(initial_concurrency=64)
+    tickets = _submit(core, 0.0, 64, input_tokens=1000, output_tokens=200)
+    for ticket in tickets[:32]:
+        core.settle(1.0, ticket, RateLimitSignal(Outcome.SUCCEEDED, input_tokens=1000, output_tokens=200))
+    changes = core.settle(1.1, tickets[40], RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.INPUT_TOKENS))
+    assert {change.axis for change in changes} == {Axis.INPUT_TOKENS}
+    metrics = core.metrics(1.1)
+    assert metrics.input_tokens_per_s < math.inf
+    assert (metrics.requests_per_s, metrics.output_tokens_per_s, metrics.tokens_per_s) == (math.inf,) * 3
+
+
+# --- breaker ---------------------------------------------------------------------------------------------------------
+
+
+def test_exhausted_opens_the_breaker() -> None:
+    """With the quota gone for good, those who wait and those who come are refused at once."""
+    core = _core(initial_concurrency=2, breaker_s=60.0)
+    flying = _submit(core, 0.0, 2)
+    waiting = _submit(core, 0.0, 3)
+    (change,) = core.settle(1.0, flying[0], EXHAUSTED)
+    assert (change.reason, change.new) == (Reason.BREAKER_OPEN, 0.0)
+    assert core.advance(1.0) == waiting
+    newcomer = Ticket()
+    assert not core.submit(30.0, newcomer)
+    for ticket in (*waiting, newcomer):
+        assert (ticket.state, ticket.refusal) == (TicketState.REFUSED, Refusal.BREAKER)
+    assert core.metrics(30.0).breaker_open
+    assert "breaker open" in repr(core)
+
+
+def test_one_call_tries_again() -> None:
+    """After the pause one call goes; its success closes the breaker, meanwhile others are refused."""
+    core = _core(breaker_s=60.0)
+    (flying,) = _submit(core, 0.0, 1)
+    core.settle(1.0, flying, EXHAUSTED)
+    probe, other = Ticket(), Ticket()
+    assert core.submit(61.0, probe)
+    assert not core.submit(61.0, other)
+    (change,) = core.settle(62.0, probe, OK)
+    assert change.reason is Reason.BREAKER_CLOSED
+    assert not core.metrics(62.0).breaker_open
+    assert core.submit(62.0, Ticket())
+
+
+def test_a_failed_probe_keeps_the_breaker_open() -> None:
+    """A probe that meets the same wall starts the pause anew."""
+    core = _core(breaker_s=60.0)
+    (flying,) = _submit(core, 0.0, 1)
+    core.settle(1.0, flying, EXHAUSTED)
+    probe = Ticket()
+    core.submit(61.0, probe)
+    core.settle(62.0, probe, EXHAUSTED)
+    assert not core.submit(100.0, Ticket())
+    assert core.submit(122.0, Ticket())
+
+
+@pytest.mark.parametrize("signal", [IGNORED, OVERLOADED, LIMITED])
+def test_an_undecided_probe_lets_another_try(signal: RateLimitSignal) -> None:
+    """A probe whose end says nothing about the quota is followed by another, and the breaker stays open."""
+    core = _core(breaker_s=60.0)
+    (flying,) = _submit(core, 0.0, 1)
+    core.settle(1.0, flying, EXHAUSTED)
+    probe, second = Ticket(), Ticket()
+    core.submit(61.0, probe)
+    core.settle(62.0, probe, signal)
+    assert core.metrics(62.0).breaker_open
+    core.submit(200.0, second)
+    core.advance(200.0)
+    assert second.state is TicketState.GRANTED
+
+
+def test_a_cancelled_probe_lets_another_try() -> None:
+    """A probe that gives up while it waits does not hold the breaker open for ever."""
+    core = _core(breaker_s=60.0, initial_concurrency=1)
+    busy = Ticket()
+    core.submit(0.0, busy)
+    (first,) = _submit(core, 0.0, 1)
+    core.settle(1.0, busy, EXHAUSTED)
+    core.advance(1.0)
+    assert first.state is TicketState.REFUSED
+    blocker, waiting = Ticket(), Ticket()
+    core.submit(61.0, blocker)
+    core.cancel(61.0, blocker)
+    core.advance(61.0)
+    assert core.submit(61.5, waiting)
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+
+def test_settled_exactly_once() -> None:
+    """A ticket that was not granted, or was settled before, cannot be settled."""
+    core = _core(initial_concurrency=1)
+    flying, waiting = _submit(core, 0.0, 2)
+    core.settle(1.0, flying, OK)
+    for ticket in (flying, waiting, Ticket()):
+        with pytest.raises(PermitSettledError, match="only once"):
+            core.settle(1.0, ticket, OK)
+    assert core.in_flight == 0
+
+
+def test_cancel_in_every_state() -> None:
+    """Cancelling takes a waiting ticket out, settles a granted one as ignored, and does nothing to the rest."""
+    core = _core(initial_concurrency=1)
+    flying, waiting, next_one = _submit(core, 0.0, 3)
+    core.cancel(1.0, waiting)
+    assert (waiting.state, core.queued) == (TicketState.CANCELLED, 1)
+    core.cancel(1.0, flying)
+    assert core.advance(1.0) == [next_one]
+    core.cancel(1.0, flying)
+    core.cancel(1.0, waiting)
+    assert (core.in_flight, core.queued) == (1, 0)
+    assert core.metrics(1.0).ignored == 1
+
+
+# --- new settings ----------------------------------------------------------------------------------------------------
+
+
+def test_retune_keeps_learning_and_waiting() -> None:
+    """New settings change neither what was learned nor who waits in which order."""
+    core = _core(initial_concurrency=8)
+    flying = _submit(core, 0.0, 8)
+    waiting = _submit(core, 0.0, 4)
+    for ticket in flying[:4]:
+        core.settle(1.0, ticket, OK)
+        core.advance(1.0)
+    core.settle(1.1, flying[5], RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.REQUESTS))
+    before = (core.rate, core.concurrency, core.in_flight, core.queued)
+    assert before[0] < math.inf
+    assert core.retune(1.2, RateLimitConfig(initial_concurrency=3, probe_s=99.0)) == ()
+    assert (core.rate, core.concurrency, core.in_flight, core.queued) == before
+    for ticket in (*flying[4:5], *flying[6:]):
+        core.settle(2.0, ticket, OK)
+    _drain(core, waiting, 1000.0)
+    assert core.queued == 0
+    assert [ticket.granted_s for ticket in waiting] == sorted(ticket.granted_s for ticket in waiting)
+
+
+def test_retune_to_a_known_quota() -> None:
+    """A quota that became known holds at once, and says so."""
+    core = _core()
+    changes = core.retune(5.0, RateLimitConfig(requests_per_minute=120, tokens_per_minute=6000))
+    assert {(change.axis, change.new, change.reason) for change in changes} == {
+        (Axis.REQUESTS, 2.0, Reason.RETUNED),
+        (Axis.TOKENS, 100.0, Reason.RETUNED),
+    }
+    assert core.rate == 2.0
+
+
+def test_retune_to_tighter_bounds_holds_at_once() -> None:
+    """A lowered bound on rate or concurrency holds from this moment, for those under way it is too late."""
+    core = _core(requests_per_minute=600, initial_concurrency=16)
+    changes = core.retune(0.0, RateLimitConfig(max_requests_per_minute=60, initial_concurrency=2, max_concurrency=4))
+    assert core.rate <= 1.0
+    assert core.concurrency == 4.0
+    assert {change.axis for change in changes} == {Axis.REQUESTS, Axis.CONCURRENCY}
+
+
+def test_retune_to_a_higher_floor_holds_at_once() -> None:
+    """A raised minimum lifts a rate that lies below it."""
+    core = _core(requests_per_minute=60)
+    core.retune(0.0, RateLimitConfig(min_requests_per_minute=600))
+    assert core.rate >= 10.0
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_tell_the_truth() -> None:
+    """A snapshot counts what happened and shows what holds."""
+    core = _core(initial_concurrency=5)
+    tickets = _submit(core, 0.0, 8)
+    for ticket, signal in zip(tickets, (OK, OK, IGNORED, OVERLOADED), strict=False):
+        core.settle(2.0, ticket, signal)
+    metrics = core.metrics(2.0)
+    assert (metrics.succeeded, metrics.ignored, metrics.overloaded, metrics.rate_limited) == (2, 1, 1, 0)
+    assert (metrics.in_flight, metrics.queued, metrics.time_s) == (1, 3, 2.0)
+    assert metrics.round_trip_s == pytest.approx(2.0)
+    assert metrics.blocked_until_s is None
+    assert metrics.requests_per_s == core.rate
+    assert metrics.concurrency_limit == core.concurrency
+
+
+def test_repr_tells_the_state() -> None:
+    """One line answers: what is it doing now?"""
+    core = _core(requests_per_minute=90, initial_concurrency=7)
+    assert "90 requests/min" in repr(core)
+    assert "0/7 in flight" in repr(core)
+    assert "0 waiting" in repr(core)
+    assert "unpaced" in repr(_core())
+
+
+def test_every_change_joins_on() -> None:
+    """The changes of an axis form a chain: each starts where the one before ended."""
+    core = _core(initial_concurrency=8)
+    last = {Axis.REQUESTS: core.rate, Axis.CONCURRENCY: core.concurrency}
+    now, flying = 0.0, []
+    for number in range(3000):
+        now += 0.05
+        core.submit(now, Ticket())
+        flying += core.advance(now)
+        while len(flying) > 4:
+            ticket = flying.pop(0)
+            for change in core.settle(now, ticket, LIMITED if number % 97 == 0 else OK):
+                assert change.old == pytest.approx(last[change.axis])
+                assert change.time_s == now
+                last[change.axis] = change.new
+    assert core.rate == last[Axis.REQUESTS]
+    assert core.concurrency == last[Axis.CONCURRENCY]

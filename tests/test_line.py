@@ -1,0 +1,181 @@
+"""The waiting line: order, priority, deadlines, and whoever leaves it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketState
+
+
+class _Gated(Line):
+    """A line whose head may go from a moment that the test moves; grants cost nothing."""
+
+    def __init__(self, opens_s: float = 0.0) -> None:
+        super().__init__()
+        self.opens_s = opens_s
+
+    def turn_s(self, now: float, ticket: Ticket) -> float:
+        return self.opens_s
+
+
+def _states(*tickets: Ticket) -> list[str]:
+    return [ticket.state.value for ticket in tickets]
+
+
+def test_an_empty_line_lets_go_at_once() -> None:
+    """Nobody waits who need not, and the ticket knows when it went and beside whom."""
+    line, ticket = _Gated(), Ticket()
+    assert line.submit(5.0, ticket)
+    assert (ticket.state, ticket.granted_s, ticket.in_flight, ticket.queued) == (TicketState.GRANTED, 5.0, 1, 0)
+    assert line.wake_at == NEVER
+
+
+def test_a_waiting_ticket_holds_no_time() -> None:
+    """Whoever waits is re-timed when the moment moves, in both directions."""
+    line, ticket = _Gated(10.0), Ticket()
+    assert not line.submit(0.0, ticket)
+    assert line.wake_at == 10.0
+    line.opens_s = 20.0
+    assert line.advance(10.0) == []
+    assert line.wake_at == 20.0
+    line.opens_s = 11.0
+    assert line.advance(11.0) == [ticket]
+    assert ticket.granted_s == 11.0
+    assert line.wake_at == NEVER
+
+
+def test_first_come_first_served() -> None:
+    """Equal priorities go in order of arrival; newcomers queue even where they would be let through."""
+    line = _Gated(1.0)
+    tickets = [Ticket() for _ in range(5)]
+    for ticket in tickets[:4]:
+        line.submit(0.0, ticket)
+    line.opens_s = 0.0
+    assert not line.submit(0.5, tickets[4])
+    assert line.advance(1.0) == tickets
+
+
+def test_priority_goes_first() -> None:
+    """A higher priority overtakes, and among equals order holds."""
+    line = _Gated(1.0)
+    low, high, higher, high_too = (Ticket(priority=priority) for priority in (0, 1, 2, 1))
+    for ticket in (low, high, higher, high_too):
+        line.submit(0.0, ticket)
+    assert line.advance(1.0) == [higher, high, high_too, low]
+
+
+def test_whoever_overtakes_is_timed_for_itself() -> None:
+    """A newcomer at the head of the line is asked about before the old head's moment."""
+    line = _Gated(100.0)
+    line.submit(0.0, Ticket())
+    line.opens_s = 2.0
+    line.submit(1.0, urgent := Ticket(priority=9))
+    assert line.wake_at == 2.0
+    assert line.advance(2.0)[0] is urgent
+
+
+def test_a_retry_keeps_its_place() -> None:
+    """A ticket that comes back goes before those that came after its first arrival."""
+    line = _Gated()
+    first, second = Ticket(), Ticket()
+    line.submit(0.0, first)
+    first.state, line.in_flight = TicketState.SETTLED, 0
+    line.opens_s = 3.0
+    line.submit(1.0, second)
+    line.submit(2.0, first)
+    assert line.advance(3.0) == [first, second]
+
+
+def test_a_deadline_refuses() -> None:
+    """A ticket still waiting at its deadline is refused then, wherever it stands, and never granted late."""
+    line = _Gated(10.0)
+    patient, hasty = Ticket(), Ticket(deadline_s=3.0)
+    line.submit(0.0, patient)
+    line.submit(0.0, hasty)
+    assert line.wake_at == 3.0
+    assert line.advance(3.0) == [hasty]
+    assert (hasty.state, hasty.refusal) == (TicketState.REFUSED, Refusal.DEADLINE)
+    assert line.wake_at == 10.0
+    assert line.advance(10.0) == [patient]
+
+
+def test_a_turn_at_the_deadline_is_too_late() -> None:
+    """Deadline and turn at one moment: the deadline wins, whoever asks first."""
+    line, ticket = _Gated(3.0), Ticket(deadline_s=3.0)
+    line.submit(0.0, ticket)
+    assert line.advance(3.0) == [ticket]
+    assert ticket.state is TicketState.REFUSED
+
+
+def test_who_comes_too_late_is_not_sent() -> None:
+    """A ticket whose deadline has passed when it arrives is refused, even if its turn would be now."""
+    line, ticket = _Gated(), Ticket(deadline_s=3.0)
+    assert not line.submit(4.0, ticket)
+    assert (ticket.state, ticket.refusal) == (TicketState.REFUSED, Refusal.DEADLINE)
+    assert line.in_flight == 0
+
+
+def test_a_withdrawn_ticket_is_gone() -> None:
+    """Who leaves the line is neither granted nor refused, and holds nobody back."""
+    line = _Gated(10.0)
+    first, second = Ticket(deadline_s=2.0), Ticket()
+    line.submit(0.0, first)
+    line.submit(0.0, second)
+    line.withdraw(first)
+    assert line.queued == 1
+    assert line.advance(5.0) == []
+    assert line.advance(10.0) == [second]
+    assert _states(first, second) == ["cancelled", "granted"]
+    line.withdraw(second)
+    assert second.state is TicketState.GRANTED
+
+
+def test_nothing_due_when_nobody_waits() -> None:
+    """A line without waiters asks for no wake-up, though the deadlines of those who went still lie ahead."""
+    line = _Gated(1.0)
+    line.submit(0.0, Ticket(deadline_s=60.0))
+    line.submit(0.0, gone := Ticket(deadline_s=50.0))
+    line.withdraw(gone)
+    assert len(line.advance(1.0)) == 1
+    assert line.queued == 0
+    assert line.wake_at == NEVER
+
+
+@pytest.mark.parametrize("state", ["waiting", "granted"])
+def test_a_ticket_stands_in_line_once(state: str) -> None:
+    """A ticket that waits or is under way cannot be submitted again: it would be counted twice."""
+    line = _Gated(0.0 if state == "granted" else 9.0)
+    ticket = Ticket()
+    line.submit(0.0, ticket)
+    assert ticket.state.value == state
+    with pytest.raises(RuntimeError, match=state):
+        line.submit(0.0, ticket)
+    assert line.in_flight + line.queued == 1
+
+
+def test_counts() -> None:
+    """A granted ticket knows how many were under way and how many still waited."""
+    line = _Gated(1.0)
+    tickets = [Ticket() for _ in range(3)]
+    for ticket in tickets:
+        line.submit(0.0, ticket)
+    assert line.queued == 3
+    line.advance(1.0)
+    assert [(ticket.in_flight, ticket.queued) for ticket in tickets] == [(1, 2), (2, 1), (3, 0)]
+    assert (line.queued, line.in_flight) == (0, 3)
+
+
+def test_a_new_ticket_is_nowhere() -> None:
+    """Before it is submitted, a ticket has no place and no time."""
+    ticket = Ticket(900, None)
+    assert ticket.order == -1
+    assert math.isnan(ticket.granted_s)
+    assert repr(ticket) == "<Ticket -1 new>"
+
+
+def test_a_line_must_say_whose_turn_it_is() -> None:
+    """The bare line decides nothing."""
+    with pytest.raises(NotImplementedError):
+        Line().submit(0.0, Ticket())

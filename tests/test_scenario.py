@@ -1,0 +1,129 @@
+"""Scenarios: frozen values, built step by step, whose errors name the value, its place and its bound."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.signals import Axis
+from simulators.provider import provider
+from simulators.scenario import Scenario, backlog
+from simulators.traces import synthesize
+
+
+def test_a_scenario_is_a_value() -> None:
+    """It compares by value, cannot be changed in place, and travels between processes."""
+    scenario = Scenario(backlog(4, 60.0), "bucket").at(10, quota=0.5)
+    assert scenario == Scenario(backlog(4, 60.0), provider("bucket")).at(10, quota=0.5)
+    assert pickle.loads(pickle.dumps(scenario)) == scenario
+    with pytest.raises(FrozenInstanceError):
+        scenario.drain_s = 5.0  # type: ignore[misc]
+
+
+def test_building_leaves_the_original_alone() -> None:
+    """Each step returns another scenario."""
+    plain = Scenario(backlog(4, 60.0), "bucket")
+    assert plain.at(10, quota=0.5).events
+    assert plain.impatient(0.1, 5.0).impatient_share == 0.1
+    assert plain.events == ()
+    assert plain.impatient_share == 0.0
+
+
+def test_a_preset_is_found_by_name() -> None:
+    """A provider may be named; an unknown name is answered with the near ones."""
+    assert Scenario(backlog(1, 1.0), "bucket").machine_spec == provider("bucket")
+    with pytest.raises(ConfigurationError, match="bukket.*bucket"):
+        Scenario(backlog(1, 1.0), "bukket")
+
+
+def test_names() -> None:
+    """A scenario is called after its parts, or as one likes."""
+    assert Scenario(backlog(64, 1.0), "bucket").name == "backlog of 64 on bucket"
+    assert Scenario(backlog(64, 1.0), "bucket", name="mine").name == "mine"
+
+
+def test_horizons() -> None:
+    """A closed loop ends with its duration; an open one is given time to drain."""
+    assert Scenario(backlog(1, 90.0), "bucket").horizon_s == 90.0
+    trace = synthesize(1.0, 60.0, seed=1)
+    assert Scenario(trace, "bucket").horizon_s == trace.duration_s + 60.0
+    assert Scenario(trace, "bucket", drain_s=5.0).horizon_s == trace.duration_s + 5.0
+
+
+def test_events_are_sorted_and_labelled() -> None:
+    """Events stand in order of time, whatever the order of writing; a label says what they do unless given."""
+    scenario = Scenario(backlog(1, 99.0), "bucket").at(50, quota=2).at(10, quota=0.5, label="halved", axis="tokens")
+    assert [(event.time_s, event.label) for event in scenario.events] == [(10, "halved"), (50, "quota x 2")]
+    assert [event.axis for event in scenario.events] == [Axis.TOKENS, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"workers": 0}, "workers = 0"),
+        ({"workers": math.nan}, "workers = nan"),
+        ({"workers": 2.5}, r"workers = 2\.5"),
+        ({"duration_s": 0}, "duration_s = 0"),
+        ({"duration_s": math.inf}, "duration_s = inf"),
+        ({"duration_s": math.nan}, "duration_s = nan"),
+        ({"input_tokens": -1}, "input_tokens = -1"),
+        ({"output_tokens": math.nan}, "output_tokens = nan"),
+        ({"sigma": -0.1}, r"sigma = -0\.1"),
+        ({"max_tokens": -5}, "max_tokens = -5"),
+    ],
+)
+def test_a_backlog_of_nonsense(values: dict[str, Any], named: str) -> None:
+    """The error names key and value."""
+    with pytest.raises(ConfigurationError, match=named):
+        backlog(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"time_s": -1, "quota": 1}, "time_s = -1"),
+        ({"time_s": math.nan, "quota": 1}, "time_s = nan"),
+        ({"time_s": 1, "quota": 0}, "quota = 0"),
+        ({"time_s": 1, "quota": math.inf}, "quota = inf"),
+        ({"time_s": 1, "quota": 1, "axis": "bananas"}, "axis = 'bananas'.*requests"),
+        ({"time_s": 1, "quota": 1e-6}, "quota = 1e-06"),
+    ],
+)
+def test_an_event_of_nonsense(values: dict[str, Any], named: str) -> None:
+    """The error names key and value; a quota that leaves room for no request at all is refused before the run."""
+    with pytest.raises(ConfigurationError, match=named):
+        Scenario(backlog(1, 10.0), "bucket").at(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ((-0.1, 5.0), r"share = -0\.1"),
+        ((1.5, 5.0), r"share = 1\.5"),
+        ((math.nan, 5.0), "share = nan"),
+        ((0.5, 0.0), r"patience_s = 0\.0"),
+        ((0.5, math.nan), "patience_s = nan"),
+    ],
+)
+def test_impatience_of_nonsense(values: tuple[float, float], named: str) -> None:
+    """The error names key and value."""
+    with pytest.raises(ConfigurationError, match=named):
+        Scenario(backlog(1, 10.0), "bucket").impatient(*values)
+
+
+@pytest.mark.parametrize("drain_s", [-1.0, math.nan, math.inf])
+def test_draining_of_nonsense(drain_s: float) -> None:
+    """Time to drain is a finite number of at least 0."""
+    with pytest.raises(ConfigurationError, match="drain_s"):
+        Scenario(synthesize(1.0, 10.0, seed=0), "bucket", drain_s=drain_s)
+
+
+def test_something_else_is_no_workload() -> None:
+    """What is neither a trace nor a backlog is named, with what would do."""
+    with pytest.raises(ConfigurationError, match=r"'AzureLLMInferenceTrace_code\.csv'.*read_trace"):
+        Scenario("AzureLLMInferenceTrace_code.csv", "bucket")  # type: ignore[arg-type]
