@@ -32,6 +32,7 @@ _SOUND_SAMPLE = 20
 _PRIOR = 5.0
 _GROWN = 1.4
 _SHORT_BLOCK_S = 1.0
+_WINDOW_BLOCK_S = 0.4
 _USED = 0.8
 _CONVEX = 2.0
 _STALE_S = 2.0
@@ -71,7 +72,7 @@ class RateRule:
 
     __slots__ = (
         "_before_cut", "_clock_s", "_config", "_cut_sent", "_floor", "_mark", "_net", "_next_since_s", "_older", "_shut_s", "_since_s",
-        "_slack", "_step_s", "_step_sent", "_top", "ceiling", "mode", "next_step_s", "rate",
+        "_slack", "_step_s", "_step_sent", "_top", "_window_s", "ceiling", "mode", "next_step_s", "rate",
     )  # fmt: skip
 
     def __init__(self, config: RateLimitConfig, *, now: float, sent: float = 0.0, ceiling: float = math.inf) -> None:
@@ -82,6 +83,7 @@ class RateRule:
         self._older = (now, sent)
         self._since_s = self._next_since_s = now
         self._shut_s = math.nan
+        self._window_s = math.inf
         self._before_cut = _BeforeCut(now, self.mode, ceiling, ceiling, 0.0, 0.0, 0.0)
         self._restart(now, sent)
         self.retune(config)
@@ -173,8 +175,10 @@ class RateRule:
             close = abs(measured - ceiling) < 0.1 * ceiling
             ceiling = max(0.5 * (ceiling + measured) if close else min(measured, before.rate), reached)
             self._slack = 0.5 * (self._slack + max(before.net, 0.0))
+        if available_s - before.cut_s > max(_WINDOW_BLOCK_S, 3.0 * unit / ceiling):
+            self._window_s = min(self._window_s, elapsed)
         self.ceiling = min(max(ceiling, self._floor * unit), self._top * unit)
-        self.rate = max(self.ceiling * self._config.decrease, self._floor * unit)
+        self.rate = max(self.ceiling * self._decrease, self._floor * unit)
         self._next_since_s = available_s
 
     def step(self, now: float, sent: float, *, limited: bool, unit: float = 1.0) -> Reason | None:
@@ -186,7 +190,8 @@ class RateRule:
             self.next_step_s = now + _OPEN_WINDOW_S
             return None
         config, ceiling = self._config, self.ceiling
-        climb_s = max(config.probe_s, config.probe_requests * unit / ceiling)
+        window_s = 0.0 if self._window_s == math.inf else self._window_s
+        climb_s = max(config.probe_s, config.probe_requests * unit / ceiling, 2.0 * window_s)
         self.next_step_s = now + climb_s / _STEPS_PER_PROBE
         self._net = max(self._net + units - ceiling * dt, -ceiling * climb_s)
         before = self.rate
@@ -196,7 +201,7 @@ class RateRule:
             self._clock_s += dt
             climbed = self._clock_s / climb_s
             above = max(climbed - 1.0, 0.0)
-            rate = ceiling * (config.decrease + (1.0 - config.decrease) * (climbed + _CONVEX * above * above))
+            rate = ceiling * (self._decrease + (1.0 - self._decrease) * (climbed + _CONVEX * above * above))
             if self._net > max(2.0 * self._slack, _STALE_S * ceiling, 8.0 * unit):
                 self.mode = Mode.SEARCH
                 self._mark = (now, sent)
@@ -209,6 +214,12 @@ class RateRule:
         if self.rate == before:
             return None
         return Reason.PROBE if self.mode is Mode.PROBE else Reason.RECOVER
+
+    @property
+    def _decrease(self) -> float:
+        """What a cut leaves: half as deep where a window refills all at once, for there is no debt to work off."""
+        decrease = self._config.decrease
+        return decrease if self._window_s == math.inf else 0.5 * (1.0 + decrease)
 
     def _restart(self, now: float, sent: float) -> None:
         self._step_s = self.next_step_s = now

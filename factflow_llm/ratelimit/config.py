@@ -113,7 +113,7 @@ class RateLimitConfig(FrozenSettings):
     initial_concurrency: int = Field(default=16, ge=1)
     max_concurrency: int = Field(default=1024, ge=1)
     decrease: float = Field(default=0.97, gt=0, lt=1)
-    probe_s: PositiveFloat = 12.0
+    probe_s: PositiveFloat = 8.0
     probe_requests: PositiveFloat = 60.0
     search_s: PositiveFloat = 4.0
     cool_off_s: PositiveFloat = 0.1

@@ -26,7 +26,18 @@ class Mirror:
         blind: a refusal that it did not expect has shown it to be wrong.
     """
 
-    __slots__ = ("_as_of_s", "_blind_until_s", "_level", "_most", "_resets_at_s", "_restarts", "_shown_s", "blind", "limit", "rate")
+    __slots__ = (
+        "_as_of_s",
+        "_blind_until_s",
+        "_level",
+        "_most",
+        "_resets_at_s",
+        "_restarts",
+        "_shown_s",
+        "blind",
+        "limit",
+        "rate",
+    )
 
     def __init__(self) -> None:
         self.limit = math.nan
@@ -58,7 +69,9 @@ class Mirror:
         limit, remaining, reset_s = shown.limit, shown.remaining, shown.reset_s
         if limit is None or remaining is None or reset_s is None or sent_s < self._shown_s:
             return False
-        if not (0.0 < limit < math.inf and 0.0 <= remaining <= limit and 0.0 < reset_s < math.inf and remaining < limit):
+        if not (
+            0.0 < limit < math.inf and 0.0 <= remaining <= limit and 0.0 < reset_s < math.inf and remaining < limit
+        ):
             return False
         window_s = _window_s(limit, limit - remaining, reset_s)
         changed = self.limit != limit
