@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -140,10 +139,9 @@ class _OneAtATime(Line):
         return ()
 
 
-@dataclass(frozen=True)
 class _Theirs:
-    name: str = "theirs"
-    retry: RetryConfig = RetryConfig()
+    name = "theirs"
+    retry = RetryConfig()
 
     def controller(self, machine: ProviderMachine) -> Controller:
         return _OneAtATime()

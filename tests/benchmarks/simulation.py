@@ -1,0 +1,182 @@
+"""Attempts simulated per CPU-second: the engine with the real core, a bare heap without limiter, and SimPy.
+
+The world is the ``bucket`` preset under 64 workers for half an hour.
+
+* *engine*: ``simulate()`` with the default limiter, up to and without the frames.
+* *bare heap*: the attempts that the engine made, sent again at the same moments through a loop that is nothing but a
+  heap of arrivals and answers: it makes each call, asks the same provider machine for its verdict, pushes and pops the
+  answer, and notes four figures. No limiter, no queue, no retries, no wake-ups, no deadlines. Its verdicts must be
+  those of the engine.
+* *SimPy*: a process per worker and per request, an event per waiting request, the same core, machine and retries, four
+  figures noted; SimPy's own loop keeps time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+import simpy
+
+from factflow_llm.ratelimit.backoff import retry_delay_s
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.core import LimiterCore
+from factflow_llm.ratelimit.line import NEVER, Ticket
+from factflow_llm.ratelimit.signals import Outcome, RateLimitSignal
+from simulators.engine import ATTEMPT_COLUMNS, simulate
+from simulators.provider import Call, ProviderMachine, Verdict
+from simulators.scenario import Backlog, Scenario, backlog
+from simulators.streams import Streams
+from tests.benchmarks.measure import Contestant, ratio, show, take_turns, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEED = 7
+_ARRIVAL, _ANSWER = 0, 1
+_WIDTH = len(ATTEMPT_COLUMNS)
+_REQUEST, _ADMITTED, _STATUS = (ATTEMPT_COLUMNS.index(name) for name in ("request", "admitted_s", "status"))
+
+
+def engine(scenario: Scenario) -> int:
+    """Simulate; return the number of attempts."""
+    return len(simulate(scenario, RateLimitConfig(), SEED).run.attempts) // _WIDTH
+
+
+def sent(scenario: Scenario) -> tuple[list[tuple[float, int]], int]:
+    """Return when the engine sends which call, in order, and how many answers it gets."""
+    flat = simulate(scenario, RateLimitConfig(), SEED).run.attempts
+    rows = [flat[start : start + _WIDTH] for start in range(0, len(flat), _WIDTH)]
+    return sorted((row[_ADMITTED], int(row[_REQUEST])) for row in rows), sum(row[_STATUS] == 200 for row in rows)
+
+
+def bare_heap(scenario: Scenario, arrivals: list[tuple[float, int]], answers: int) -> int:
+    """Send the given calls at the given moments; return the number of attempts."""
+    workload = scenario.workload
+    assert isinstance(workload, Backlog)
+    machine = ProviderMachine(scenario.machine_spec, Streams(SEED))
+    read, written = round(workload.input_tokens), round(workload.output_tokens)
+    following: Iterator[tuple[float, int]] = iter(arrivals)
+    rows = array("d")
+    at, number = next(following)
+    heap: list[tuple[float, int, int, Any]] = [(at, 0, _ARRIVAL, Call(number, read, written))]
+    sequence = 1
+    succeeded = 0
+    while heap:
+        now, _, kind, what = heappop(heap)
+        if kind == _ARRIVAL:
+            sent_on = machine.send(now, what)
+            heappush(heap, (now + sent_on.duration_s, sequence, _ANSWER, (what, now, sent_on)))
+            upcoming = next(following, None)
+            if upcoming is not None:
+                heappush(heap, (upcoming[0], sequence + 1, _ARRIVAL, Call(upcoming[1], read, written)))
+            sequence += 2
+        else:
+            call, sent_s, answer = what
+            machine.finish(now, answer.handle)
+            rows.extend((call.index, sent_s, now, answer.status))
+            succeeded += answer.error is None
+    assert abs(succeeded - answers) <= workload.workers, f"{succeeded} answers, not {answers}: this is another world"
+    return len(arrivals)
+
+
+class _Model:
+    """The same world in SimPy."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        assert isinstance(scenario.workload, Backlog)
+        self.workload = scenario.workload
+        self.env = simpy.Environment()
+        streams = Streams(SEED)
+        self.machine = ProviderMachine(scenario.machine_spec, streams)
+        self.jitter = streams.stream("jitter", "uniform", 16)
+        self.retry = RateLimitConfig().retry
+        self.core = LimiterCore(RateLimitConfig())
+        self.granted: dict[Ticket, simpy.Event] = {}
+        self.alarm_s = NEVER
+        self.started = 0
+        self.rows = array("d")
+
+    def run(self) -> int:
+        for _ in range(self.workload.workers):
+            self.env.process(self.worker())
+        self.env.run(until=self.workload.duration_s)
+        return len(self.rows) // 4
+
+    def worker(self) -> Iterator[Any]:
+        workload = self.workload
+        while True:
+            call = Call(self.started, round(workload.input_tokens), round(workload.output_tokens))
+            self.started += 1
+            yield self.env.process(self.request(call))
+
+    def request(self, call: Call) -> Iterator[Any]:
+        env, core = self.env, self.core
+        ticket = Ticket(call.input_tokens, None)
+        for attempt in range(self.retry.max_attempts):
+            if not core.submit(env.now, ticket):
+                turn = self.granted[ticket] = env.event()
+                self.arm()
+                yield turn
+            sent_s = env.now
+            answer = self.machine.send(sent_s, call)
+            yield env.timeout(answer.duration_s)
+            self.machine.finish(env.now, answer.handle)
+            self.rows.extend((call.index, sent_s, env.now, answer.status))
+            core.settle(env.now, ticket, _signal(call, answer))
+            self.decide()
+            if answer.error is None:
+                return
+            delay_s = retry_delay_s(
+                self.retry,
+                attempt=attempt,
+                jitter=self.jitter.row(call.index)[attempt],
+                retry_after_s=answer.retry_after_s,
+                remaining_s=None,
+            )
+            if delay_s is None:
+                return
+            yield env.timeout(delay_s)
+
+    def decide(self) -> None:
+        for ticket in self.core.advance(self.env.now):
+            self.granted.pop(ticket).succeed()
+        self.arm()
+
+    def arm(self) -> None:
+        if self.core.wake_at not in (self.alarm_s, NEVER):
+            self.env.process(self.alarm(self.core.wake_at))
+        self.alarm_s = self.core.wake_at
+
+    def alarm(self, at: float) -> Iterator[Any]:
+        yield self.env.timeout(max(at - self.env.now, 0.0))
+        if self.alarm_s == at:
+            self.alarm_s = NEVER
+            self.decide()
+
+
+def _signal(call: Call, answer: Verdict) -> RateLimitSignal:
+    if answer.error is None:
+        return RateLimitSignal(Outcome.SUCCEEDED, None, None, call.input_tokens, call.output_tokens, answer.limits)
+    return RateLimitSignal(Outcome.RATE_LIMITED, answer.retry_after_s, None, None, None, answer.limits)
+
+
+def main(rounds: int) -> None:
+    """Measure and print."""
+    scenario = Scenario(backlog(64, 1800.0), "bucket")
+    arrivals, answers = sent(scenario)
+    spent = take_turns(
+        [
+            Contestant("engine, the real core", lambda: engine(scenario)),
+            Contestant("bare heap, no limiter", lambda: bare_heap(scenario, arrivals, answers)),
+            Contestant("SimPy, the same core", lambda: _Model(scenario).run()),
+        ],
+        rounds,
+    )
+    show(f"CPU per simulated attempt ({len(arrivals)} of them)", spent)
+    ours, bare, simpys = spent
+    speed = 1.0 / ratio(spent, ours, bare)
+    verdict("engine's speed / bare heap's", speed, ">= 0.35", met=speed >= 0.35)
+    speed = ratio(spent, simpys, ours)
+    verdict("engine's speed / SimPy's", speed, ">= 4", met=speed >= 4.0)
