@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from factflow_llm.errors.metadata import REASONS, Consequence, ErrorReason, LLMErrorClassification
 from factflow_llm.ratelimit.backoff import retry_delay_s
-from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.line import Refusal, TicketState
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
 from simulators.demand import Sessions
@@ -25,6 +24,7 @@ from simulators.scenario import Backlog, QuotaChange, Restart, Scenario
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
+    from factflow_llm.ratelimit.config import RateLimitConfig
     from simulators.result import SimResult
 
 _EVENT, _ARRIVAL, _ANSWER, _WAKE, _RETRY, _GIVE_UP, _NEXT_ROUND, _NEIGHBOUR = range(8)
@@ -32,7 +32,7 @@ _JITTERS = 16
 _FIRST = 2**60
 _CONSEQUENCES: dict[str, Consequence] = {str(reason): consequence for reason, consequence in REASONS.items()}
 
-OUTCOME_WORDS = tuple(str(outcome) for outcome in Outcome) + ("cancelled",)
+OUTCOME_WORDS = (*tuple(str(outcome) for outcome in Outcome), "cancelled")
 _OUTCOME_CODE: dict[Outcome, float] = {outcome: float(code) for code, outcome in enumerate(Outcome)}
 _CANCELLED_CODE = float(len(Outcome))
 REASON_WORDS = tuple(str(reason) for reason in Reason)
@@ -324,10 +324,10 @@ class _World:
             retry_after_s=retry_after_s,
             remaining_s=None if deadline_s == math.inf else deadline_s - now,
         )
-        request.attempt += 1
         if delay_s is None:
             self.finish(now, request, ENDING.failed)
         else:
+            request.attempt += 1
             self.push(now + delay_s, _RETRY, request)
 
     def refused(self, now: float, request: _Request) -> None:
