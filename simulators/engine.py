@@ -1,7 +1,7 @@
 """Virtual time: a heap of ``(time, sequence, kind, what)`` that drives controllers, callers and one provider.
 
-Only this file advances the clock. It does what an event loop does in production, and ``tests/test_conformance.py`` holds it
-to that: same attempts, same times, same reasons.
+Only this file advances the clock. It does what an event loop does in production, and ``tests/test_conformance.py``
+holds it to that: same attempts, same times, same reasons.
 """
 
 from __future__ import annotations

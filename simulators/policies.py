@@ -1,21 +1,23 @@
-"""What can be put between callers and a provider: our limiter, yardsticks, and anybody else's limiter of the same shape.
+"""What can be put between callers and a provider: our limiter, yardsticks, and others of the same shape.
 
-A policy makes one controller per client. The production core is such a controller as it stands; so is anything that derives
-from :class:`factflow_llm.ratelimit.line.Line`.
+A policy makes one controller per client. The production core is such a controller as it stands; so is anything that
+derives from :class:`factflow_llm.ratelimit.line.Line`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Line, Ticket, TicketState
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
-from simulators.provider import Call, ProviderMachine
+
+if TYPE_CHECKING:
+    from simulators.provider import Call, ProviderMachine
 
 
 class Controller(Protocol):
@@ -268,11 +270,11 @@ class KnownTicket(Ticket):
 class Oracle:
     """Sends each call at the first moment at which the provider admits it, in order of arrival.
 
-    With one bucket, window or set of slots this is the best any client can do. With several dimensions it is a bound for
-    clients that keep the order: one that reorders calls by size could do better.
+    With one bucket, window or set of slots this is the best any client can do. With several dimensions it is a bound
+    for clients that keep the order: one that reorders calls by size could do better.
     """
 
-    retry: RetryConfig = RetryConfig(max_attempts=1000)
+    retry: RetryConfig
     name: str = "oracle"
 
     def controller(self, machine: ProviderMachine) -> Controller:
@@ -282,10 +284,10 @@ class Oracle:
 
 def oracle() -> Oracle:
     """Return the yardstick that knows the provider's state."""
-    return Oracle()
+    return Oracle(RetryConfig(max_attempts=1000))
 
 
-def as_policy(policy: Policy | RateLimitConfig | None) -> Policy:
+def as_policy(policy: object) -> Policy:
     """Return settings as the policy they stand for; ``None`` means our defaults.
 
     Raises:
@@ -297,5 +299,8 @@ def as_policy(policy: Policy | RateLimitConfig | None) -> Policy:
         return Adaptive(policy)
     if isinstance(policy, Policy):
         return policy
-    msg = f"{policy!r} is no policy: give a RateLimitConfig, one of sim.policies, or an object with name, retry and controller()"
+    msg = (
+        f"{policy!r} is no policy: give a RateLimitConfig, one of sim.policies, "
+        "or an object with name, retry and controller()"
+    )
     raise ConfigurationError(msg)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +24,24 @@ from simulators.engine import (
     simulate,
 )
 from simulators.policies import Policy, oracle
-from simulators.scenario import Scenario
+
+if TYPE_CHECKING:
+    from simulators.scenario import Scenario
 
 _WINDOW_S = 30
 _SUCCEEDED = float(OUTCOME_WORDS.index("succeeded"))
 _RATE_LIMITED = float(OUTCOME_WORDS.index("rate_limited"))
-_INTEGERS = ("request", "attempt", "client", "status", "in_flight", "queued", "attempts", "input_tokens", "output_tokens")
+_INTEGERS = (
+    "request",
+    "attempt",
+    "client",
+    "status",
+    "in_flight",
+    "queued",
+    "attempts",
+    "input_tokens",
+    "output_tokens",
+)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -53,7 +66,7 @@ class SimResult:
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
-        """One row per physical attempt, in order of their ends; times in seconds, rates per second, ``inf`` for no limit."""
+        """One row per physical attempt, in order of their ends; seconds, rates per second, ``inf`` for no limit."""
         columns = _columns(self.run.attempts, ATTEMPT_COLUMNS)
         columns["outcome"] = _words(columns["outcome"], OUTCOME_WORDS)
         columns["reason"] = _words(columns["reason"], REASON_WORDS)
@@ -61,7 +74,7 @@ class SimResult:
 
     @cached_property
     def requests(self) -> pd.DataFrame:
-        """One row per request, by number; ``wait_s`` runs from arrival to the last admission, ``latency_s`` to the end."""
+        """One row per request; ``wait_s`` runs from arrival to the last admission, ``latency_s`` to the end."""
         columns = _columns(self.run.requests, REQUEST_COLUMNS)
         columns["end"] = _words(columns["end"], ENDING_WORDS)
         frame = pd.DataFrame(columns).rename(columns={"end": "outcome"})
@@ -147,7 +160,7 @@ class SimResult:
         refused = self._per_second(self._attempt_columns["outcome"] == _RATE_LIMITED)
         marks = {"start": 0.0} | {f"{event.time_s:g} s: {event.label}": event.time_s for event in self.scenario.events}
         starts = [*marks.values(), float(self.scenario.workload.duration_s)]
-        found = [_recovered(mine, best, refused, since, until) for since, until in zip(starts, starts[1:], strict=False)]
+        found = [_recovered(mine, best, refused, since, until) for since, until in itertools.pairwise(starts)]
         return pd.Series(found, index=list(marks), name="recovery_s")
 
     def _worst_recovery(self, yardstick: SimResult) -> float:
@@ -155,7 +168,7 @@ class SimResult:
         return float(np.max(after_events)) if len(after_events) else math.nan
 
     def _wasted_tokens(self) -> float:
-        """Return input tokens of attempts that a provider read and whose answer nobody got (cancelled while in flight)."""
+        """Return input tokens of attempts that a provider read and whose answer nobody got."""
         attempts = self._attempt_columns
         lost = (attempts["status"] == 200) & (attempts["outcome"] != _SUCCEEDED)
         tokens = self._request_columns
@@ -222,7 +235,7 @@ def _columns(flat: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _words(codes: npt.NDArray[np.float64], words: tuple[str, ...]) -> pd.Categorical:
-    return pd.Categorical.from_codes(codes.astype(np.int64).tolist(), categories=list(words))
+    return pd.Categorical.from_codes(codes.astype(np.int64), categories=pd.Index(list(words)))
 
 
 def _recovered(

@@ -1,4 +1,4 @@
-"""A scenario: who asks (a trace or a backlog), whom (a provider), and what happens meanwhile (events). A frozen value."""
+"""A scenario: who asks (a trace or a backlog), whom (a provider), and what happens meanwhile (events)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def backlog(
     """
     for name, value, least in (("workers", workers, 1), ("duration_s", duration_s, 0), ("sigma", sigma, 0)):
         if not (math.isfinite(value) and value >= least and (name != "duration_s" or value > 0)):
-            msg = f"backlog: {name} = {value!r} must be a finite number {'above' if name == 'duration_s' else 'of at least'} {least}"
+            bound = "above" if name == "duration_s" else "of at least"
+            msg = f"backlog: {name} = {value!r} must be a finite number {bound} {least}"
             raise ConfigurationError(msg)
     for name, tokens in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
         if not (math.isfinite(tokens) and tokens >= 0):

@@ -1,18 +1,16 @@
-"""Production code in a simulated world: RateLimitedClient on a virtual-clock event loop, in front of a simulated provider.
+"""Production code in a simulated world: RateLimitedClient on a virtual clock, in front of a simulated provider.
 
-The counterpart of ``simulators/engine.py``: same scenario, same seed, but everything between caller and provider is what
-adapters run in production.
+The counterpart of ``simulators/engine.py``: same scenario, same seed, but everything between caller and provider is
+what adapters run in production.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factflow_llm.ratelimit.client import RateLimitedClient
-from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
 from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import AttemptRow
@@ -23,6 +21,11 @@ from simulators.provider import Call, ProviderMachine, Verdict
 from simulators.scenario import Backlog, Scenario
 from simulators.streams import Streams
 from tests.virtual_loop import run_virtually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from factflow_llm.ratelimit.config import RateLimitConfig
 
 _NAMED = {
     Axis.REQUESTS: ("requests", "requests per min (RPM)"),
@@ -135,7 +138,7 @@ async def _main(
         limited._begin = remember  # type: ignore[method-assign]
         try:
             await limited.complete([Message.user(str(call.input_tokens))], max_tokens=call.max_tokens, call=call)
-        except Exception:  # noqa: BLE001 - how it ended stands in the rows
+        except Exception:
             return
 
     def begin(call: Call, client: int, then: Any) -> None:

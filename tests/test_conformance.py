@@ -16,6 +16,7 @@ Row = tuple[int, int, float, float, str, float, int, int, str]
 
 
 def simulated(scenario: Scenario, config: RateLimitConfig, seed: int, clients: int) -> list[Row]:
+    """Return the attempts that the heap makes."""
     frame = simulate(scenario, config, seed, clients).attempts
     return [
         (
@@ -27,6 +28,7 @@ def simulated(scenario: Scenario, config: RateLimitConfig, seed: int, clients: i
 
 
 def produced(scenario: Scenario, config: RateLimitConfig, seed: int, clients: int) -> list[Row]:
+    """Return the attempts that production code makes on a virtual clock."""
     rows, numbers = run_in_production(scenario, config, seed, clients)
     words = {"ok": "succeeded", "error": "ignored", "timeout": "overloaded"}
     return [
@@ -40,6 +42,7 @@ def produced(scenario: Scenario, config: RateLimitConfig, seed: int, clients: in
 
 
 def demand(kind: str, seed: int) -> object:
+    """Return an open-loop or a closed-loop workload."""
     if kind == "closed":
         return backlog(24, 60.0, input_tokens=700, output_tokens=60, sigma=0.6)
     return synthesize(6.0, 60.0, cv=3.0, seed=seed)

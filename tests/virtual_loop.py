@@ -1,7 +1,7 @@
 """An event loop whose clock jumps: production coroutines run unmodified, and an hour passes in a moment.
 
-Timers that are due at the same instant fire in the order in which they were set. A loop with nothing left to wait for is a
-deadlock and says so. Threads and sockets do not exist here: whoever needs one fails at once.
+Timers that are due at the same instant fire in the order in which they were set. A loop with nothing left to wait for
+is a deadlock and says so. Threads and sockets do not exist here: whoever needs one fails at once.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Callable, Coroutine
-from contextvars import Context
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from contextvars import Context
 
 T = TypeVar("T")
 

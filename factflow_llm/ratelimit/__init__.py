@@ -1,1 +1,1 @@
-"""The adaptive limiter: a pure core (config, signals, headers, aimd, core, backoff), its asyncio shell, and the wrapped clients."""
+"""The adaptive limiter: a pure core, its asyncio shell (``limiter.py``), and clients behind it (``client.py``)."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from factflow_llm.ratelimit.config import RetryConfig
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from factflow_llm.ratelimit.config import RetryConfig
 
 
 def retry_delay_s(
@@ -16,8 +19,8 @@ def retry_delay_s(
 ) -> float | None:
     """Return the seconds to wait before the next attempt, or ``None`` to give up.
 
-    Full jitter (Brooker, "Exponential Backoff and Jitter"): uniform between 0 and the doubling bound. A Retry-After is a
-    floor under the draw, clamped to ``retry.retry_after_cap_s``.
+    Full jitter (Brooker, "Exponential Backoff and Jitter"): uniform between 0 and the doubling bound. A Retry-After
+    is a floor under the draw, clamped to ``retry.retry_after_cap_s``.
 
     Args:
         retry: the bounds.

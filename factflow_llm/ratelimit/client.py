@@ -1,4 +1,4 @@
-"""Clients behind the limiter: admit, call, classify, settle, retry. They satisfy the same protocols as the clients inside.
+"""Clients behind the limiter: admit, call, classify, settle, retry. They satisfy the protocols of the clients inside.
 
 One call is one ticket, whatever number of attempts it takes; every attempt is admitted anew. Nobody else retries.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from factflow_llm.clients.checks import check_messages
 from factflow_llm.errors import ErrorMetadata, LLMErrorClassification, get_error_metadata
@@ -19,9 +18,13 @@ from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, CallTicket, Permit
 from factflow_llm.ratelimit.line import NEVER
-from factflow_llm.ratelimit.signals import AxisLimit
 from factflow_llm.recorder import AttemptRow, AttemptSink, RowOutcome
 from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, TextPart, Tool, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from factflow_llm.ratelimit.signals import AxisLimit
 
 ClientT = TypeVar("ClientT", bound=LLMClientProtocol | EmbeddingClientProtocol)
 ResponseT = TypeVar("ResponseT", CompletionResponse, EmbeddingResponse)
@@ -382,7 +385,7 @@ def _metadata(error: BaseException) -> ErrorMetadata | None:
 
 
 def _closing(chunks: AsyncIterator[StreamChunk]) -> aclosing[Any]:
-    return aclosing(chunks)  # type: ignore[type-var]
+    return aclosing(chunks)
 
 
 def _texts(message: Message) -> list[str]:

@@ -1,7 +1,7 @@
 """The limiter's settings: one frozen value, the same in the laboratory and in production.
 
-Nothing here is needed to start: without a single setting the limiter finds the quota by itself. Every default says what it
-rests on.
+Nothing here is needed to start: without a single setting the limiter finds the quota by itself. Every default says
+what it rests on.
 """
 
 from __future__ import annotations

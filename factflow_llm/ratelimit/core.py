@@ -2,9 +2,11 @@
 
 Rules, which hold for every driver:
 
-1. ``now`` is an argument of every transition and never runs backwards. Nothing here reads a clock, sleeps or draws luck.
+1. ``now`` is an argument of every transition and never runs backwards. Nothing here reads a clock, sleeps or draws
+luck.
 2. A ticket waits in line, is granted (the driver sends the call) or refused, and after a grant is settled exactly once.
-3. A waiting ticket holds no send time. A driver calls :meth:`LimiterCore.advance` at ``wake_at``, which any transition can
+3. A waiting ticket holds no send time. A driver calls :meth:`LimiterCore.advance` at ``wake_at``, which any
+transition can
    move, and after every ``settle`` and ``cancel``.
 4. Within a priority, first come, first served. Nobody overtakes a large call that waits for its tokens.
 """
@@ -12,16 +14,21 @@ Rules, which hold for every driver:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from factflow_llm.errors import PermitSettledError
-from factflow_llm.ratelimit.aimd import Mode, RateRule, SlotRule
+from factflow_llm.ratelimit.aimd import Mode, RateRule
 from factflow_llm.ratelimit.budget import Budget
-from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketState
 from factflow_llm.ratelimit.mirror import Mirror
 from factflow_llm.ratelimit.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
+from factflow_llm.ratelimit.slots import SlotRule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from factflow_llm.ratelimit.config import RateLimitConfig
 
 _NO_CHANGES: tuple[Change, ...] = ()
 _EWMA = 0.1
@@ -136,9 +143,11 @@ class LimiterCore(Line):
     # --- transitions -------------------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> list[Ticket]:
+        """Decide, unless nothing can have changed for those who wait."""
         return super().advance(now) if now >= self.wake_at else []
 
     def withdraw(self, ticket: Ticket) -> None:
+        """Take a waiting ticket out of the line."""
         super().withdraw(ticket)
         self.wake_at = -NEVER
 
@@ -239,6 +248,7 @@ class LimiterCore(Line):
         )
 
     def open(self, now: float) -> None:
+        """Begin: time before the first ticket taught nothing."""
         config = self.config
         self._requests, *self._tokens = (
             _Paced(axis, RateRule(config, now=now, ceiling=_known(config, axis)), now)
@@ -250,6 +260,7 @@ class LimiterCore(Line):
     # --- admission ---------------------------------------------------------------------------------------------------
 
     def refusal(self, now: float, ticket: Ticket) -> Refusal | None:
+        """Refuse while the breaker is open, but for one call that tries."""
         probe = self._breaker_probe
         if self._breaker_s is None or ticket is probe:
             return None
@@ -259,6 +270,7 @@ class LimiterCore(Line):
         return Refusal.BREAKER
 
     def turn_s(self, now: float, ticket: Ticket) -> float:
+        """Wait for the gate, then a slot, then every paced axis."""
         if now < self._gate_s:
             return self._gate_s
         if self.in_flight >= self._slots.limit:
@@ -277,6 +289,7 @@ class LimiterCore(Line):
         return now
 
     def grant(self, now: float, ticket: Ticket) -> None:
+        """Count the ticket in and take what it is expected to cost."""
         super().grant(now, ticket)
         if self._epoch_s is None:
             self._epoch_s = now
@@ -394,13 +407,11 @@ class LimiterCore(Line):
         return tuple(changes)
 
     def _expected(self, now: float, ticket: Ticket, axis: Axis | None) -> bool:
-        """Tell whether a mirror had shown the refusal's budget to be empty; the others turn blind if they were blamed."""
+        """Tell whether a mirror had shown the budget to be empty; one that had not turns blind."""
         return any(
-            [
-                paced.mirror.refused(now, _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
-                for paced in (self._requests, *self._tokens)
-                if paced.mirror is not None and paced.mirror.sees(now) and axis in (None, paced.axis)
-            ]
+            paced.mirror.refused(now, _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
+            for paced in (self._requests, *self._tokens)
+            if paced.mirror is not None and paced.mirror.sees(now) and axis in (None, paced.axis)
         )
 
     def _next_epoch(self) -> None:

@@ -1,12 +1,11 @@
-"""The asyncio shell around the pure core: futures for those who wait, one timer for all of them, no polling, no lock."""
+"""The asyncio shell around the pure core: futures for those who wait, one timer for all, no polling, no lock."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from factflow_llm.errors import (
     BreakerOpenError,
@@ -22,7 +21,11 @@ from factflow_llm.ratelimit.core import AIMDMetrics, LimiterCore
 from factflow_llm.ratelimit.headers import parse_limits
 from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal
-from factflow_llm.types import Usage
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from factflow_llm.types import Usage
 
 _log = logging.getLogger(__name__)
 _IGNORED = RateLimitSignal(Outcome.IGNORED)
@@ -132,11 +135,8 @@ class AdaptiveRateLimiter:
             try:
                 await future
             except asyncio.CancelledError:
-                if ticket.state is TicketState.GRANTED:
-                    self._settle(ticket, _IGNORED)
-                else:
-                    core.withdraw(ticket)
-                    self._advance(loop.time())
+                core.cancel(loop.time(), ticket)
+                self._advance(loop.time())
                 raise
         if ticket.state is TicketState.REFUSED:
             raise self._refusal(ticket)
@@ -230,7 +230,7 @@ class Permit:
             self.ignored()
 
     def succeeded(self, *, usage: Usage | None = None, headers: Mapping[str, str] | None = None) -> None:
-        """Settle: the provider answered. ``usage`` and ``headers``, where known, teach the token budgets and the ceiling."""
+        """Settle: the provider answered; ``usage`` and ``headers``, where known, teach the budgets."""
         limits = parse_limits(headers) if headers else ()
         read, written = (usage.input_tokens, usage.output_tokens) if usage is not None else (None, None)
         self._settle(RateLimitSignal(Outcome.SUCCEEDED, None, None, read, written, limits))

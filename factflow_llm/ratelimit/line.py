@@ -1,7 +1,8 @@
 """The waiting line: tickets in, grants and refusals out, first come first served within a priority.
 
-Whoever decides *when* the head of the line may go derives from :class:`Line` and answers :meth:`Line.turn_s`. A waiting
-ticket holds no send time; ``wake_at`` says when the head may have its turn as things stand, and any transition can move it.
+Whoever decides *when* the head of the line may go derives from :class:`Line` and answers :meth:`Line.turn_s`. A
+waiting ticket holds no send time; ``wake_at`` says when the head may have its turn as things stand, and any
+transition can move it.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class Line:
     """A line of tickets of which the head goes when :meth:`turn_s` says so.
 
     Attributes:
-        wake_at: when :meth:`advance` must next be called, unless a settlement or cancellation comes first; ``inf`` for never.
+        wake_at: when :meth:`advance` must next be called, unless a settlement or cancellation comes first; ``inf``
+        for never.
         queued: tickets waiting.
         in_flight: tickets granted and not settled; whoever derives counts them down.
     """

@@ -1,15 +1,17 @@
 """Headers as a prior: a mirror of the provider's own budget, on one axis, as far as its headers show it.
 
-A provider that shows ``limit``, ``remaining`` and ``reset`` leaves nothing to search for: what it shows, less what was sent
-since, is what may be sent now. But headers are stale, rounded, per day instead of per minute, or plainly wrong, so a refusal
-that the mirror did not expect turns it blind for a while, and the measured rule takes over.
+A provider that shows ``limit``, ``remaining`` and ``reset`` leaves nothing to search for: what it shows, less what
+was sent since, is what may be sent now. But headers are stale, rounded, per day instead of per minute, or plainly
+wrong, so a refusal that the mirror did not expect turns it blind for a while, and the measured rule takes over.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from factflow_llm.ratelimit.signals import AxisLimit
+if TYPE_CHECKING:
+    from factflow_llm.ratelimit.signals import AxisLimit
 
 _MINUTE_S = 60.0
 _DAY_S = 86_400.0

@@ -19,9 +19,9 @@ class Axis(StrEnum):
 class Outcome(StrEnum):
     """What an attempt's end says about the limit.
 
-    ``OVERLOADED`` (503, 529, a timeout) is the provider's trouble, not our quota. ``EXHAUSTED`` is a quota that time will
-    not refill soon (spend cap, daily cap, revoked key): the breaker opens. ``IGNORED`` (a 400, a cancellation, a local
-    fault) returns the permit and teaches nothing.
+    ``OVERLOADED`` (503, 529, a timeout) is the provider's trouble, not our quota. ``EXHAUSTED`` is a quota that time
+    will not refill soon (spend cap, daily cap, revoked key): the breaker opens. ``IGNORED`` (a 400, a cancellation, a
+    local fault) returns the permit and teaches nothing.
     """
 
     SUCCEEDED = "succeeded"

@@ -1,0 +1,101 @@
+"""Calls in flight: slow start, then the largest number that the provider let through, probed by ever longer strides.
+
+A rejection that names no axis may speak of the rate or of slots. It speaks of slots if, of many calls let through
+lately, none was sent with so many others in flight; and if cutting the number helps. If it does not, the suspicion
+was wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from factflow_llm.ratelimit.aimd import SOUND_SAMPLE, Mode
+from factflow_llm.ratelimit.signals import Reason
+
+if TYPE_CHECKING:
+    from factflow_llm.ratelimit.config import RateLimitConfig
+
+
+class SlotRule:
+    """How many calls may be in flight.
+
+    Attributes:
+        limit: calls allowed in flight.
+        mode: where the rule stands.
+    """
+
+    __slots__ = (
+        "_admitted", "_before_blame", "_config", "_next_s", "_peak", "_stride", "_suspect", "limit", "mode",
+    )  # fmt: skip
+
+    def __init__(self, config: RateLimitConfig) -> None:
+        self._config = config
+        self.limit = float(config.initial_concurrency)
+        self.mode = Mode.OPEN
+        self._peak = self._admitted = 0
+        self._suspect = -math.inf
+        self._before_blame: tuple[float, Mode] | None = None
+        self._stride = 1.0
+        self._next_s = 0.0
+
+    def retune(self, config: RateLimitConfig) -> None:
+        """Take new settings and keep what was learned."""
+        self._config = config
+        self.limit = min(self.limit, float(config.max_concurrency))
+
+    def admitted(self, in_flight: int) -> None:
+        """Note that a call sent as the ``in_flight``-th was let through."""
+        self._admitted += 1
+        self._before_blame = None
+        if in_flight > self._peak:
+            self._peak = in_flight
+
+    def blames(self, in_flight: int) -> bool:
+        """Tell whether the rejection of the ``in_flight``-th call speaks of slots.
+
+        It does if of many calls let through since the last cut none was as high, and either the limit stood there too
+        or the last suspicion fell on the same number. If it was wrong, nothing is let through afterwards: then the
+        limit goes back to where it was.
+        """
+        if self._before_blame is not None:
+            self.limit, self.mode = self._before_blame
+            self._before_blame = None
+            return False
+        if self._admitted < SOUND_SAMPLE or in_flight <= self._peak:
+            return False
+        repeated = abs(in_flight - 1.0 - self._suspect) <= max(1.0, 0.05 * self._suspect)
+        self._suspect = in_flight - 1.0
+        return repeated or in_flight >= self.limit
+
+    def cut(self, now: float, in_flight: int, round_trip_s: float) -> Reason:
+        """Fall below the number at which a call was rejected."""
+        self._before_blame = self.limit, self.mode
+        self.limit = max(1.0, min(in_flight - 1.0, self.limit))
+        self.mode = Mode.PROBE
+        self._stride = 1.0
+        self._next_s = now + self._hold_s(round_trip_s)
+        return Reason.RATE_LIMITED
+
+    def new_epoch(self) -> None:
+        """Forget what was admitted: a cut was made, on this axis or another."""
+        self._peak = self._admitted = 0
+
+    def step(self, now: float, round_trip_s: float) -> Reason | None:
+        """Grow because a call succeeded while the limit was what held others back; return why, if it grew."""
+        before = self.limit
+        top = float(self._config.max_concurrency)
+        if self.mode is Mode.OPEN:
+            self.limit = min(before + 1.0, top)
+            return Reason.SLOW_START if self.limit != before else None
+        if now < self._next_s:
+            return None
+        self.limit = min(before + self._stride, top)
+        self._stride *= 2.0
+        self._next_s = now + round_trip_s
+        if self.limit == before:
+            return None
+        return Reason.PROBE if self._stride == 2.0 else Reason.RECOVER
+
+    def _hold_s(self, round_trip_s: float) -> float:
+        return max(self._config.probe_s, self._config.probe_requests * round_trip_s / self.limit)
