@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class Choices:
         workload: a name of the :class:`Catalogue`.
         provider: likewise.
         events: one of ``EVENTS``.
-        length_s: only the beginning of the workload; ``None`` for all of it.
+        length_s: only the beginning of the workload; ``inf`` for all of it.
         seed: of all luck.
         clients: independent clients on one quota.
         values: the limiter's settings that differ from their defaults, by name.
@@ -44,7 +45,7 @@ class Choices:
     workload: str = GIVEN
     provider: str = GIVEN
     events: str = GIVEN
-    length_s: float | None = None
+    length_s: float = math.inf
     seed: int = 0
     clients: int = 1
     values: tuple[tuple[str, Value], ...] = ()
@@ -82,11 +83,11 @@ class Catalogue:
         """Label and name of each provider."""
         return [(f"{GIVEN}: {self.given.machine_spec.name}", GIVEN), *((name, name) for name in provider_names())]
 
-    def lengths(self, workload: str) -> list[tuple[str, float | None]]:
+    def lengths(self, workload: str) -> list[tuple[str, float]]:
         """Label and seconds of each length a workload can be cut to."""
         whole_s = self.workload(workload).duration_s
         parts = [(f"first {spoken(length_s)}", length_s) for length_s in _LENGTHS_S if length_s < whole_s]
-        return [(f"all {spoken(whole_s)}", None), *parts]
+        return [(f"all {spoken(whole_s)}", math.inf), *parts]
 
     def add_file(self, path: str) -> str:
         """Read a trace, so that it can be chosen, and return its name.
@@ -128,19 +129,19 @@ class Catalogue:
         """Return the expression that makes the chosen workload; ``name_trace`` is as in :func:`code_of`."""
         workload = self.workload(choices.workload)
         if isinstance(workload, Backlog):
-            return _backlog_code(replace(workload, duration_s=choices.length_s or workload.duration_s))
+            return _backlog_code(replace(workload, duration_s=min(choices.length_s, workload.duration_s)))
         if workload is sample_trace():
             code = "sim.sample_trace()"
         elif choices.workload in self._files:
             code = f"sim.read_trace({self._files[choices.workload][0]!r})"
         else:
             code = name_trace()
-        return code if choices.length_s is None else f"{code}.window(0.0, {choices.length_s!r})"
+        return code if choices.length_s >= workload.duration_s else f"{code}.window(0.0, {choices.length_s!r})"
 
 
-def shortened(workload: Trace | Backlog, length_s: float | None) -> Trace | Backlog:
+def shortened(workload: Trace | Backlog, length_s: float) -> Trace | Backlog:
     """Return the beginning of a workload."""
-    if length_s is None or length_s >= workload.duration_s:
+    if length_s >= workload.duration_s:
         return workload
     if isinstance(workload, Backlog):
         return replace(workload, duration_s=length_s)

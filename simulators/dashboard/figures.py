@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 MORE_IS_BETTER = {
     "goodput_ratio": True,
     "rejected_share": False,
-    "attempts_per_success": False,
     "wait_p50_s": False,
     "wait_p95_s": False,
-    "wait_p99_s": False,
     "failed": False,
     "unfinished": False,
     "recovery_s": False,
@@ -28,12 +26,10 @@ MORE_IS_BETTER = {
 
 _NEEDS_ORACLE = ("goodput_ratio", "recovery_s")
 _HEADINGS = {
-    "goodput_ratio": "of oracle's goodput",
+    "goodput_ratio": "oracle's goodput",
     "rejected_share": "429s",
-    "attempts_per_success": "attempts per success",
     "wait_p50_s": "wait p50",
     "wait_p95_s": "wait p95",
-    "wait_p99_s": "wait p99",
     "failed": "failed",
     "unfinished": "unfinished",
     "recovery_s": "recovery",
@@ -95,7 +91,7 @@ def signed(name: str, difference: Difference) -> str:
         return "="
     sign = "+" if difference.change > 0 else "−"  # noqa: RUF001 - the typographic minus is as wide as the plus
     size = shown(name, abs(difference.change))
-    return f"{'▲' if difference.better else '▼'} {sign}{size.replace('%', 'points')}"
+    return f"{'▲' if difference.better else '▼'} {sign}{size.replace('%', 'pp')}"
 
 
 def table(now: Figures, others: Sequence[tuple[str, Figures]]) -> str:
@@ -105,9 +101,9 @@ def table(now: Figures, others: Sequence[tuple[str, Figures]]) -> str:
     for label, figures in others:
         moved = differences(now, figures)
         rows.append(_row(label, [_cell(name, figures[name], moved[name]) for name in MORE_IS_BETTER]))
-    legend = "▲ this run is better than the row, ▼ worse, = alike; the signed number is this run minus the row"
+    legend = "▲ this run is better than the row, ▼ worse, = alike; the number with a sign is this run minus the row"
     return (
-        f"<table class='ff-figures'><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<div class='ff-wide'><table class='ff-figures'><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f"<div class='ff-hint'>{legend}</div>"
     )
 

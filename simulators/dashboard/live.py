@@ -96,6 +96,11 @@ class Watch:
 
     def stop(self) -> None:
         """Stop following; the last picture stays, and the limiter goes on."""
+        if not self._loop.is_closed():
+            # widgets speak from another thread than the one the limiter lives in
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
         if not self._task.done():
             self._task.cancel()
             self._unsubscribe()
@@ -132,12 +137,12 @@ class Watch:
         return self._view.png()
 
     def _retune(self, name: str) -> None:
-        config = self._knobs.config()
-        self.limiter.retune(config)
+        retune = self.messages.guard(self.limiter.retune)
+        self._loop.call_soon_threadsafe(retune, self._knobs.config())
         self.messages.say(f"Retuned: {name}, now {self.sliders[name].label}.", done=True)
 
     def _laid_out(self) -> widgets.VBox:
-        left = widgets.VBox([self.stop_button, self._knobs.widget], layout={"flex": "0 0 330px"})
+        left = widgets.VBox([self.stop_button, self._knobs.widget], layout={"flex": "0 0 300px"})
         right = widgets.VBox(
             [self.messages.widget, self._state, self._picture], layout={"flex": "1 1 0", "min_width": "0"}
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,12 +24,12 @@ CSS = """<style>
 .ff-panel .widget-html-content, .ff-panel .widget-label, .ff-panel .jp-RenderedHTMLCommon {
   color: var(--jp-ui-font-color1, inherit); }
 .ff-panel .ff-hint { color: var(--ff-dim); font-size: 11px; line-height: 1.25; }
-.ff-panel .ff-name { font-family: var(--jp-code-font-family, monospace); font-size: 12px; }
 .ff-panel .ff-better { color: var(--ff-good); white-space: nowrap; }
 .ff-panel .ff-worse { color: var(--ff-bad); white-space: nowrap; }
 .ff-panel .ff-same { color: var(--ff-dim); }
-.ff-panel .ff-figures { border-collapse: collapse; font-size: 12px; line-height: 1.25; width: 100%; }
-.ff-panel .ff-figures th, .ff-panel .ff-figures td { padding: 2px 6px; text-align: right; font-weight: normal;
+.ff-panel .ff-figures { border-collapse: collapse; font-size: 12px; line-height: 1.25; width: 100%;
+  font-variant-numeric: tabular-nums; }
+.ff-panel .ff-figures th, .ff-panel .ff-figures td { padding: 2px 5px; text-align: right; font-weight: normal;
   border-bottom: 1px solid var(--ff-line); vertical-align: top; background: none; color: inherit; }
 .ff-panel .ff-figures th[scope=row] { text-align: left; }
 .ff-panel .ff-message { border-left: 3px solid var(--ff-line); padding: 3px 8px; line-height: 1.35; }
@@ -36,9 +37,12 @@ CSS = """<style>
 .ff-panel .ff-message.ff-done { border-color: var(--ff-good); }
 .ff-panel .ff-message pre { white-space: pre-wrap; font-size: 11px; }
 .ff-panel .ff-knob { flex-wrap: wrap; height: auto; }
-.ff-panel .ff-knob > .widget-label { flex: 0 0 100%; max-width: none; text-align: left;
-  line-height: 18px; height: 18px; }
-.ff-panel .ff-knob > .widget-readout { min-width: 135px; text-align: left; }
+.ff-panel .ff-knob > .widget-label { flex: 1 1 auto; width: auto; text-align: left; line-height: 18px; height: 18px; }
+.ff-panel .ff-knob > .widget-readout { order: 1; min-width: 0; max-width: none; overflow: visible; line-height: 18px;
+  height: 18px; text-align: right; }
+.ff-panel .ff-knob > .slider-container { order: 2; flex: 0 0 100%; margin: 0; }
+.ff-panel .widget-html, .ff-panel .widget-html-content { margin: 0; line-height: 1.3; }
+.ff-panel .ff-wide { overflow-x: auto; }
 .ff-panel .ff-moved > .widget-label { font-weight: bold; }
 .ff-panel .ff-moved > .widget-label::before { content: "● "; color: var(--jp-brand-color1, #2196f3); }
 .ff-panel :focus-visible { outline: 2px solid var(--jp-brand-color1, #2196f3); outline-offset: 1px; }
@@ -100,12 +104,13 @@ def close_tree(root: Any) -> None:
 
 
 class Messages:
-    """The one place where a panel says what happened."""
+    """The one place where a panel says what happened, and through which all its callbacks go, one after the other."""
 
     def __init__(self) -> None:
         self.widget = widgets.HTML()
         self.text = ""
         self.is_error = False
+        self._turn = threading.RLock()
 
     def say(self, text: str, *, done: bool = False) -> None:
         """Say something; nothing, to be silent."""
@@ -124,13 +129,17 @@ class Messages:
         self.is_error = True
 
     def guard(self, callback: Callable[..., None]) -> Callable[..., None]:
-        """Return the callback, whose exceptions are said here: those of widgets otherwise vanish into a log."""
+        """Return the callback, whose exceptions are said here: those of widgets otherwise vanish into a log.
+
+        Only one runs at a time: JupyterLab hands what a user does to another thread than the one cells run in.
+        """
 
         def guarded(*arguments: object) -> None:
-            try:
-                callback(*arguments)
-            except Exception as error:
-                self.fail(error)
+            with self._turn:
+                try:
+                    callback(*arguments)
+                except Exception as error:
+                    self.fail(error)
 
         return guarded
 
@@ -145,7 +154,7 @@ def put_on_page(panel: Any) -> None:
 
     show: Any = display.display
     if getattr(get_ipython(), "kernel", None) is None:
-        print(f"{panel!r}: open a notebook to see it, with `factflow-llm lab`")  # noqa: T201
+        print(f"{panel!r}: open a notebook to see it, with `factflow-llm lab`")
     else:
         show(panel.widget)
 

@@ -157,11 +157,12 @@ class Dashboard:
 
     def close(self) -> None:
         """Stop what runs and take all widgets away."""
+        self.messages.guard(self._close)()
+
+    def _close(self) -> None:
         if self._job is not None:
             self._job.stop()
             self._job = None
-        if self._task is not None:
-            self._task.cancel()
         close_tree(self.widget)
         leave_place(self)
 
@@ -234,7 +235,7 @@ class Dashboard:
         expected_s = job.expected_s()
         told = f"about {spoken(expected_s)}" if job.progress > 0 else "a while"
         self.messages.say(f"This run takes {told}; {job.progress:.0%} is done. The last result stays until then.")
-        lengths = [length_s for _, length_s in self._catalogue.lengths(self.choices.workload) if length_s is not None]
+        lengths = [length_s for _, length_s in self._catalogue.lengths(self.choices.workload)]
         self._shorter_s = shorter_s(job.scenario.workload.duration_s, expected_s, lengths, _OFFER_S)
         _reveal(self.buttons["cancel"], True)
         _reveal(self.buttons["shorter"], self._shorter_s is not None)
@@ -261,7 +262,7 @@ class Dashboard:
         if job.yardstick is not None:
             self._yardsticks[self.choices.world] = job.yardstick
         figures = figures_of(job.result, job.yardstick)
-        self._now = Shown(self.choices, job.result, figures, curves_of(job.result, self.controls["axis"].value))
+        self._now = Shown(self.choices, job.result, figures, curves_of(job.result, self._world.axis))
         self._knobs.follow_drag(job.took_s < _FOLLOWS_DRAG_S)
         self._draw()
 
@@ -348,9 +349,9 @@ class Dashboard:
         if change["new"].strip():
             self._world.offer_file(self._catalogue.add_file(change["new"].strip()))
 
-    def _change_axis(self, change: Any) -> None:
+    def _change_axis(self, change: object) -> None:
         if self._now is not None:
-            self._now = replace(self._now, curves=curves_of(self._now.result, change["new"]))
+            self._now = replace(self._now, curves=curves_of(self._now.result, self._world.axis))
             self._draw()
 
     def _name_trace(self) -> str:
@@ -393,7 +394,7 @@ class Dashboard:
                 self._knobs.widget,
                 widgets.HBox([self._file, self._overwrite, buttons["save"], buttons["code"]], layout=_WRAP),
             ],
-            layout={"flex": "0 0 330px"},
+            layout={"flex": "0 0 300px"},
         )
         told = widgets.HBox([self.messages.widget, buttons["cancel"], buttons["shorter"]], layout=_WRAP)
         right = widgets.VBox([told, self._table, self._picture], layout={"flex": "1 1 0", "min_width": "0"})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from simulators.dashboard.curves import Curves
 
-_SIZE_IN, _DPI = (8.0, 6.0), 100
+_SIZE_IN, _DPI = (7.0, 5.9), 110
 _HEIGHTS = (2.3, 1.5, 1.2, 1.2)
 _OUTCOMES = ("succeeded", "rate_limited", "overloaded", "other")
 _PIN_DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)))
@@ -35,7 +35,7 @@ class RunView:
         self.figure.patch.set_alpha(0.0)
         self._canvas: Any = FigureCanvasAgg(self.figure)
         axes = self.figure.subplots(4, sharex=True, height_ratios=_HEIGHTS)
-        self.figure.subplots_adjust(left=0.09, right=0.985, top=0.955, bottom=0.07, hspace=0.36)
+        self.figure.subplots_adjust(left=0.1, right=0.985, top=0.955, bottom=0.07, hspace=0.36)
         self.axes: dict[str, Axes] = dict(zip(("limit", "outcomes", "queue", "wait"), axes, strict=True))
         self._labels: list[Any] = []
         for ax in axes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from simulators.dashboard.choices import EVENTS, Catalogue, Choices
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+AUTOMATIC = "automatic"
 _CHOSEN = ("workload", "provider", "events", "length_s", "seed", "clients")
 _WIDE = {"width": "auto", "min_width": "220px", "flex": "1 1 0"}
 _WRAP = {"flex_flow": "row wrap"}
@@ -36,7 +38,7 @@ class WorldControls:
         self._catalogue = catalogue
         self._moved = moved
         self._quiet = False
-        axes = [("automatic", None), *((str(axis).replace("_", " "), axis) for axis in Axis)]
+        axes = [(AUTOMATIC, AUTOMATIC), *((str(axis).replace("_", " "), axis) for axis in Axis)]
         self.controls: dict[str, Any] = {
             "workload": _dropdown("workload", catalogue.workloads),
             "provider": _dropdown("provider", catalogue.providers),
@@ -85,7 +87,13 @@ class WorldControls:
 
     def _offer_lengths(self, workload: str) -> None:
         self.controls["length_s"].options = self._catalogue.lengths(workload)
-        self.controls["length_s"].value = None
+        self.controls["length_s"].value = math.inf
+
+    @property
+    def axis(self) -> Axis | None:
+        """Which limit to draw; ``None`` for the one that was cut most."""
+        chosen = self.controls["axis"].value
+        return None if chosen == AUTOMATIC else chosen
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
