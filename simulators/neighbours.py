@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from factflow_llm.errors import ConfigurationError
+from pydantic import Field, model_validator
+
+from factflow_llm.ratelimit.config import FrozenSettings, PositiveFloat
 from simulators.quotas import Call
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ _FIRST_INDEX = 1 << 40  # calls of neighbours have luck of their own
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Neighbour:
+class Neighbour(FrozenSettings):
     """Somebody else who draws on the provider's quota; nobody's goodput counts their calls.
 
     Attributes:
@@ -36,26 +36,19 @@ class Neighbour:
             to 30 s; what they would have sent meanwhile is not sent. Otherwise they go on as if nothing had happened.
     """
 
-    requests_per_s: float
-    input_tokens: int = 1000
-    output_tokens: int = 150
-    start_s: float = 0.0
+    requests_per_s: PositiveFloat
+    input_tokens: int = Field(default=1000, ge=0)
+    output_tokens: int = Field(default=150, ge=0)
+    start_s: float = Field(default=0.0, ge=0)
     end_s: float | None = None
     backs_off: bool = False
 
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.requests_per_s) and self.requests_per_s > 0):
-            msg = f"Neighbour: requests_per_s = {self.requests_per_s!r} must be a finite number above 0"
-            raise ConfigurationError(msg)
-        if min(self.input_tokens, self.output_tokens) < 0:
-            msg = f"Neighbour: {self.input_tokens} input and {self.output_tokens} output tokens must be at least 0"
-            raise ConfigurationError(msg)
-        if not 0 <= self.start_s < math.inf:
-            msg = f"Neighbour: start_s = {self.start_s!r} must be a finite number of at least 0"
-            raise ConfigurationError(msg)
-        if self.end_s is not None and not self.end_s > self.start_s:
-            msg = f"Neighbour: end_s = {self.end_s!r} must lie after start_s = {self.start_s!r}"
-            raise ConfigurationError(msg)
+    @model_validator(mode="after")
+    def _ends_after_it_began(self) -> Self:
+        if self.end_s is not None and self.end_s <= self.start_s:
+            msg = f"end_s = {self.end_s:g} must lie after start_s = {self.start_s:g}"
+            raise ValueError(msg)
+        return self
 
 
 class Traffic:

@@ -213,7 +213,7 @@ def polars() -> Rule:
     """Return Polars' pacing of object stores: search, recover, track around a remembered anchor, in ticks of 1 s.
 
     × 2 per tick while 80 % is used; after a refusal 0.7 of the anchor, the smaller of rate and goodput (EWMA 0.8), for
-    2 s; then × 2 up to the anchor and beyond it by 10 % of it, or 5 requests/s, per tick. The anchor falls only
-    where 80 % of the rate was used (pola-rs/polars, http_rate_limit). The first rate is not published; 64 per s is assumed.
+    2 s; then × 2 up to the anchor and beyond it by 10 % of it, or 5 requests/s, per tick. The anchor falls only while
+    80 % of the rate is used (pola-rs/polars, http_rate_limit). The first rate is not published; 64 per s is assumed.
     """
     return Rule("Polars")

@@ -11,6 +11,8 @@ from factflow_llm.ratelimit.signals import Axis
 from simulators.provider import Provider, provider
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from simulators.neighbours import Neighbour
     from simulators.traces import Trace
 
@@ -145,6 +147,17 @@ class Scenario:
             object.__setattr__(self, "provider", provider(self.provider))
         if not self.name:
             object.__setattr__(self, "name", f"{self.workload.name} on {self.machine_spec.name}")
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Scenario:
+        """Read a scenario from a file; for its number of clients and its targets see ``simulators.worlds.read_world``.
+
+        Raises:
+            ConfigurationError: naming file, key and remedy.
+        """
+        from simulators.worlds import read_world
+
+        return read_world(path).scenario
 
     @property
     def machine_spec(self) -> Provider:

@@ -17,7 +17,7 @@ from simulators.streams import Streams
 from tests.test_conformance import produced, simulated
 
 NOISY = Neighbour(requests_per_s=4.0, start_s=10.0, end_s=50.0)
-POLITE = replace(NOISY, backs_off=True)
+POLITE = NOISY.model_copy(update={"backs_off": True})
 
 
 class Counting(ProviderMachine):
