@@ -15,9 +15,14 @@ from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Line, Ticket, TicketState
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from simulators.oracle import KnownTicket as KnownTicket  # noqa: PLC0414 - handed on
+from simulators.oracle import Oracle as Oracle  # noqa: PLC0414
+from simulators.oracle import oracle as oracle  # noqa: PLC0414
 
 if TYPE_CHECKING:
-    from simulators.provider import Call, ProviderMachine
+    from collections.abc import Iterable
+
+    from simulators.provider import ProviderMachine
 
 
 class Controller(Protocol):
@@ -42,7 +47,7 @@ class Controller(Protocol):
         """Put a ticket in line; return whether it was granted at once."""
         ...
 
-    def advance(self, now: float) -> list[Ticket]:
+    def advance(self, now: float) -> Iterable[Ticket]:
         """Grant whoever's turn it is and refuse whoever waits in vain."""
         ...
 
@@ -241,50 +246,6 @@ def classic_aimd(
         retry: how calls are retried.
     """
     return ClassicAimd(start, increase, decrease, retry or RetryConfig(max_attempts=1000))
-
-
-class _Oracle(_Unlearning):
-    def __init__(self, machine: ProviderMachine) -> None:
-        super().__init__()
-        self._machine = machine
-
-    def turn_s(self, now: float, ticket: Ticket) -> float:
-        assert isinstance(ticket, KnownTicket)
-        wait_s = self._machine.wait_s(now, ticket.call)
-        if wait_s == NEVER:
-            return now
-        return now + wait_s
-
-
-class KnownTicket(Ticket):
-    """A ticket that carries the whole truth about its call, for yardsticks that may look."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Call, *, output_tokens: int | None, priority: int = 0, deadline_s: float = NEVER) -> None:
-        super().__init__(call.input_tokens, output_tokens, priority=priority, deadline_s=deadline_s)
-        self.call = call
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """Sends each call at the first moment at which the provider admits it, in order of arrival.
-
-    With one bucket, window or set of slots this is the best any client can do. With several dimensions it is a bound
-    for clients that keep the order: one that reorders calls by size could do better.
-    """
-
-    retry: RetryConfig
-    name: str = "oracle"
-
-    def controller(self, machine: ProviderMachine) -> Controller:
-        """Make a line that asks the provider."""
-        return _Oracle(machine)
-
-
-def oracle() -> Oracle:
-    """Return the yardstick that knows the provider's state."""
-    return Oracle(RetryConfig(max_attempts=1000))
 
 
 def as_policy(policy: object) -> Policy:

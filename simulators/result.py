@@ -234,7 +234,7 @@ def _columns(flat: Any, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: values.astype(np.int64) if name in _INTEGERS else values.copy() for name, values in raw.items()}
 
 
-def _words(codes: npt.NDArray[np.float64], words: tuple[str, ...]) -> pd.Categorical:
+def _words(codes: npt.NDArray[np.float64], words: tuple[str, ...]) -> pd.Categorical[str]:
     return pd.Categorical.from_codes(codes.astype(np.int64), categories=pd.Index(list(words)))
 
 
