@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factflow_llm.ratelimit.aimd import Mode, RateRule, SlotRule
+from factflow_llm.ratelimit.aimd import Mode, RateRule
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.signals import Reason
 
@@ -33,6 +33,7 @@ class _World:
     sent: float = 0.0
     admitted: int = 0
     rejected: int = 0
+    refusals: int = 0
     level: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,26 +43,34 @@ class _World:
         self.admitted = self.rejected = 0
         while self.now < until_s:
             limited = self.rule.rate < self.demand
-            pause = 1.0 / min(self.rule.rate, self.demand)
-            self.now += pause
-            self.level = min(self.burst, self.level + pause * self.quota(self.now))
+            self.wait(1.0 / min(self.rule.rate, self.demand))
             self.sent += 1.0
             if self.level >= 1.0:
                 self.level -= 1.0
                 self.admitted += 1
+                if self.refusals:
+                    self.refusals = 0
+                    self.rule.admitted_again(self.now)
                 if self.now >= self.rule.next_step_s:
                     self.rule.step(self.now, self.sent, limited=limited)
             else:
                 self.rejected += 1
-                self.rule.cut(self.now, self.sent, 1.0)
-                self.now += 0.1
+                _reject(self.rule, self.now, self.sent)
+                self.wait(0.1 * 2.0**self.refusals)
+                self.refusals += 1
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.level = min(self.burst, self.level + seconds * self.quota(self.now))
+
+
+def _reject(rule: RateRule, now: float, sent: float) -> Reason:
+    """Reject the call sent last, at once."""
+    return rule.cut(now, now, sent, sent - 1.0)
 
 
 def _open(config: RateLimitConfig = CONFIG) -> RateRule:
     return RateRule(config, now=0.0)
-
-
-# --- a rate ----------------------------------------------------------------------------------------------------------
 
 
 def test_open_until_there_is_evidence() -> None:
@@ -112,7 +121,7 @@ def test_nothing_moves_while_demand_binds() -> None:
 def test_the_climb_is_gradual_and_only_up() -> None:
     """While the limit binds and nobody is rejected, the rate rises from below the ceiling, step by step."""
     rule = RateRule(CONFIG, now=0.0, ceiling=10.0)
-    rule.cut(10.0, 100.0, 1.0)
+    _reject(rule, 10.0, 100.0)
     rates, now, sent = [rule.rate], 10.0, 100.0
     assert rates[0] < rule.ceiling
     for _ in range(20):
@@ -129,17 +138,17 @@ def test_a_cut_starts_below_the_ceiling() -> None:
     """After a rejection the rate is a share of what was admitted: never more than the configured decrease of it."""
     config = RateLimitConfig(decrease=0.7)
     rule = RateRule(config, now=0.0, ceiling=10.0)
-    assert rule.cut(20.0, 200.0, 1.0) is Reason.RATE_LIMITED
+    assert _reject(rule, 20.0, 200.0) is Reason.RATE_LIMITED
     assert rule.rate == pytest.approx(0.7 * rule.ceiling)
 
 
 def test_nothing_admitted_means_shut_not_slow() -> None:
     """When not one unit passed since the last cut, the provider is shut: hold off, and leave the rate alone."""
     rule = RateRule(CONFIG, now=0.0, ceiling=10.0)
-    rule.cut(20.0, 200.0, 1.0)
+    _reject(rule, 20.0, 200.0)
     rate, ceiling = rule.rate, rule.ceiling
     for attempt in range(1, 50):
-        assert rule.cut(20.0 + attempt, 200.0 + attempt, 1.0) is Reason.COOL_OFF
+        assert _reject(rule, 20.0 + attempt, 200.0 + attempt) is Reason.COOL_OFF
     assert (rule.rate, rule.ceiling) == (rate, ceiling)
 
 
@@ -172,117 +181,33 @@ def test_new_settings_keep_what_was_learned() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.booleans(), st.floats(0, 100), st.floats(0, 5000), st.booleans(), st.floats(0.5, 2000)),
+        st.tuples(
+            st.booleans(),
+            st.floats(0, 100),
+            st.floats(0, 5000),
+            st.booleans(),
+            st.floats(0.5, 2000),
+            st.none() | st.floats(0, 1e5),
+        ),
         max_size=60,
     ),
     st.none() | st.floats(0.5, 100),
 )
 @settings(deadline=None)
 def test_a_rate_stays_within_its_bounds(
-    history: list[tuple[bool, float, float, bool, float]], ceiling: float | None
+    history: list[tuple[bool, float, float, bool, float, float | None]], ceiling: float | None
 ) -> None:
     """Whatever comes, in whatever order, a rate once known stays between floor and top, and is a number."""
     config = RateLimitConfig(min_requests_per_minute=30.0, max_requests_per_minute=6000.0)
     rule = RateRule(config, now=0.0, ceiling=math.inf if ceiling is None else ceiling)
     now = sent = 0.0
-    for is_cut, pause, units, limited, cost in history:
+    for is_cut, pause, units, limited, cost, wish in history:
         now, sent = now + pause, sent + units
         if is_cut:
-            rule.cut(now, sent, min(cost, sent))
+            rule.cut(now, now, sent, sent - min(cost, sent), retry_after_s=wish)
         else:
             rule.step(now, sent, limited=limited)
         if rule.mode is not Mode.OPEN:
             assert 0.5 <= rule.rate <= 100.0
             assert 0.5 <= rule.ceiling <= 100.0
         assert not math.isnan(rule.next_step_s)
-
-
-# --- calls in flight -------------------------------------------------------------------------------------------------
-
-
-def test_slots_start_slow_and_grow_by_one_per_success() -> None:
-    """While nothing was rejected, every success of a full house adds a slot: doubling per round trip."""
-    rule = SlotRule(RateLimitConfig(initial_concurrency=4))
-    reasons = [rule.step(now=1.0, round_trip_s=1.0) for _ in range(4)]
-    assert rule.limit == 8.0
-    assert set(reasons) == {Reason.SLOW_START}
-
-
-def test_slots_stop_at_the_configured_number() -> None:
-    """No slow start and no recovery leads above max_concurrency."""
-    rule = SlotRule(RateLimitConfig(initial_concurrency=4, max_concurrency=6))
-    for now in range(100):
-        rule.step(float(now), 1.0)
-    assert rule.limit == 6.0
-    assert rule.step(100.0, 1.0) is None
-
-
-def test_slots_fall_below_the_rejected_one() -> None:
-    """The 13th call in flight was refused while smaller numbers passed: 12 it is."""
-    rule = SlotRule(RateLimitConfig(initial_concurrency=16))
-    rule.admitted(12)
-    assert rule.blames(13)
-    assert not rule.blames(12)
-    assert rule.cut(5.0, 13, 1.0) is Reason.RATE_LIMITED
-    assert rule.limit == 12.0
-
-
-def test_slots_hold_before_they_probe() -> None:
-    """After a cut the number stays for a while, then one more is tried."""
-    rule = SlotRule(RateLimitConfig(initial_concurrency=16))
-    rule.admitted(12)
-    rule.cut(5.0, 13, 1.0)
-    assert rule.step(5.1, 1.0) is None
-    assert rule.limit == 12.0
-    assert rule.step(5.0 + 3600.0, 1.0) is Reason.PROBE
-    assert rule.limit == 13.0
-
-
-def test_slots_forget_at_a_new_epoch() -> None:
-    """What was admitted before a cut is no evidence about what is admitted after it."""
-    rule = SlotRule(CONFIG)
-    rule.admitted(12)
-    rule.new_epoch(blamed=True)
-    assert rule.blames(1)
-
-
-def test_slots_find_a_grown_number() -> None:
-    """When the provider's slots multiply, probing turns into recovery and finds them."""
-    rule = SlotRule(RateLimitConfig(initial_concurrency=16))
-    rule.admitted(8)
-    rule.cut(0.0, 9, 1.0)
-    now = 0.0
-    while rule.limit < 64.0:
-        now += 1.0
-        assert now < 600.0, f"still at {rule.limit:g}"
-        rule.step(now, 1.0)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.floats(0, 50), st.integers(1, 40), st.floats(0, 30)), max_size=60),
-    st.integers(1, 64),
-)
-def test_slots_stay_within_their_bounds(history: list[tuple[int, float, int, float]], top: int) -> None:
-    """Whatever comes, in whatever order: at least one, at most the configured number."""
-    rule = SlotRule(RateLimitConfig(initial_concurrency=1, max_concurrency=top))
-    now = 0.0
-    for what, pause, in_flight, round_trip_s in history:
-        now += pause
-        if what == 0:
-            rule.cut(now, in_flight, round_trip_s)
-        elif what == 1:
-            rule.step(now, round_trip_s)
-        elif what == 2:
-            rule.admitted(in_flight)
-        else:
-            rule.new_epoch(blamed=True)
-        assert 1.0 <= rule.limit <= top
-
-
-def test_slots_take_a_smaller_bound_at_once() -> None:
-    """A lowered max_concurrency holds from the moment it is set; a raised one changes nothing yet."""
-    rule = SlotRule(RateLimitConfig(initial_concurrency=16))
-    rule.retune(RateLimitConfig(initial_concurrency=2, max_concurrency=5))
-    assert rule.limit == 5.0
-    rule.retune(RateLimitConfig(initial_concurrency=2, max_concurrency=500))
-    assert rule.limit == 5.0

@@ -108,7 +108,8 @@ def _idle(limited: Any) -> bool:
 
 
 async def _collect(stream: AsyncIterator[StreamChunk], into: list[str]) -> None:
-    into.extend([chunk.text async for chunk in stream])
+    async for chunk in stream:
+        into.append(chunk.text)  # noqa: PERF401 - what came before an error counts
 
 
 # --- calling ---------------------------------------------------------------------------------------------------------
