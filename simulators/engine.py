@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from factflow_llm.errors.metadata import REASONS, Consequence, ErrorReason, LLMErrorClassification
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.line import Refusal, TicketState
-from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from factflow_llm.ratelimit.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 from simulators.demand import Sessions
 from simulators.demand import calls as _calls
 from simulators.neighbours import Traffic
@@ -289,7 +289,7 @@ class _World:
         ticket, verdict, client = request.ticket, request.verdict, request.client
         assert verdict is not None
         self.machine.finish(now, verdict.handle)
-        error = verdict.error
+        error, heard_s = verdict.error, verdict.retry_after_s
         call = ticket.call
         if error is None:
             signal = RateLimitSignal(
@@ -298,7 +298,9 @@ class _World:
         else:
             axis = verdict.axis if self.names_axis and verdict.axis is not Axis.CONCURRENCY else None
             outcome = _CONSEQUENCES[error].outcome
-            signal = RateLimitSignal(outcome, verdict.retry_after_s, axis, None, None, verdict.limits)
+            if heard_s is None and outcome is Outcome.RATE_LIMITED:
+                heard_s = _reset_s(verdict.limits)
+            signal = RateLimitSignal(outcome, heard_s, axis, None, None, verdict.limits)
         controller = self.controllers[client]
         for change in controller.settle(now, ticket, signal):
             self.changes.append((client, change))
@@ -307,7 +309,7 @@ class _World:
         if error is None:
             self.finish(now, request, ENDING.succeeded)
         else:
-            self.failed(now, request, error, verdict.retry_after_s)
+            self.failed(now, request, error, heard_s)
 
     def failed(self, now: float, request: _Request, error: str, retry_after_s: float | None) -> None:
         consequence = _CONSEQUENCES[error]
@@ -427,3 +429,8 @@ class _World:
                 call.output_tokens,
             )
         )
+
+
+def _reset_s(limits: tuple[AxisLimit, ...]) -> float | None:
+    """Return the wait that headers of limits tell where a refusal states none: the reset of what is used up."""
+    return max([limit.reset_s for limit in limits if limit.remaining == 0 and limit.reset_s is not None], default=None)
