@@ -165,12 +165,8 @@ class Study:
                     f"{path}: a study of version {document['factflow_study']}, not {STUDY_VERSION}; update factflow-llm"
                 )
                 raise ConfigurationError(msg)
-            trials = document["trials"].items()
-            frame = pd.DataFrame(
-                {name: [math.nan if value is None else value for value in cell] for name, cell in trials}
-            )
             return cls(
-                frame,
+                pd.DataFrame({name: _numbers(values) for name, values in document["trials"].items()}),
                 document["seed"],
                 tuple(document["seeds"]),
                 tuple(document["scenarios"]),
