@@ -102,10 +102,8 @@ def table(now: Figures, others: Sequence[tuple[str, Figures]]) -> str:
         moved = differences(now, figures)
         rows.append(_row(label, [_cell(name, figures[name], moved[name]) for name in MORE_IS_BETTER]))
     legend = "▲ this run is better than the row, ▼ worse, = alike; the number with a sign is this run minus the row"
-    return (
-        f"<div class='ff-wide'><table class='ff-figures'><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"<div class='ff-hint'>{legend}</div>"
-    )
+    body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f"<div class='ff-wide'><table class='ff-figures'>{body}</table></div><div class='ff-hint'>{legend}</div>"
 
 
 def _row(label: str, cells: Sequence[str]) -> str:

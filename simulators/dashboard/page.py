@@ -40,7 +40,7 @@ CSS = """<style>
 .ff-panel .ff-knob > .widget-label { flex: 1 1 auto; width: auto; text-align: left; line-height: 18px; height: 18px; }
 .ff-panel .ff-knob > .widget-readout { order: 1; min-width: 0; max-width: none; overflow: visible; line-height: 18px;
   height: 18px; text-align: right; }
-.ff-panel .ff-knob > .slider-container { order: 2; flex: 0 0 100%; margin: 0; }
+.ff-panel .ff-knob > .slider-container { order: 2; flex: 1 0 calc(100% - 20px); margin: 0 10px 6px; }
 .ff-panel .widget-html, .ff-panel .widget-html-content { margin: 0; line-height: 1.3; }
 .ff-panel .ff-wide { overflow-x: auto; }
 .ff-panel .ff-moved > .widget-label { font-weight: bold; }

@@ -97,7 +97,7 @@ class Dashboard:
         self.controls["trace"].observe(self.messages.guard(self._read_trace), "value")
         self.controls["axis"].observe(self.messages.guard(self._change_axis), "value")
         self.buttons = self._make_buttons()
-        self._picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "860px"})
+        self._picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "860px", "display": "none"})
         self._picture.add_class("ff-picture")
         self._table = widgets.HTML()
         self._code = widgets.VBox()
@@ -278,6 +278,7 @@ class Dashboard:
         self._table.value = table(shown.figures, others)
         self._view.show(shown.curves, [(label.partition(":")[0], pinned.curves) for label, pinned in self._pins])
         self._picture.value = self._view.png()
+        _reveal(self._picture, True)
 
     def _shown(self) -> Shown:
         if self._now is None:
@@ -404,8 +405,8 @@ class Dashboard:
         return panel
 
 
-def _reveal(button: Any, visible: bool) -> None:
-    button.layout.display = "" if visible else "none"
+def _reveal(widget: Any, visible: bool) -> None:
+    widget.layout.display = "" if visible else "none"
 
 
 def _pressed(callback: Any, button: object) -> None:

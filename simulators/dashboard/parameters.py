@@ -63,8 +63,12 @@ class Parameter:
 
     def words(self, value: Value) -> str:
         """Return a value with its unit, the default marked."""
-        told = UNSET if value is None else f"{thousands(value)} {self.unit}".rstrip()
+        told = UNSET if value is None else f"{_number(value)} {self.unit}".rstrip()
         return f"{told} (default)" if value == self.default else told
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if value < 10_000 else thousands(value)
 
 
 @cache
