@@ -159,7 +159,7 @@ def test_fixed_limiters_are_told_the_nominal_rate(name: str, rate: float) -> Non
         def controller(self, machine: ProviderMachine) -> Controller:
             return peer.controller(ProviderMachine(provider("bucket"), Streams(0)))
 
-    frame = simulate(Scenario(backlog(128, 100.0), free), Told(name, peer.module, peer.make)).attempts
+    frame = simulate(Scenario(backlog(128, 100.0), free), Told(name, peer.package, peer.module, peer.make)).attempts
     assert len(frame) == pytest.approx(100.0 * rate, rel=0.12)
 
 
@@ -218,7 +218,7 @@ def test_a_coroutine_that_waits_is_an_error() -> None:
 
 def test_absent_packages_are_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that is not installed is left out, and the reason says what to install."""
-    lost = peers.Peer("lost", "no_such_package_anywhere", lambda _: retry_only().controller(_))
+    lost = peers.Peer("lost", "lost", "no_such_package_anywhere", lambda _: retry_only().controller(_))
     monkeypatch.setattr(peers, "PEERS", (lost,))
     assert peers.peers() == {}
     assert "factflow-llm[peers]" in peers.absent_peers()["lost"]

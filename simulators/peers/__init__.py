@@ -34,14 +34,18 @@ class Peer:
 
     Attributes:
         name: what reports call it.
+        package: what to install.
         module: what must be importable.
-        make: builds the limiter of one client; only one that is told its rate looks at the machine.
+        make: builds the limiter of one client.
+        told: it is told the provider's nominal rate and learns nothing.
         retry: how a refused call is tried again.
     """
 
     name: str
+    package: str
     module: str
     make: Callable[[ProviderMachine], Controller]
+    told: bool = False
     retry: RetryConfig = PATIENT
 
     def controller(self, machine: ProviderMachine) -> Controller:
@@ -55,12 +59,14 @@ class RetryPeer:
 
     Attributes:
         name: what reports call it.
+        package: what to install.
         module: what must be importable.
         delay_s: the wait, from the number of the failed attempt (from 0), a uniform draw and the Retry-After.
         retry: how often it tries.
     """
 
     name: str
+    package: str
     module: str
     delay_s: Callable[[int, float, float | None], float]
     retry: RetryConfig
@@ -89,23 +95,28 @@ def _told(limiter: Callable[[float], Controller], factor: float) -> Callable[[Pr
 
 
 PEERS: tuple[Peer | RetryPeer, ...] = (
-    Peer("aimd-limiter", "aimd_limiter", lambda _: limiters.AimdLimiter(max_rate=100.0)),
-    Peer("botocore adaptive", "botocore.retries.adaptive", lambda _: limiters.Botocore()),
-    Peer("inspect_ai", "inspect_ai.util._concurrency", lambda _: limiters.InspectAi()),
+    Peer("aimd-limiter", "aimd-limiter", "aimd_limiter", lambda _: limiters.AimdLimiter(max_rate=100.0)),
+    Peer("botocore adaptive", "botocore", "botocore.retries.adaptive", lambda _: limiters.Botocore()),
+    Peer("inspect_ai", "inspect-ai", "inspect_ai.util._concurrency", lambda _: limiters.InspectAi()),
     Peer(
         "DataDesigner",
+        "data-designer-engine",
         "data_designer.engine.models.request_admission.controller",
         lambda _: limiters.DataDesigner(max_parallel=64),
     ),
-    Peer("Phoenix", "phoenix.evals.rate_limiters", lambda _: limiters.Phoenix(initial_rate=20.0)),
-    Peer("aiolimiter, right", "aiolimiter", _told(limiters.AioLimiter, 1.0)),
-    Peer("aiolimiter, 2 x", "aiolimiter", _told(limiters.AioLimiter, 2.0)),
-    Peer("LangChain, right", "langchain_core.rate_limiters", _told(limiters.LangChain, 1.0)),
-    RetryPeer("OpenAI SDK retries", "openai", retries.openai_delay_s, RetryConfig(max_attempts=3)),
+    Peer(
+        "Phoenix", "arize-phoenix-evals", "phoenix.evals.rate_limiters", lambda _: limiters.Phoenix(initial_rate=20.0)
+    ),
+    Peer("aiolimiter, right", "aiolimiter", "aiolimiter", _told(limiters.AioLimiter, 1.0), told=True),
+    Peer("aiolimiter, 2 x", "aiolimiter", "aiolimiter", _told(limiters.AioLimiter, 2.0), told=True),
+    Peer(
+        "LangChain, right", "langchain-core", "langchain_core.rate_limiters", _told(limiters.LangChain, 1.0), told=True
+    ),
+    RetryPeer("OpenAI SDK retries", "openai", "openai", retries.openai_delay_s, RetryConfig(max_attempts=3)),
     # as the OpenAI cookbook writes it: wait_random_exponential(min=1, max=60), stop_after_attempt(6)
-    RetryPeer("tenacity", "tenacity", retries.tenacity_delay_s, RetryConfig(max_attempts=6)),
+    RetryPeer("tenacity", "tenacity", "tenacity", retries.tenacity_delay_s, RetryConfig(max_attempts=6)),
 )
-"""All peers, installed or not. Where a limiter must be told a bound, it is a generous one."""
+"""All peers, installed or not. Bounds that a limiter must be told are those of the side-by-side of 2026-11-22."""
 
 
 def absent_peers() -> dict[str, str]:
