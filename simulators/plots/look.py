@@ -30,6 +30,8 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 HATCHES = ("", "////", "....", "xxxx")
 
 _SMALL = "small"
+_ROW_CHARACTERS = 78
+_HANDLE_CHARACTERS = 4
 _MINUTES_FROM_S = 600.0
 _SECOND_STEPS = (1, 2, 5, 10, 20, 50, 100)
 _MINUTE_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 240, 720, 1440)
@@ -154,14 +156,23 @@ def percent(share: float, _: object = None) -> str:
     return f"{100 * share:.3g}%"
 
 
-def legend(ax: Axes, *, columns: int = 5) -> None:
-    """Put the legend above the data, where it hides none."""
+def legend(ax: Axes) -> None:
+    """Put the legend above the data, where it hides none, in as many rows as leave room for the title."""
     handles, labels = ax.get_legend_handles_labels()
-    if len(labels) > 1:
-        ax.legend(
-            handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=min(columns, len(labels)),
-            fontsize=_SMALL, frameon=False, borderaxespad=0.1, handlelength=1.4, columnspacing=0.9, handletextpad=0.4,
-        )  # fmt: skip
+    if len(labels) < 2:
+        return
+    room = _ROW_CHARACTERS - len(ax.get_title(loc="left"))
+    rows = next(rows for rows in range(1, len(labels) + 1) if rows == len(labels) or _width(labels, rows) <= room)
+    ax.legend(
+        handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=-(-len(labels) // rows),
+        fontsize=_SMALL, frameon=False, borderaxespad=0.1, handlelength=1.4, columnspacing=0.9, handletextpad=0.4,
+    )  # fmt: skip
+
+
+def _width(labels: list[str], rows: int) -> int:
+    """Return how many characters wide a legend is that fills its columns from top to bottom."""
+    columns = [labels[start : start + rows] for start in range(0, len(labels), rows)]
+    return sum(max(map(len, column)) + _HANDLE_CHARACTERS for column in columns)
 
 
 def events(ax: Axes, happened: Iterable[Event], end_s: float, *, label: bool = True) -> None:

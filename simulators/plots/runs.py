@@ -184,7 +184,7 @@ def plot_waits(
     ax.set_xlim(0.0, longest)
     ax.set_xlabel("wait from arrival to admission (s)")
     look.title(ax, "Waits")
-    look.legend(ax)
+    ax.legend(loc="best", fontsize="small", frameon=False)
     return ax
 
 
