@@ -37,6 +37,8 @@ LARGEST_SEED = 2**32 - 1
 """What numpy's seeding inside optuna takes."""
 GOODPUT_DIGITS = 3
 """Goodput ratios that agree to this many digits count as equal: then the shorter wait decides."""
+WAIT_FIGURES = 3
+"""Waits that agree to this many significant figures count as equal: then the earlier trial stays."""
 
 
 class Knob(NamedTuple):
@@ -183,7 +185,8 @@ class Study:
         """Return, for each trial, which was the best up to then."""
         excess = (self.frame["worst_rejected_share"] - self.max_rejected_share).clip(lower=0.0)
         goodput = self.frame["goodput_ratio"].round(GOODPUT_DIGITS)
-        ranks = list(zip(excess, -goodput, self.frame["wait_p95_s"].fillna(math.inf), strict=True))
+        waits = [float(f"{wait:.{WAIT_FIGURES}g}") for wait in self.frame["wait_p95_s"].fillna(math.inf)]
+        ranks = list(zip(excess, -goodput, waits, strict=True))
         leaders = [0]
         for trial in range(1, len(ranks)):
             leaders.append(trial if ranks[trial] < ranks[leaders[-1]] else leaders[-1])

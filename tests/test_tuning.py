@@ -125,7 +125,8 @@ def test_infeasible_trials_never_win() -> None:
 
 
 def test_equal_goodput_is_decided_by_the_wait_then_by_order() -> None:
-    """Differences in the fourth digit are luck."""
+    """Differences in the fourth digit are luck: nobody shall leave the defaults for them."""
+    assert _study(goodput=[0.95, 0.95], shares=[0.0, 0.0], waits=[1637.55, 1637.54]).best["trial"] == 0
     assert _study(goodput=[0.9501, 0.9503], shares=[0.0, 0.0], waits=[1.0, 2.0]).best["trial"] == 0
     assert _study(goodput=[0.95, 0.95], shares=[0.0, 0.0], waits=[2.0, 1.0]).best["trial"] == 1
     assert _study(goodput=[0.95, 0.95], shares=[0.0, 0.0], waits=[1.0, 1.0]).best["trial"] == 0
