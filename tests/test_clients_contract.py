@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
+import socket
 import subprocess
 import sys
 from contextlib import aclosing
@@ -19,6 +19,7 @@ from factflow_llm.errors import (
     ErrorReason,
     InvalidRequestError,
     LLMErrorClassification,
+    Phase,
     classify_llm_error,
     get_error_metadata,
 )
@@ -196,11 +197,13 @@ def test_html_is_a_bad_response(face: Face, streamed: bool) -> None:
     assert "secret page" not in str(caught.value)
 
 
-def test_torn_json_is_a_bad_response(face: Face) -> None:
-    """JSON that breaks off classifies as a bad response, whatever exception the SDK makes of it."""
-    with Loopback(Reply(b'{"id": "x", "choi')) as server, pytest.raises(json.JSONDecodeError) as caught:
+@pytest.mark.parametrize("body", [b'{"id": "secret page', b"<html>secret page</html>", b'{"id": "\xff"}', b"[]", b"7"])
+def test_what_only_says_it_is_json_is_a_bad_response(face: Face, body: bytes) -> None:
+    """A body that breaks off, is a web page, is not UTF-8 or is no object is an error of ours that shows none of it."""
+    with Loopback(Reply(body)) as server, pytest.raises(BadResponseError, match="check base_url") as caught:
         asyncio.run(complete(face, server))
     assert get_error_metadata(caught.value).reason is ErrorReason.BAD_RESPONSE
+    assert "secret page" not in str(caught.value)
 
 
 def test_error_in_a_200_is_raised(face: Face) -> None:
@@ -287,6 +290,22 @@ def test_bad_client_fails_when_made(face: Face, case: str, monkeypatch: pytest.M
         face.make("http://127.0.0.1:1", **wanted)
     assert "hidden" not in str(caught.value)
     assert classify_llm_error(caught.value) is LLMErrorClassification.TERMINAL
+
+
+def test_connect_timeout_is_one_of_its_own(face: Face) -> None:
+    """A host that takes no connection is given up after connect_timeout_s, long before timeout_s; nothing was sent."""
+
+    async def call(port: int) -> None:
+        async with face.make(f"http://127.0.0.1:{port}", timeout_s=600, connect_timeout_s=0.1) as client:
+            await client.complete(HELLO)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        one_waits_and_no_other_is_let_in = socket.create_connection(("127.0.0.1", port))
+        with one_waits_and_no_other_is_let_in, pytest.raises(import_module(face.sdk).APITimeoutError) as caught:
+            asyncio.run(call(port))
+    metadata = get_error_metadata(caught.value)
+    assert (metadata.reason, metadata.phase, metadata.request_sent) == (ErrorReason.TIMEOUT, Phase.CONNECT, False)
 
 
 def test_headers_and_preset_options_reach_the_wire(face: Face) -> None:

@@ -866,6 +866,25 @@ def test_stamina_itself() -> None:
     assert len(tried) == 4
 
 
+def test_stamina_waits_as_told() -> None:
+    """What the provider asked for is what stamina waits, and no backoff of its own."""
+    stamina = pytest.importorskip("stamina")
+    told: list[float] = []
+    before = stamina.instrumentation.get_on_retry_hooks()
+    stamina.instrumentation.set_on_retry_hooks([lambda details: told.append(details.wait_for)])
+
+    @stamina.retry(on=stamina_hook, attempts=2, wait_initial=30.0)  # type: ignore[untyped-decorator, unused-ignore]
+    def call() -> None:
+        raise rate_limited(0.002)
+
+    try:
+        with pytest.raises(Duck):
+            call()
+    finally:
+        stamina.instrumentation.set_on_retry_hooks(before)
+    assert told == [0.002]
+
+
 def test_tenacity_itself() -> None:
     """Tenacity takes the predicate."""
     tenacity = pytest.importorskip("tenacity")
@@ -894,6 +913,14 @@ def test_resumption_is_a_moment() -> None:
 
     assert metadata.resumes_at == datetime(2027, 1, 31, 12, 30, tzinfo=UTC)
     assert metadata.retry_after_s is None
+
+
+def test_open_breaker_tells_when_access_returns() -> None:
+    """A call that was not sent for a spent quota hands on the moment the provider named, or none."""
+    moment = datetime(2027, 1, 31, 12, 30, tzinfo=UTC)
+
+    assert get_error_metadata(BreakerOpenError("…", resumes_at=moment)).resumes_at == moment
+    assert get_error_metadata(BreakerOpenError("…")).resumes_at is None
 
 
 def test_needs_no_sdk() -> None:

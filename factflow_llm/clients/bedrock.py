@@ -72,7 +72,7 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
                 "or 'amazon.titan-embed-text-v1'"
             )
         check_positive(max_concurrency, name="max_concurrency")
-        self.dimensions = dimensions
+        self._preset_dimensions(dimensions)
         self._is_v1 = "titan-embed-text-v1" in model
         self._options = {"normalize": normalize}
         self._check_dimensions(dimensions, error=ConfigurationError)
@@ -113,7 +113,7 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
 
         A cancelled call gives up waiting at once; its thread ends with the answer or the timeout.
         """
-        wanted = dimensions or self.dimensions
+        wanted = self._wanted_dimensions(dimensions)
         self._check_dimensions(wanted, error=InvalidRequestError)
         (text,) = texts
         body: dict[str, Any] = {"inputText": text}

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
-from factflow_llm.errors import ConfigurationError, InvalidRequestError
+from factflow_llm.errors import ConfigurationError, FactflowLLMError, InvalidRequestError
 from factflow_llm.types import ImagePart, Message, Role, TextPart, Tool
 
 _ROLES = frozenset(Role)
@@ -58,6 +58,12 @@ def check_positive(value: float, *, name: str) -> float:
     if not math.isfinite(value) or value <= 0:
         raise ConfigurationError(f"{name}={value!r} must be a finite number above 0")
     return value
+
+
+def check_dimensions(dimensions: Any, *, error: type[FactflowLLMError]) -> None:
+    """Raise ``error`` unless ``dimensions`` is a whole number from 1, or ``None``."""
+    if dimensions is not None and not (isinstance(dimensions, int) and dimensions >= 1):
+        raise error(f"dimensions={dimensions!r} must be a whole number from 1; leave it out for the model's own")
 
 
 def check_messages(messages: Any) -> None:

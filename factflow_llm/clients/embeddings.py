@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from factflow_llm.clients.base import BaseClient
-from factflow_llm.clients.checks import check_texts
-from factflow_llm.errors import ErrorReason, InvalidRequestError, get_error_metadata
+from factflow_llm.clients.checks import check_dimensions, check_texts
+from factflow_llm.errors import ConfigurationError, ErrorReason, InvalidRequestError, get_error_metadata
 from factflow_llm.types import EmbeddingResponse, Usage
 
 SendBatch = Callable[[Sequence[str]], Awaitable[EmbeddingResponse]]
@@ -29,6 +29,14 @@ class BaseEmbeddingClient(BaseClient):
 
     max_texts_per_batch: ClassVar[int]
     max_tokens_per_batch: ClassVar[int | None] = None
+
+    def _preset_dimensions(self, dimensions: int | None) -> None:
+        check_dimensions(dimensions, error=ConfigurationError)
+        self.dimensions = dimensions
+
+    def _wanted_dimensions(self, dimensions: int | None) -> int | None:
+        check_dimensions(dimensions, error=InvalidRequestError)
+        return self.dimensions if dimensions is None else dimensions
 
     @property
     def max_tokens_per_text(self) -> int | None:

@@ -101,7 +101,7 @@ class HuggingFaceEmbeddingClient(BaseEmbeddingClient):
             )
         if prompt is not None and prompt_name is not None:
             raise ConfigurationError("give either prompt or prompt_name: one writes the prompt, the other picks it")
-        self.dimensions = dimensions
+        self._preset_dimensions(dimensions)
         self.batch_size = int(check_positive(batch_size, name="batch_size"))
         self._truncate = truncate
         self._normalize = normalize
@@ -121,7 +121,7 @@ class HuggingFaceEmbeddingClient(BaseEmbeddingClient):
             Exception: torch's own ``OutOfMemoryError`` when not even a single text fits.
         """
         loop = asyncio.get_running_loop()
-        wanted = dimensions or self.dimensions
+        wanted = self._wanted_dimensions(dimensions)
         vectors, tokens = await loop.run_in_executor(self._thread, self._embed, list(texts), wanted)
         return EmbeddingResponse(
             vectors=tuple(map(tuple, vectors.tolist())),

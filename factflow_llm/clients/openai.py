@@ -64,7 +64,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         owned: bool,
     ) -> None:
         super().__init__(model, options=options)
-        self.dimensions = dimensions
+        self._preset_dimensions(dimensions)
         self._sdk = sdk
         self._client = client
         self._target = target
@@ -167,7 +167,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
     async def embed_batch(self, texts: Sequence[str], *, dimensions: int | None = None) -> EmbeddingResponse:
         """Return the vectors of one batch that ``split`` has cut, in one attempt, ordered by ``index``."""
         check_options(self._options, accepted=self._embedding_options, sdk=f"openai {self._sdk.__version__}")
-        wanted = self.dimensions if dimensions is None else dimensions
+        wanted = self._wanted_dimensions(dimensions)
         size = {} if wanted is None else {"dimensions": wanted}
         request = {"model": self._target, "input": list(texts), "encoding_format": "base64", **size, **self._options}
         response = await self._embeddings(**request)

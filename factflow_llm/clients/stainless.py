@@ -6,6 +6,7 @@ Neither httpx is imported here: timeouts and proxies are built from what the SDK
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -59,13 +60,19 @@ def lower_headers(response: Any) -> dict[str, str]:
 
 
 async def parsed(response: Any) -> Any:
-    """Return the typed answer of a raw SDK response; parsing is a coroutine in some versions."""
-    answer = response.parse()
-    return await answer if isinstance(answer, Awaitable) else answer
+    """Return the typed answer of a raw SDK response, ``None`` when it is broken JSON.
+
+    Parsing is a coroutine in some versions.
+    """
+    try:
+        answer = response.parse()
+        return await answer if isinstance(answer, Awaitable) else answer
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
 
 
 def raise_unless_answer(response: Any, answer: Any, wanted: str) -> None:
-    """Raise for a 200 that is no answer: HTML, JSON without the field ``wanted``, or a gateway's ``error`` object."""
+    """Raise for a 200 that is no answer: HTML, broken JSON, one without the field ``wanted``, a gateway's ``error``."""
     error = getattr(answer, "error", None)
     if error:
         raise BadResponseError(

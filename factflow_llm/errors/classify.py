@@ -119,7 +119,7 @@ def _describe(evidence: Evidence, now_utc: datetime) -> ErrorMetadata:
     elif refused and evidence.provider == "azure" and wait is not None and wait[0] >= _NEVER_S:
         reason = ErrorReason.REQUEST_EXCEEDS_LIMIT
     consequence = _heed_advice(REASONS[reason], evidence)
-    resumes = RESUMES.search(evidence.message) if reason is ErrorReason.QUOTA else None
+    told = RESUMES.search(evidence.message) if reason is ErrorReason.QUOTA else None
     return ErrorMetadata(
         classification=consequence.classification,
         reason=reason,
@@ -134,7 +134,7 @@ def _describe(evidence: Evidence, now_utc: datetime) -> ErrorMetadata:
         request_id=_machine_word(evidence.request_id),
         retry_after_s=wait and wait[0],
         retry_after_source=wait and wait[1],
-        resumes_at=datetime.fromisoformat(f"{resumes[1]}T{resumes[2]}+00:00") if resumes else None,
+        resumes_at=datetime.fromisoformat(f"{told[1]}T{told[2]}+00:00") if told else evidence.resumes_at,
         axis=axis,
         limit_kind=_limit_kind(reason, axis, daily=daily),
         limits=limits,

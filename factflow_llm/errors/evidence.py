@@ -18,6 +18,8 @@ from factflow_llm.errors.metadata import ErrorReason, Phase
 from factflow_llm.errors.tables import CLASSES, PROVIDERS, SDK_PACKAGES, Rule, squash
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from factflow_llm.ratelimit.signals import Axis
 
 _MOST_TEXT = 65_536
@@ -60,6 +62,7 @@ class Evidence:
     body_wait: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     request_id: str | None = None
+    resumes_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -124,6 +127,7 @@ def extract(chain: list[BaseException]) -> Evidence:
         if isinstance(error, FactflowLLMError) and not isinstance(error, BadResponseError):
             evidence.reason = evidence.reason or error.reason
             evidence.axis = _get(error, "axis")
+            evidence.resumes_at = _get(error, "resumes_at")
             break
         rule = _closer_look(error, package, rule)
         conclusive = rule is not None and rule[0] is not ErrorReason.UNSPECIFIED

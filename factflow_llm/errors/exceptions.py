@@ -8,6 +8,7 @@ from factflow_llm.errors.metadata import ErrorReason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from factflow_llm.ratelimit.signals import Axis
 
@@ -77,11 +78,15 @@ class BreakerOpenError(FactflowLLMError):
 
     Attributes:
         reason: what exhausted it, such as ``ErrorReason.QUOTA`` or ``ErrorReason.DAILY_QUOTA``.
+        resumes_at: when access returns, where the provider said so.
     """
 
-    def __init__(self, message: str, *, reason: ErrorReason = ErrorReason.QUOTA) -> None:
+    def __init__(
+        self, message: str, *, reason: ErrorReason = ErrorReason.QUOTA, resumes_at: datetime | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
+        self.resumes_at = resumes_at
 
 
 class NeverAdmissibleError(FactflowLLMError, ValueError):

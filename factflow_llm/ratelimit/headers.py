@@ -20,7 +20,7 @@ import math
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from factflow_llm.ratelimit.signals import Axis, AxisLimit
@@ -182,7 +182,7 @@ class LimitHeaders:
         return max(known) / per_second if known and len(known) == len(numbers) else None
 
     def _reset(self, text: str) -> float | None:
-        seconds = parse_duration(text)
+        seconds = None if ":" in text else parse_duration(text)
         if seconds is None:
             return self._until(text)
         return seconds if seconds < _EPOCH_S else None
@@ -213,6 +213,7 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+@lru_cache(maxsize=64)  # a second's answers all tell the same times
 def _instant(text: str) -> datetime | None:
     text = text.strip()
     try:
