@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from simulators.faults import incident as incident
     from simulators.latency import LatencyModel as LatencyModel
     from simulators.neighbours import Neighbour as Neighbour
+    from simulators.planning import Plan as Plan
+    from simulators.planning import plan as plan
     from simulators.plots import plot_fairness as plot_fairness
     from simulators.plots import plot_frontier as plot_frontier
     from simulators.plots import plot_limits as plot_limits
@@ -74,6 +76,7 @@ _HOMES = {
     "LatencyModel": "latency",
     "Mode": "traces",
     "Neighbour": "neighbours",
+    "Plan": "planning",
     "Policy": "policies",
     "Provider": "provider",
     "ProviderMachine": "provider",
@@ -88,6 +91,7 @@ _HOMES = {
     "backlog": "scenario",
     "compare": "comparison",
     "incident": "faults",
+    "plan": "planning",
     "plot_fairness": "plots",
     "plot_frontier": "plots",
     "plot_limits": "plots",
@@ -135,6 +139,7 @@ __all__ = [
     "backlog",
     "compare",
     "incident",
+    "plan",
     "plot_fairness",
     "plot_frontier",
     "plot_limits",

@@ -1,0 +1,70 @@
+"""The picture of a plan: what the wait does as the quota gets tight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+from simulators.plots import look
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from simulators.planning import Plan
+
+_SHORTEST_S, _LONGEST_S = 0.1, 3600.0
+_TICKS_S = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)
+
+
+def plan_curve(plan: Plan, name: str) -> pd.DataFrame:
+    """Return one provider's ``load``, ``wait_p95_s`` and ``quota``, from roomy to tight."""
+    own = plan.frame[plan.frame["provider"] == name]
+    return own.sort_values("load", ignore_index=True)[["load", "wait_p95_s", "quota"]]
+
+
+def plot_plan(plan: Plan, *, ax: Axes | None = None, **line: Any) -> Axes:
+    """Draw the wait's 95th percentile against how tightly the quota is packed, a curve per provider.
+
+    The large mark of a curve is the provider as sold. Waits below 0.1 s are drawn at 0.1 s, those above an hour and of
+    requests that were never sent at the top.
+
+    Args:
+        plan: what ``plan`` returned.
+        ax: where to draw.
+        **line: style of the curves.
+    """
+    ax = look.canvas(ax)
+    for turn, spec in enumerate(plan.providers):
+        curve = plan_curve(plan, spec.name)
+        height = np.clip(curve["wait_p95_s"], _SHORTEST_S, _LONGEST_S)
+        color, shape = look.CYCLE[turn % 8], look.SHAPES[turn % 8]
+        style = look.styled(
+            line, color=color, linewidth=1.5, linestyle=look.DASHES[turn % 4], marker=shape, markersize=4,
+            label=spec.name,
+        )  # fmt: skip
+        ax.plot(curve["load"], height, **style)
+        sold = curve["quota"] == 1.0
+        ax.plot(curve["load"][sold], height[sold], linestyle="", marker=shape, markersize=10, color=color, zorder=4)
+    ax.axhline(plan.deadline_s, color=look.ink(ax), linewidth=1.0, linestyle=look.DASHES[1])
+    ax.annotate(
+        f"deadline {look.seconds(plan.deadline_s)}", (0.0, plan.deadline_s), xycoords=("axes fraction", "data"),
+        xytext=(3, 3), textcoords="offset points", fontsize="small",
+    )  # fmt: skip
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator([0.05, 0.1, 0.2, 0.5, 0.7, 1.0, 2.0, 5.0, 10.0]))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(FuncFormatter(look.percent))
+    ax.set_yscale("log")
+    ax.set_ylim(_SHORTEST_S * 0.8, _LONGEST_S * 1.3)
+    ax.yaxis.set_major_locator(FixedLocator(_TICKS_S))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(FuncFormatter(look.seconds))
+    ax.set_xlabel("mean demand, as a share of the quota")
+    ax.set_ylabel("wait p95")
+    look.bare(ax)
+    look.title(ax, "Wait and quota (large mark: as sold)")
+    look.legend(ax)
+    return ax
