@@ -181,6 +181,23 @@ def test_survival_is_the_share_that_waits_longer() -> None:
     assert series.survival(np.array([])).empty
 
 
+def test_waits_of_a_recording_are_those_of_its_answers() -> None:
+    """A recorded call waits from arrival to the admission of its answered attempt; refused ones count not."""
+    attempts = pd.DataFrame(
+        {"outcome": ["rate_limited", "ok", "ok"], "arrival_s": [0.0, 0.0, 1.0], "admitted_s": [0.1, 2.5, 1.5]}
+    )
+    header = sim.TraceHeader(mode=sim.Mode.RECORDED, source="test", rows_read=3, rows_emitted=3)
+    assert series.waits(sim.Recording(attempts, header, "test")).tolist() == [0.5, 2.5]
+
+
+def test_capacity_is_told_in_the_units_of_quotas() -> None:
+    """A tier of 200,000 tokens per minute is drawn at 200,000; what is not metered has no capacity."""
+    tier = sim.provider("openai-tier-1")
+    assert series.capacity_of(tier, Axis.TOKENS) == pytest.approx(200_000)
+    assert series.capacity_of(tier, Axis.CONCURRENCY) is None
+    assert series.capacity_of(sim.provider("slots"), Axis.CONCURRENCY) == 20
+
+
 def test_waits_by_window_are_percentiles_of_that_window(open_loop: SimResult) -> None:
     """The p95 of a window is numpy's over the requests that arrived in it and succeeded; an empty window is NaN."""
     found = series.wait_percentiles(open_loop, 60)
@@ -367,13 +384,24 @@ def test_recovery_tells_seconds(run: SimResult) -> None:
         assert label == f"{event}: " + ("not recovered" if math.isnan(after_s) else look.seconds(after_s))
 
 
+def test_long_legends_leave_room_for_the_title() -> None:
+    """Five long labels stand in two rows, two short ones in one."""
+    ax = Figure().subplots()
+    look.title(ax, "Outcomes")
+    for number in range(5):
+        ax.plot([], [], label=f"longish label {number}")
+    look.legend(ax)
+    assert ax.get_legend()._ncols == 3  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("axis", ["requests", "tokens"])
 def test_a_trace_is_drawn_by_what_it_asks(axis: Any) -> None:
     """A trace's picture names the trace, its size and the unit."""
-    ax = _draw(plots.plot_trace, sim.sample_trace(), axis=axis)
+    ax = _draw(plots.plot_trace, sim.sample_trace(), axis=axis, provider=sim.provider("openai-tier-1"))
     assert ax.get_ylabel() == f"{axis}/min"
     assert ax.get_xlabel() == "time (min)"
     assert ax.get_title(loc="left") == "sample: 9,724 requests"
+    assert _legend(ax) == ["asked", "sold by openai-tier-1"]
 
 
 def test_the_frontier_shows_every_world_and_bold_means(comparison: Comparison) -> None:

@@ -54,9 +54,9 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None, **line: Any) -> Axes:
         xytext=(3, 3), textcoords="offset points", fontsize="small",
     )  # fmt: skip
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator([0.05, 0.1, 0.2, 0.5, 0.7, 1.0, 2.0, 5.0, 10.0]))
+    ax.xaxis.set_major_locator(FixedLocator([0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_major_formatter(FuncFormatter(look.percent))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}%"))
     ax.set_yscale("log")
     ax.set_ylim(_SHORTEST_S * 0.8, _LONGEST_S * 1.3)
     ax.yaxis.set_major_locator(FixedLocator(_TICKS_S))
