@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from simulators.plots import plot_limits as plot_limits
     from simulators.plots import plot_outcomes as plot_outcomes
     from simulators.plots import plot_overview as plot_overview
+    from simulators.plots import plot_plan as plot_plan
     from simulators.plots import plot_queue as plot_queue
     from simulators.plots import plot_recovery as plot_recovery
     from simulators.plots import plot_study as plot_study
@@ -97,6 +98,7 @@ _HOMES = {
     "plot_limits": "plots",
     "plot_outcomes": "plots",
     "plot_overview": "plots",
+    "plot_plan": "plots",
     "plot_queue": "plots",
     "plot_recovery": "plots",
     "plot_study": "plots",
@@ -145,6 +147,7 @@ __all__ = [
     "plot_limits",
     "plot_outcomes",
     "plot_overview",
+    "plot_plan",
     "plot_queue",
     "plot_recovery",
     "plot_study",

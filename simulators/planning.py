@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from simulators.traces import Trace
 
 # Loads tried: the mean demand as a share of the quota, closest where waiting begins. Above 1 only bursts help.
-_LOADS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5)
+_LOADS = (0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -84,7 +84,7 @@ class Plan:
 
     def plot(self, *, ax: Axes | None = None, **line: object) -> Axes:
         """Draw the wait against the size of the quota; see :func:`simulators.plots.plot_plan`."""
-        from simulators.plots.plans import plot_plan
+        from simulators.plots import plot_plan
 
         return plot_plan(self, ax=ax, **line)
 

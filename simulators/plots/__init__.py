@@ -1,6 +1,7 @@
 """Pictures: axes in, axes out; each has its numbers in a pure function of ``series``."""
 
 from simulators.plots.comparisons import plot_frontier, plot_study
+from simulators.plots.plans import plot_plan
 from simulators.plots.runs import (
     plot_fairness,
     plot_limits,
@@ -19,6 +20,7 @@ __all__ = [
     "plot_limits",
     "plot_outcomes",
     "plot_overview",
+    "plot_plan",
     "plot_queue",
     "plot_recovery",
     "plot_study",

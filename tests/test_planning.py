@@ -1,0 +1,104 @@
+"""The capacity planner: how much quota a workload needs, and what happens when it is packed tighter."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from matplotlib.figure import Figure
+
+import simulators as sim
+from factflow_llm.errors import ConfigurationError
+from simulators.planning import Plan, mean_load
+from simulators.plots.plans import plan_curve, plot_plan
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """Return the plan for five requests per second against ten, and against slots."""
+    trace = sim.synthesize(5, 120, seed=1, name="five per second")
+    small = sim.provider("bucket").model_copy(update={"name": "a third", "meters": _scaled("bucket", 1 / 3)})
+    return sim.plan(trace, providers=[small, "bucket"], deadline=2.0, jobs=1, progress=False)
+
+
+def _scaled(name: str, factor: float) -> tuple[object, ...]:
+    meters = sim.provider(name).meters
+    return tuple(meter.model_copy(update={"limit": meter.limit * factor}) for meter in meters)
+
+
+def test_the_first_provider_that_fits_is_chosen(plan: Plan) -> None:
+    """A third of the quota does not carry the load, all of it does."""
+    table = plan.table()
+    assert table["meets"].to_dict() == {"a third": False, "bucket": True}
+    assert plan.choice == "bucket"
+    assert table.loc["bucket", "load"] == pytest.approx(0.5, rel=0.2)
+
+
+def test_the_quota_needed_is_the_same_in_units_whoever_sells_it(plan: Plan) -> None:
+    """A third sold must be bought three times as often."""
+    needed = plan.table()["quota_needed"]
+    assert needed["a third"] == pytest.approx(3 * needed["bucket"], rel=0.15)
+    assert 0.4 < needed["bucket"] < 0.8
+
+
+def test_packed_tighter_the_wait_breaks_the_deadline(plan: Plan) -> None:
+    """One step below what is needed the wait is above the deadline, and far below many are never sent."""
+    table = plan.table()
+    assert (table["wait_p95_tighter_s"] > plan.deadline_s).all()
+    curve = plan_curve(plan, "bucket")
+    assert curve["load"].is_monotonic_increasing
+    assert curve["wait_p95_s"].iloc[-1] > 10 * plan.deadline_s
+
+
+def test_a_request_never_sent_waits_for_ever(plan: Plan) -> None:
+    """The 95th percentile is of all requests, not of those that came through."""
+    tightest = plan.frame.sort_values("load").groupby("provider").last()
+    assert (tightest["wait_p95_s"] > plan.deadline_s).all()
+    assert (tightest["unserved_share"] >= 0).all()
+    none_sent = plan.frame[plan.frame["unserved_share"] > 0.5]
+    assert none_sent["wait_p95_s"].map(math.isinf).all()
+
+
+def test_load_is_charged_by_the_providers_own_rules() -> None:
+    """OpenAI reserves 16 tokens for an answer of unknown length and never settles."""
+    trace = sim.sample_trace().window(0.0, 300.0)
+    spec = sim.provider("openai-tier-1")
+    charged = (trace.input_tokens + 16).sum() / trace.duration_s / (200_000 / 60)
+    assert mean_load(trace, spec) == pytest.approx(charged, rel=1e-6)
+    assert mean_load(trace, sim.Provider(name="no quota")) == 0.0
+
+
+def test_both_faces_tell_the_choice(plan: Plan) -> None:
+    """Terminal and notebook show the same sentence."""
+    assert "five per second: wait p95 at most 2 s; bucket meets it as sold" in repr(plan)
+    assert "bucket meets it as sold" in plan._repr_html_()
+
+
+def test_the_plot_marks_what_is_sold_and_the_deadline(plan: Plan) -> None:
+    """One curve and one large mark per provider, and the deadline's line."""
+    ax = plan.plot(ax=Figure().subplots())
+    curves = [line for line in ax.lines if line.get_markersize() == 4]
+    sold = [line for line in ax.lines if line.get_markersize() == 10]
+    assert len(curves) == len(sold) == 2
+    assert float(sold[1].get_xdata()[0]) == plan.table().loc["bucket", "load"]
+    assert 2.0 in [line.get_ydata()[0] for line in ax.lines]
+    assert plot_plan(plan, ax=ax) is ax
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"trace": sim.backlog(4, 60)}, "any quota fits; give a trace"),
+        ({"providers": []}, "providers is empty"),
+        ({"providers": ["bucket", "bucket"]}, "two providers have one name"),
+        ({"providers": ["bukket"]}, "no provider is called 'bukket'"),
+        ({"deadline": 0.0}, "deadline = 0.0 must be a finite number"),
+        ({"deadline": math.nan}, "deadline = nan must be a finite number"),
+        ({"seeds": 0}, "seeds = 0 must be at least 1"),
+    ],
+)
+def test_bad_input_is_said_in_words(change: dict[str, object], told: str) -> None:
+    """Each refusal names the value and the remedy."""
+    usual = {"trace": sim.sample_trace(), "providers": ["bucket"], "deadline": 1.0, "jobs": 1, "progress": False}
+    with pytest.raises(ConfigurationError, match=told):
+        sim.plan(**usual | change)
