@@ -155,9 +155,11 @@ class RateRule:
         self._cut = _Cut(
             now, since_s, self.mode, self.ceiling, self.rate, max(admitted, unit), recent, self._net, self._slack
         )
-        self._measure(self._cut, sent_s if retry_after_s is None else now + retry_after_s, unit)
+        self._measure(self._cut, sent_s + (retry_after_s or 0.0), unit)
+        self._opened_s = max(self._opened_s, now)
         self._shut_s = math.nan
-        self.mode = Mode.PROBE
+        self.mode = Mode.SEARCH if self.mode is Mode.OPEN else Mode.PROBE
+        self._mark = (now, sent)
         self._net = self._climbing_s = 0.0
         self._step_s = self.next_step_s = now
         self._cut_sent = self._step_sent = sent

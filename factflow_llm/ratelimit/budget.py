@@ -24,7 +24,7 @@ class Budget:
     def __init__(self, rate: float = math.inf, *, burst: float = 0.0, now: float = 0.0) -> None:
         self.rate = rate
         self.burst = burst
-        self.level = burst
+        self.level = math.inf  # nothing was sent yet: the first call fits, however large
         self._as_of_s = now
 
     def __repr__(self) -> str:

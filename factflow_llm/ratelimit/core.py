@@ -369,16 +369,21 @@ class LimiterCore(Line):
     def _rate_limited(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
         if ticket.epoch < self._epoch:
             return _NO_CHANGES
+        told_s = signal.retry_after_s
+        if told_s is not None and not 0.0 <= told_s < NEVER:
+            told_s = None
         if self._expected(now, ticket, signal.axis):
             self._blocks = 0
-            self._gate(now, signal.retry_after_s)
+            self._gate(now, told_s)
             self._slots.new_epoch()
             self._next_epoch()
             return _NO_CHANGES
         changes = []
         slots = self._slots
         paced = self._blamed(signal.axis)
-        of_slots = signal.axis is Axis.CONCURRENCY or (signal.axis is None and slots.blames(ticket.in_flight))
+        of_slots = signal.axis is Axis.CONCURRENCY or (
+            signal.axis is not Axis.REQUESTS and slots.blames(ticket.in_flight)
+        )
         of_rate = not of_slots
         if of_slots:
             old = slots.limit
@@ -392,14 +397,14 @@ class LimiterCore(Line):
                 self._total(paced.axis),
                 _on_axis(paced.axis, *ticket.sent_before),
                 unit=self._unit(paced.axis),
-                retry_after_s=signal.retry_after_s,
+                retry_after_s=told_s,
             )
             self._cut = paced
             if reason is Reason.RATE_LIMITED:
                 paced.budget.set_rate(now, paced.rule.rate)
                 self._blocks = 0
             changes.append(self._change(now, paced.axis, old, paced.rule.rate, reason))
-            self._gate(now, signal.retry_after_s)
+            self._gate(now, told_s)
             self._active_tokens = [token for token in self._tokens if token.active]
             self._next_step_s = min(self._next_step_s, paced.rule.next_step_s)
         slots.new_epoch()

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
 
 
+_FEW = 3
+"""Calls let through from which a suspicion may arise; it needs to be repeated before it counts."""
+
+
 class SlotRule:
     """How many calls may be in flight.
 
@@ -62,11 +66,11 @@ class SlotRule:
             self.limit, self.mode = self._before_blame
             self._before_blame = None
             return False
-        if self._admitted < SOUND_SAMPLE or in_flight <= self._peak:
+        if self._admitted < _FEW or in_flight <= self._peak:
             return False
         repeated = abs(in_flight - 1.0 - self._suspect) <= max(1.0, 0.05 * self._suspect)
         self._suspect = in_flight - 1.0
-        return repeated or in_flight >= self.limit
+        return repeated or (self._admitted >= SOUND_SAMPLE and in_flight >= self.limit)
 
     def cut(self, now: float, in_flight: int, round_trip_s: float) -> Reason:
         """Fall below the number at which a call was rejected."""
