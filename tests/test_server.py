@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import subprocess
+import sys
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +22,7 @@ from botocore.config import Config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factflow_llm import LLMClientFactory, LLMConfig, Message
 from factflow_llm.errors import ConfigurationError, ErrorReason, get_error_metadata
 from factflow_llm.ratelimit.headers import parse_limits
 from factflow_llm.ratelimit.signals import Axis
@@ -508,3 +512,79 @@ def test_terminal_errors_must_not_come_back() -> None:
             with pytest.raises(openai.RateLimitError):
                 sender(server, "openai")()
     assert server.conduct.findings() == {Finding.RETRIED_TERMINAL: 1}
+
+
+OURS: dict[str, dict[str, Any]] = {
+    "openai-tier-1": {"provider": "openai", "model": "gpt-5.4-nano", "base_url": "{url}/v1", "api_key": "k"},
+    "azure-30k": {"provider": "azure", "model": "gpt-4o", "base_url": "{url}", "api_key": "k"},
+    "anthropic-start": {"provider": "anthropic", "model": "claude-haiku-4-5", "base_url": "{url}", "api_key": "k"},
+    "bedrock-titan": {
+        "provider": "bedrock",
+        "type": "embedding",
+        "model": "amazon.titan-embed-text-v2:0",
+        "base_url": "{url}",
+        "region": "us-east-1",
+    },
+}
+
+
+@pytest.mark.parametrize("preset", OURS)
+def test_our_own_clients_do_nothing_wrong(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factory's client of each provider meets a 429, trouble and a dropped connection, and is acquitted."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
+    limits = {"cool_off_s": 1e-3, "retry": {"backoff_base_s": 1e-3}}
+    told = {"x-amz-retry-after": "30"} if "bedrock" in preset else {"retry-after": "0.03"}
+    storm = (
+        ScriptedFault(FaultKind.ERROR, 429, headers=told),
+        ScriptedFault(FaultKind.ERROR, 503),
+        ScriptedFault(FaultKind.DROP),
+    )
+
+    async def main() -> None:
+        profile = {**OURS[preset], "base_url": OURS[preset]["base_url"].format(url=server.url), "rate_limit": limits}
+        async with LLMClientFactory(LLMConfig.from_dict({"providers": {"it": profile}})) as factory:
+            if profile.get("type") == "embedding":
+                vectors = (await factory.create_embedding_client().embed(["one", "two"])).vectors
+                assert [len(vector) for vector in vectors] == [1024, 1024]
+                return
+            client = factory.create_completion_client()
+            for words in ("one", "two"):
+                assert (await client.complete([Message.user(words)], max_tokens=5)).usage.output_tokens == 5
+            text = "".join([chunk.text async for chunk in client.stream([Message.user("three")], max_tokens=5)])
+            assert len(text.split()) == 5
+
+    with running_server(preset, waits=False) as server:
+        server.script(*storm)
+        asyncio.run(main())
+    assert "the client did nothing wrong" in str(server.conduct)
+    assert sum(asked.status != 200 for asked in server.conduct.requests) == len(storm)
+
+
+def test_serving_until_ctrl_c() -> None:
+    """The server for people writes a line per request, and is back with its verdict when it is interrupted."""
+    program = textwrap.dedent(
+        """
+        import contextlib, os, signal, socket, sys, threading, urllib.error, urllib.request
+        from simulators.server import serve
+
+        port = int(sys.argv[1])
+
+        def use():
+            while True:
+                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                    break
+            with contextlib.suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/messages", data=b"{}")
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=use).start()
+        print(serve("anthropic-start", port=port, log=print).conduct)
+        """
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    done = subprocess.run([sys.executable, "-c", program, port], capture_output=True, text=True, check=True, timeout=60)
+    line, *verdict = done.stdout.splitlines()
+    assert "POST /v1/messages  401  invalid_request" in line
+    assert verdict == ["1 requests: 0 served, 0 refused, 1 failed", "  the client did nothing wrong"]

@@ -132,10 +132,10 @@ class BaseLLMClient(BaseClient):
 
     def _call(self, messages: Sequence[Message], given: tuple[Any, ...], provider_options: dict[str, Any]) -> Call:
         options = {**self._options, **provider_options}
-        presets = [options.pop(name, None) for name in _PRESETTABLE]
-        max_tokens, temperature, stop, tools, response_format = (
-            preset if value is None else value for value, preset in zip(given, presets, strict=True)
-        )
+        if self._options:
+            presets = [options.pop(name, None) for name in _PRESETTABLE]
+            given = tuple(preset if value is None else value for value, preset in zip(given, presets, strict=True))
+        max_tokens, temperature, stop, tools, response_format = given
         check_messages(messages)
         check_tools(tools)
         check_sampling(temperature, max_tokens, max_temperature=self.max_temperature)

@@ -55,8 +55,8 @@ def accepted_options(method: Callable[..., Any]) -> frozenset[str]:
 
 
 def lower_headers(response: Any) -> dict[str, str]:
-    """Return the HTTP headers of a raw SDK response with lower-case names."""
-    return dict(response.headers.items())
+    """Return the HTTP headers of a raw SDK response with lower-case names; of two with one name, the last."""
+    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers.raw}
 
 
 async def parsed(response: Any) -> Any:
