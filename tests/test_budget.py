@@ -43,20 +43,19 @@ def test_an_idle_hour_earns_no_burst() -> None:
     assert budget.wait_s(3600.0, 1.0) == pytest.approx(0.1)
 
 
-def test_a_burst_is_kept_where_it_is_allowed() -> None:
-    """A burst of five lets five go at once and no sixth."""
-    budget = Budget(1.0, burst=5.0)
-    for _ in range(5):
-        assert budget.wait_s(100.0, 1.0) == 0.0
-        budget.reserve(1.0)
-    assert budget.wait_s(100.0, 1.0) == pytest.approx(1.0)
+def test_what_is_there_at_first_is_capped_by_the_first_cost() -> None:
+    """However much a budget starts with, one call goes at once and the next waits its full turn."""
+    budget = Budget(10.0, level=math.inf)
+    assert budget.wait_s(0.0, 50.0) == 0.0
+    budget.reserve(50.0)
+    assert budget.wait_s(0.0, 50.0) == pytest.approx(5.0)
 
 
 def test_a_large_call_does_not_starve() -> None:
-    """A cost above the burst fits once enough has trickled in."""
-    budget = Budget(10.0, burst=5.0)
-    assert budget.wait_s(0.0, 100.0) == pytest.approx(9.5)
-    assert budget.wait_s(9.5, 100.0) == 0.0
+    """A cost of many seconds' refill fits once enough has trickled in."""
+    budget = Budget(10.0)
+    assert budget.wait_s(0.0, 100.0) == pytest.approx(10.0)
+    assert budget.wait_s(10.0, 100.0) == 0.0
 
 
 def test_settling_corrects_an_estimate() -> None:
@@ -90,7 +89,7 @@ def test_the_first_rate_starts_empty() -> None:
 
 def test_repr_tells_level_and_rate() -> None:
     """One sees at a glance what is left and how fast it refills."""
-    assert repr(Budget(2.0, burst=4.0)) == "<Budget 4 at 2/s>"
+    assert repr(Budget(2.0, level=4.0)) == "<Budget 4 at 2/s>"
 
 
 steps = st.lists(
@@ -98,14 +97,13 @@ steps = st.lists(
 )
 
 
-@given(steps, st.floats(0, 20))
+@given(steps)
 @settings(deadline=None)
-def test_no_more_is_taken_than_trickled_in(history: list[tuple[float, float, float, float]], burst: float) -> None:
-    """Whoever waits as told has, at every admission, used no more than the burst and what the rate allowed so far."""
+def test_no_more_is_taken_than_trickled_in(history: list[tuple[float, float, float, float]]) -> None:
+    """Whoever waits as told has, at every admission, used no more than what the rate allowed so far."""
     now = allowed = used = 0.0
     rate = 1.0
-    allowed = burst
-    budget = Budget(rate, burst=burst)
+    budget = Budget(rate)
     for pause, cost, misjudged, next_rate in history:
         now, allowed = now + pause, allowed + pause * rate
         wait = budget.wait_s(now, cost)
