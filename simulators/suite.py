@@ -113,13 +113,16 @@ def _measure(world: World, policies: Mapping[str, Policy]) -> list[dict[str, str
         figures = result.summary(best)
         attempts = figures["attempts_per_success"] * figures["goodput"] * world.scenario.horizon_s
         marks = () if world.name == RANDOM else enumerate(result.recovery(best))  # its events are not comparable
-        recovery = {f"recovery_{mark}_s": float(took) for mark, took in marks}
-        identity: dict[str, str | float] = {"scenario": world.name, "policy": name, "seed": world.seed}
+        further = {f"recovery_{mark}_s": float(took) for mark, took in marks}
+        further["rejected"] = round(figures["rejected_share"] * attempts)
         rows.append(
-            identity
-            | {str(figure): float(value) for figure, value in figures.items()}
-            | {"rejected": float(round(figures["rejected_share"] * attempts))}
-            | recovery
+            {
+                "scenario": world.name,
+                "policy": name,
+                "seed": world.seed,
+                **{str(figure): float(value) for figure, value in figures.items()},
+                **further,
+            }
         )
     return rows
 

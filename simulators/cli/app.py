@@ -114,6 +114,7 @@ def replay(
 
 @app.command()
 def compare(
+    ctx: typer.Context,
     trace: options.Trace = None,
     provider: options.Providers = ["openai-tier-1"],  # noqa: B006
     policy: options.Policies = ["oracle", "fixed", "classic-aimd", "ours"],  # noqa: B006
@@ -126,6 +127,7 @@ def compare(
     plot: options.Plot = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
+    suite: options.Suite = False,
 ) -> None:
     """Run several policies in the same worlds and print means with 95 % confidence intervals.
 
@@ -133,11 +135,20 @@ def compare(
 
       factflow-llm compare --backlog 64 --provider bucket --provider slots
       factflow-llm compare requests.csv --policy ours --policy limiter.toml --policy fixed:3 --plot frontier.png
+      factflow-llm compare --suite --seeds 20 --plot frontier.png
     """
     import simulators as sim
     from simulators.cli import inputs, outputs, reports
+    from simulators.suite import run_suite
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
+    if suite:
+        inputs.refuse_beside("--suite", ctx, {"seeds", "jobs", "plot", "overwrite", "json"})
+        measured = run_suite(seeds=seeds, jobs=jobs, progress=not json)
+        if plot is not None:
+            outputs.draw_frontier(measured, plot)
+        reports.print_suite(measured, json=json)
+        return
     workload = inputs.read_workload(trace, backlog, duration)
     scenarios = inputs.read_scenarios(workload, provider, at or [])
     policies = {word: inputs.read_policy(word, workload) for word in policy}

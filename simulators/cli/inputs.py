@@ -20,6 +20,8 @@ from simulators.traces import TraceError, read_recording, read_trace, sample_tra
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import typer
+
     from simulators.policies import Policy
     from simulators.traces import Trace
 
@@ -27,6 +29,21 @@ SAMPLE = "sample"
 POLICY_WORDS = ("ours", "oracle", "retry-only", "fixed", "classic-aimd")
 _BACKLOG_S = 1800.0
 _TOO_MANY = 429
+
+
+def refuse_beside(option: str, ctx: typer.Context, allowed: set[str]) -> None:
+    """Refuse whatever else was given beside an option that decides it.
+
+    Raises:
+        ConfigurationError: naming what to leave out.
+    """
+    sources = (
+        (each, ctx.get_parameter_source(each.name or "")) for each in ctx.command.params if each.name not in allowed
+    )
+    given = [each.opts[0] for each, source in sources if source is not None and source.name == "COMMANDLINE"]
+    if surplus := [name if name.startswith("-") else name.upper() for name in given if name != option]:
+        msg = f"{', '.join(surplus)}: {option} decides this; leave it out"
+        raise ConfigurationError(msg)
 
 
 def read_workload(trace: str | None, workers: int | None, duration_s: float | None) -> Trace | Backlog:

@@ -36,4 +36,7 @@ Clients = Annotated[int, typer.Option(help="Independent clients that share the q
 Jobs = Annotated[int | None, typer.Option(help="Processes; by default one per core.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Existing files may be replaced.")]
+Suite = Annotated[
+    bool, typer.Option("--suite", help="All limiters, installed peers included, in all worlds of the suite.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else.")]

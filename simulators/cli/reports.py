@@ -13,10 +13,12 @@ from simulators.bythebook import ByTheBook, by_the_book
 from simulators.cli.outputs import print_json, records, say, show
 from simulators.comparison import HEADLINES
 from simulators.parallel import World, quotas
+from simulators.peers import absent_peers
 from simulators.policies import Adaptive
 from simulators.provider import Call, ProviderMachine, provider, provider_names
 from simulators.scenario import Backlog
 from simulators.streams import Streams
+from simulators.suite import absent_worlds, suite_report
 from simulators.traces.trace import UNKNOWN
 
 if TYPE_CHECKING:
@@ -72,6 +74,16 @@ def print_comparison(
         return
     show(comparison.text(), f"{len(comparison.seeds)} seeds; mean ± half a 95 % confidence interval")
     _note_fixed_rates(scenarios, policies)
+
+
+def print_suite(comparison: Comparison, *, json: bool) -> None:
+    """Print the suite's report, as it stands under ``tests/golden``."""
+    if json:
+        print_json({"runs": records(comparison.frame)})
+        return
+    print(suite_report(comparison), end="")
+    for what, why in (absent_worlds() | absent_peers()).items():
+        say(f"left out: {what}: {why}")
 
 
 def contestants(workload: Trace | Backlog, study: Study) -> dict[str, Policy]:
