@@ -44,6 +44,30 @@ import simulators as sim
 dashboard = sim.Dashboard(sim.Scenario(sim.backlog(64, 86400), "bucket"))
 dashboard.show()
 """
+LIVE = """
+import asyncio, random
+import simulators as sim
+from factflow_llm import AdaptiveRateLimiter
+limiter = AdaptiveRateLimiter()
+level = 5.0
+async def call():
+    global level
+    async with limiter.permit() as permit:
+        await asyncio.sleep(0.05)
+        level -= 1
+        permit.succeeded() if level > 0 else permit.rate_limited()
+async def refill():
+    global level
+    while True:
+        await asyncio.sleep(0.1)
+        level = min(level + 2, 5.0)
+async def ask():
+    while True:
+        await call()
+work = [asyncio.create_task(refill())] + [asyncio.create_task(ask()) for _ in range(8)]
+await call()
+sim.watch(limiter, every_s=0.5)
+"""
 STOPWATCH = """
 () => {
   const picture = document.querySelector('.ff-picture');
@@ -59,7 +83,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Yield the address and the folder of a JupyterLab of this test's own."""
     home = tmp_path_factory.mktemp("lab")
     (home / "03.ipynb").write_text((ROOT / "notebooks" / "03_tune_by_hand.ipynb").read_text())
-    for name, code in (("busy", BUSY), ("long", LONG)):
+    for name, code in (("busy", BUSY), ("long", LONG), ("live", LIVE)):
         cell = {"cell_type": "code", "id": name, "metadata": {}, "source": code, "outputs": [], "execution_count": None}
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         book = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
@@ -216,6 +240,23 @@ def test_a_long_run_says_how_long_offers_a_shorter_one_and_can_be_cancelled(
     page.keyboard.press("ArrowLeft")
     page.get_by_role("button", name="only the first").click(timeout=PATIENCE_MS)
     page.wait_for_selector(".ff-figures", timeout=PATIENCE_MS)
+    page.close()
+
+
+def test_a_limiter_at_work_is_followed_and_retuned(lab: tuple[str, Path], browser: Any) -> None:
+    """With ``await`` at top level: the picture moves by itself, and a slider reaches the limiter."""
+    page = _opened(browser, lab[0], "live.ipynb")
+    _command(page, "notebook:run-cell")
+    page.wait_for_function("document.querySelector('.ff-picture')?.naturalWidth > 0", timeout=PATIENCE_MS)
+    picture = _picture(page)
+    page.wait_for_function("before => document.querySelector('.ff-picture').src !== before", arg=picture)
+    page.locator(".ff-knob", has_text="decrease").locator(".noUi-handle").focus()
+    page.keyboard.press("ArrowLeft")
+    assert "Retuned: decrease, now 0.96." in page.wait_for_selector(".ff-done").inner_text()
+    picture = _picture(page)
+    page.wait_for_function("before => document.querySelector('.ff-picture').src !== before", arg=picture)
+    assert page.locator(".ff-error").count() == 0
+    page.screenshot(path=PICTURES / "watch.png")
     page.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulators.catalogue import Provider, provider, provider_names
 from simulators.dashboard.parameters import Value, changed, config_of, parameters
@@ -192,7 +192,7 @@ def code_of(catalogue: Catalogue, choices: Choices, name_trace: Callable[[], str
     """
     scenario = catalogue.scenario(choices)
     spec = scenario.machine_spec
-    machine = repr(spec.name) if _is_preset(spec) else f"sim.Provider.model_validate({spec.model_dump(mode='json')!r})"
+    machine = repr(spec.name) if _is_preset(spec) else f"sim.Provider.model_validate({_plain(spec)!r})"
     arguments = [catalogue.workload_code(choices, name_trace), machine]
     plain = Scenario(scenario.workload, spec)
     arguments += [
@@ -235,6 +235,15 @@ def spoken(duration_s: float) -> str:
 
 def _is_preset(spec: Provider) -> bool:
     return spec.name in provider_names() and provider(spec.name) == spec
+
+
+def _plain(spec: Provider) -> dict[str, Any]:
+    """Return a provider as the plain values it was made from, with the word that tells what each part is."""
+    parts = {
+        name: [part.model_dump(mode="json", exclude_unset=True) | {"kind": part.kind} for part in getattr(spec, name)]
+        for name in ("meters", "faults")
+    }
+    return spec.model_dump(mode="json", exclude_unset=True) | parts
 
 
 def _event_code(event: Event) -> str:

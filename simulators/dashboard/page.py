@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 import threading
 import traceback
+import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
@@ -168,9 +171,16 @@ def copyable(code: str) -> Any:
     return box
 
 
-def notebook_names() -> dict[str, Any]:
-    """Return what the notebook's own cells have named; empty outside notebooks."""
+def expression_of(trace: Any) -> str:
+    """Return an expression for a trace: the notebook's own name for it, else a file of it, which is written."""
     from IPython import get_ipython
 
     names = getattr(get_ipython(), "user_ns", {})
-    return {name: value for name, value in names.items() if not name.startswith("_")}
+    name = next((name for name, value in names.items() if value is trace and not name.startswith("_")), None)
+    if name is not None:
+        return str(name)
+    digest = zlib.crc32(trace.arrival_s.tobytes() + trace.input_tokens.tobytes() + trace.output_tokens.tobytes())
+    path = Path(re.sub(r"\W+", "-", trace.name) + f"-{digest:08x}.jsonl.gz")
+    if not path.exists():
+        trace.write(path)
+    return f"sim.read_trace({str(path)!r})"

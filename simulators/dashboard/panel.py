@@ -22,8 +22,8 @@ from simulators.dashboard.page import (
     Messages,
     close_tree,
     copyable,
+    expression_of,
     leave_place,
-    notebook_names,
     put_on_page,
     take_place,
 )
@@ -31,7 +31,6 @@ from simulators.dashboard.parameters import changed, config_of, values_of
 from simulators.dashboard.runs import Job, shorter_s
 from simulators.dashboard.view import MOST_PINS, RunView
 from simulators.dashboard.world import WorldControls
-from simulators.traces import Trace
 
 if TYPE_CHECKING:
     from simulators.result import SimResult
@@ -142,7 +141,7 @@ class Dashboard:
         Raises:
             ConfigurationError: nothing was run yet.
         """
-        return code_of(self._catalogue, self._shown().choices, self._name_trace)
+        return code_of(self._catalogue, self._shown().choices, lambda: expression_of(self._catalogue.given.workload))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the settings of the run shown as TOML, with where they come from.
@@ -354,18 +353,6 @@ class Dashboard:
         if self._now is not None:
             self._now = replace(self._now, curves=curves_of(self._now.result, self._world.axis))
             self._draw()
-
-    def _name_trace(self) -> str:
-        """Return an expression for the trace as given: the notebook's name for it, else a file, which is written."""
-        trace = self._catalogue.given.workload
-        assert isinstance(trace, Trace)
-        name = next((name for name, value in notebook_names().items() if value is trace), None)
-        if name is None:
-            path = Path(f"{trace.name}.jsonl.gz")
-            if not path.exists():
-                trace.write(path)
-            return f"sim.read_trace({str(path)!r})"
-        return name
 
     # --- widgets -----------------------------------------------------------------------------------------------------
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 import re
-import types
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
@@ -145,7 +144,7 @@ def _unit(name: str) -> str:
 
 
 def _stops(name: str, unit: str, field: FieldInfo) -> tuple[Value, ...]:
-    kinds = get_args(field.annotation) if get_origin(field.annotation) is types.UnionType else (field.annotation,)
+    kinds = get_args(field.annotation) or (field.annotation,)
     optional = type(None) in kinds
     least, most = _bounds(field)
     if math.isfinite(most):
