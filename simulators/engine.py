@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _EVENT, _ARRIVAL, _ANSWER, _WAKE, _RETRY, _GIVE_UP, _NEXT_ROUND, _NEIGHBOUR = range(8)
 _JITTERS = 16
+ANSWERED_AT_ONCE_S = 1.0
+"""What a caller in a closed loop waits who was answered, or refused, in no time: else no time would pass at all."""
 _FIRST = 2**60
 _CONSEQUENCES: dict[str, Consequence] = {str(reason): consequence for reason, consequence in REASONS.items()}
 
@@ -81,8 +83,8 @@ class Run(NamedTuple):
 
 class _Request:
     __slots__ = (
-        "arrival_s", "attempt", "client", "concurrency", "ended", "jitters", "rate", "reason", "submitted_s",
-        "ticket", "verdict",
+        "arrival_s", "attempt", "client", "concurrency", "ended", "jitters", "rate", "reason", "sends",
+        "submitted_s", "ticket", "verdict",
     )  # fmt: skip
 
     def __init__(self, ticket: KnownTicket, arrival_s: float, client: int, jitters: list[float]) -> None:
@@ -90,7 +92,7 @@ class _Request:
         self.arrival_s = arrival_s
         self.client = client
         self.jitters = jitters
-        self.attempt = 0
+        self.attempt = self.sends = 0
         self.submitted_s = arrival_s
         self.verdict: Verdict | None = None
         self.ended = False
@@ -263,6 +265,7 @@ class _World:
         controller = self.controllers[request.client]
         request.rate, request.concurrency = controller.rate, controller.concurrency
         request.reason = controller.last_reason
+        request.sends += 1
         verdict = request.verdict = self.machine.send(now, request.ticket.call)
         heappush(self.heap, (now + verdict.duration_s, self.sequence, _ANSWER, request))
         self.sequence += 1
@@ -373,6 +376,7 @@ class _World:
                 old.jitters,
             )
             request.attempt = old.attempt + self.hang_up(now, old)
+            request.sends = old.sends
             fresh.append(request)
         for request in fresh:
             self.submit(now, request)
@@ -382,7 +386,7 @@ class _World:
         del self.open[request.ticket.call.index]
         self.record_request(now, request, ending)
         if self.closed:
-            self.push(now, _ARRIVAL, request.client)
+            self.push(now if now > request.arrival_s else now + ANSWERED_AT_ONCE_S, _ARRIVAL, request.client)
         elif self.sessions is not None:
             following = self.sessions.after(request.ticket.call.index, now)
             if following is not None:
@@ -415,7 +419,6 @@ class _World:
     def record_request(self, now: float, request: _Request, ending: float) -> None:
         ticket = request.ticket
         call = ticket.call
-        sent = request.verdict is not None
         self.requests.extend(
             (
                 call.index,
@@ -423,7 +426,7 @@ class _World:
                 request.arrival_s,
                 ticket.granted_s,
                 now,
-                request.attempt + 1 if sent and ticket.state is TicketState.SETTLED else request.attempt,
+                request.sends,
                 ending,
                 call.input_tokens,
                 call.output_tokens,

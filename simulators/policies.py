@@ -245,6 +245,11 @@ def classic_aimd(
         decrease: factor of the rate at each rejection.
         retry: how calls are retried.
     """
+    bounds = {"start": (start, math.inf), "increase": (increase, math.inf), "decrease": (decrease, 1.0)}
+    for name, (value, below) in bounds.items():
+        if not 0 < value < below:
+            msg = f"classic_aimd: {name} = {value!r} must lie above 0 and below {below:g}"
+            raise ConfigurationError(msg)
     return ClassicAimd(start, increase, decrease, retry or RetryConfig(max_attempts=1000))
 
 

@@ -158,10 +158,11 @@ class SimResult:
         best = (yardstick or self.oracle)._admitted_per_second()
         mine = self._admitted_per_second()
         refused = self._per_second(self._attempt_columns["outcome"] == _RATE_LIMITED)
-        marks = {"start": 0.0} | {f"{event.time_s:g} s: {event.label}": event.time_s for event in self.scenario.events}
-        starts = [*marks.values(), float(self.scenario.workload.duration_s)]
+        events = self.scenario.events
+        marks = ["start", *(f"{event.time_s:g} s: {event.label}" for event in events)]
+        starts = [0.0, *(event.time_s for event in events), float(self.scenario.workload.duration_s)]
         found = [_recovered(mine, best, refused, since, until) for since, until in itertools.pairwise(starts)]
-        return pd.Series(found, index=list(marks), name="recovery_s")
+        return pd.Series(found, index=marks, name="recovery_s")
 
     def _worst_recovery(self, yardstick: SimResult) -> float:
         after_events = self.recovery(yardstick).to_numpy()[1:]

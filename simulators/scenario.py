@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.signals import Axis
-from simulators.provider import Provider, provider
+from simulators.provider import Provider, ProviderMachine, provider
+from simulators.streams import Streams
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,13 @@ def backlog(
     Raises:
         ConfigurationError: naming the value and its bound.
     """
-    for name, value, least in (("workers", workers, 1), ("duration_s", duration_s, 0), ("sigma", sigma, 0)):
+    if not (isinstance(workers, int) and workers >= 1):
+        msg = f"backlog: workers = {workers!r} must be a whole number of at least 1"
+        raise ConfigurationError(msg)
+    if max_tokens is not None and max_tokens < 0:
+        msg = f"backlog: max_tokens = {max_tokens!r} must be at least 0; None names no bound"
+        raise ConfigurationError(msg)
+    for name, value, least in (("duration_s", duration_s, 0), ("sigma", sigma, 0)):
         if not (math.isfinite(value) and value >= least and (name != "duration_s" or value > 0)):
             bound = "above" if name == "duration_s" else "of at least"
             msg = f"backlog: {name} = {value!r} must be a finite number {bound} {least}"
@@ -143,6 +150,12 @@ class Scenario:
     sessions: bool = False
 
     def __post_init__(self) -> None:
+        if not hasattr(self.workload, "duration_s"):
+            msg = f"{self.workload!r} is no workload: give sim.read_trace(path), sim.synthesize(…) or sim.backlog(…)"
+            raise ConfigurationError(msg)
+        if not (math.isfinite(self.drain_s) and self.drain_s >= 0):
+            msg = f"drain_s = {self.drain_s!r} must be a finite number of at least 0"
+            raise ConfigurationError(msg)
         if isinstance(self.provider, str):
             object.__setattr__(self, "provider", provider(self.provider))
         if not self.name:
@@ -187,7 +200,16 @@ class Scenario:
         if not (math.isfinite(quota) and quota > 0):
             msg = f"at(): quota = {quota!r} must be a finite number above 0 (1 is the nominal quota)"
             raise ConfigurationError(msg)
+        axes = [str(each) for each in Axis]
+        if axis is not None and axis not in axes:
+            msg = f"at(): axis = {str(axis)!r} is none of {', '.join(axes)}; None means all"
+            raise ConfigurationError(msg)
         event = QuotaChange(time_s, label or f"quota x {quota:g}", quota, None if axis is None else Axis(axis))
+        try:
+            ProviderMachine(self.machine_spec, Streams(0)).scale(0.0, quota, event.axis)
+        except ValueError as error:
+            msg = f"at(): quota = {quota!r}: {error}"
+            raise ConfigurationError(msg) from None
         return self._with(event)
 
     def restarting(self, time_s: float, *, client: int | None = None, label: str | None = None) -> Scenario:

@@ -15,7 +15,7 @@ from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
 from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import AttemptRow
 from factflow_llm.types import CompletionResponse, FinishReason, Message, StreamChunk, Usage
-from simulators.engine import _JITTERS, _calls
+from simulators.engine import _JITTERS, ANSWERED_AT_ONCE_S, _calls
 from simulators.neighbours import Traffic
 from simulators.provider import Call, ProviderMachine, Verdict
 from simulators.scenario import Backlog, Scenario
@@ -146,7 +146,17 @@ async def _main(
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         if then is not None:
-            task.add_done_callback(lambda _: None if over.is_set() else then())
+            begun_s = loop.time()
+
+            def go_on(_: object) -> None:
+                if over.is_set():
+                    return
+                if loop.time() > begun_s:
+                    then()
+                else:
+                    loop.call_later(ANSWERED_AT_ONCE_S, then)
+
+            task.add_done_callback(go_on)
         if scenario.impatient_share and patience.row(call.index)[0] < scenario.impatient_share:
             loop.call_at(loop.time() + scenario.patience_s * patience_left.row(call.index)[0], task.cancel)
 

@@ -267,17 +267,17 @@ def test_clients_are_independent_and_equal() -> None:
 
 
 def test_time_stands_still_for_nobody() -> None:
-    """A closed loop whose calls take no time would never end: it is refused, not run."""
+    """In a closed loop whose calls take no time a caller pauses between them, or the run would never end."""
     instant = Provider(name="instant", latency=LatencyModel(first_token_s=0.0, per_token_s=0.0))
-    script = (
-        "from simulators.engine import simulate\nfrom simulators.latency import LatencyModel\n"
-        "from simulators.provider import Provider\nfrom simulators.scenario import Scenario, backlog\n"
-        "from factflow_llm.errors import ConfigurationError\n"
-        f"spec = Provider.model_validate_json({instant.model_dump_json()!r})\n"
-        "try:\n    simulate(Scenario(backlog(1, 1.0), spec))\nexcept ConfigurationError as error:\n    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=10)
-    assert "latency" in done.stdout
+    requests = simulate(Scenario(backlog(2, 3.5), instant)).requests
+    assert requests["arrival_s"].tolist() == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+
+
+def test_an_open_breaker_does_not_stop_the_clock() -> None:
+    """Callers in a closed loop whom the breaker refuses at once ask again later, until the run is over."""
+    capped = provider("bucket").model_copy(update={"meters": (Bucket(limit=100, per_s=86400),)})
+    outcomes = simulate(Scenario(backlog(4, 60.0), capped)).requests["outcome"]
+    assert (outcomes == "refused_breaker").sum() > 100
 
 
 @pytest.mark.parametrize("clients", [0, -1])

@@ -51,6 +51,8 @@ _STALE_S = 2.0
 """Seconds' worth of the ceiling that, admitted on top of it, prove it stale; more where more was normal before."""
 _STALE_CALLS = 8.0
 """The same for small quotas, in calls."""
+_LEAST_TOKENS_PER_S = 1.0
+"""No token axis is paced more slowly than this, whatever was measured."""
 _STEPS_PER_CLIMB = 40.0
 _OPEN_WINDOW_S = 60.0
 """How far back the first rejection of all looks: the minute for which most quotas are quoted."""
@@ -93,15 +95,25 @@ class RateRule:
     """
 
     __slots__ = (
-        "_climbing_s", "_config", "_cut", "_cut_sent", "_mark", "_net", "_older_mark", "_opened_s", "_shut_s", "_slack",
+        "_climbing_s", "_config", "_cut", "_cut_sent", "_mark", "_net", "_of_requests", "_older_mark", "_opened_s", "_shut_s", "_slack",
         "_step_s", "_step_sent", "_unblocked_cuts", "_window_s", "ceiling", "mode", "next_step_s", "rate",
     )  # fmt: skip
 
-    def __init__(self, config: RateLimitConfig, *, now: float, sent: float = 0.0, ceiling: float = math.inf) -> None:
-        """Start open, or at ``ceiling`` when the quota is known."""
+    def __init__(
+        self,
+        config: RateLimitConfig,
+        *,
+        now: float,
+        sent: float = 0.0,
+        ceiling: float = math.inf,
+        of_requests: bool = True,
+    ) -> None:
+        """Start open, or at ``ceiling`` when the quota is known; the settings bound a rate ``of_requests``."""
         self._config = config
+        self._of_requests = of_requests
         self.mode = Mode.OPEN if ceiling == math.inf else Mode.PROBE
-        self.rate = self.ceiling = ceiling
+        self.ceiling = ceiling
+        self.rate = self._bounded(ceiling)
         self._slack = self._net = self._climbing_s = 0.0
         self._mark = self._older_mark = (now, sent)
         self._step_s = self.next_step_s = self._opened_s = now
@@ -112,8 +124,11 @@ class RateRule:
         self._unblocked_cuts = 0
 
     def retune(self, config: RateLimitConfig) -> None:
-        """Take new settings and keep what was learned."""
+        """Take new settings and keep what was learned, within their bounds."""
         self._config = config
+        free = self.mode is Mode.OPEN
+        self.ceiling = math.inf if free else self._bounded(self.ceiling)
+        self.rate = self._bounded(math.inf if free else self.rate)
 
     def cut(
         self,
@@ -204,7 +219,7 @@ class RateRule:
             rate = before * 2.0 ** (dt / doubling_s)
             if now - self._mark[0] >= doubling_s:
                 self._mark = (now, sent)
-        self.rate = self._bounded(rate, unit)
+        self.rate = self._bounded(rate)
         if self.rate == before:
             return None
         return Reason.PROBE if self.mode is Mode.PROBE else Reason.RECOVER
@@ -236,8 +251,8 @@ class RateRule:
             ceiling = max(ceiling, min(reached, 1.05 * measured))
             self._slack = 0.5 * (cut.slack + max(cut.net, 0.0))
         self._notice_window(blocked_s > max(_WINDOW_BLOCK_S, 3.0 * unit / ceiling), sound, elapsed_s)
-        self.ceiling = self._bounded(ceiling, unit)
-        self.rate = self._bounded(self.ceiling * self._decrease, unit)
+        self.ceiling = self._bounded(ceiling)
+        self.rate = self._bounded(self.ceiling * self._decrease)
         self._opened_s = opened_s
 
     def _notice_window(self, blocked: bool, sound: bool, elapsed_s: float) -> None:
@@ -250,8 +265,10 @@ class RateRule:
             if self._unblocked_cuts >= _FORGET_WINDOW:
                 self._window_s = 0.0
 
-    def _bounded(self, rate: float, unit: float) -> float:
+    def _bounded(self, rate: float) -> float:
+        if not self._of_requests:
+            return max(rate, _LEAST_TOKENS_PER_S)
         config = self._config
         top = config.max_requests_per_minute
-        bounded = max(rate, config.min_requests_per_minute / 60.0 * unit)
-        return bounded if top is None else min(bounded, top / 60.0 * unit)
+        bounded = max(rate, config.min_requests_per_minute / 60.0)
+        return bounded if top is None else min(bounded, top / 60.0)

@@ -15,16 +15,14 @@ class Budget:
     """Units of one axis, refilled continuously; ``rate`` is in units per second, ``inf`` while nothing is known.
 
     The level may be negative: an estimate that proved too small is a debt that later calls wait for. It grows no
-    further than the cost that waits (or ``burst``, if that is more), so an idle hour earns no burst and a large call,
-    which goes alone, does not starve.
+    further than the cost that waits, so an idle hour earns no burst and a large call, which goes alone, does not starve.
     """
 
-    __slots__ = ("_as_of_s", "burst", "level", "rate")
+    __slots__ = ("_as_of_s", "level", "rate")
 
-    def __init__(self, rate: float = math.inf, *, burst: float = 0.0, now: float = 0.0) -> None:
+    def __init__(self, rate: float = math.inf, *, level: float = 0.0, now: float = 0.0) -> None:
         self.rate = rate
-        self.burst = burst
-        self.level = math.inf  # nothing was sent yet: the first call fits, however large
+        self.level = level
         self._as_of_s = now
 
     def __repr__(self) -> str:
@@ -36,8 +34,7 @@ class Budget:
         if rate == math.inf:
             return 0.0
         level = self.level + (now - self._as_of_s) * rate
-        cap = cost if cost > self.burst else self.burst  # noqa: FURB136 - the hot path: a call costs more
-        self.level = level = level if level < cap else cap  # noqa: FURB136
+        self.level = level = level if level < cost else cost  # noqa: FURB136 - the hot path: a call costs more
         self._as_of_s = now
         missing = cost - level
         return missing / rate if missing > _EPSILON else 0.0

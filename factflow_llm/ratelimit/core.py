@@ -70,7 +70,7 @@ class _Paced:
     def __init__(self, axis: Axis, rule: RateRule, now: float) -> None:
         self.axis = axis
         self.rule = rule
-        self.budget = Budget(rule.rate, now=now)
+        self.budget = Budget(rule.rate, level=NEVER, now=now)  # nothing was sent yet: the first call goes at once
         self.mirror: Mirror | None = None
         self.limited = False
 
@@ -215,7 +215,13 @@ class LimiterCore(Line):
             known = _known(config, paced.axis)
             old = paced.rule.rate
             if known not in (NEVER, _known(before, paced.axis)):
-                paced.rule = RateRule(config, now=now, sent=self._total(paced.axis), ceiling=known)
+                paced.rule = RateRule(
+                    config,
+                    now=now,
+                    sent=self._total(paced.axis),
+                    ceiling=known,
+                    of_requests=paced.axis is Axis.REQUESTS,
+                )
             else:
                 paced.rule.retune(config)
             if paced.rule.rate != old:
@@ -251,7 +257,9 @@ class LimiterCore(Line):
         """Begin: time before the first ticket taught nothing."""
         config = self.config
         self._requests, *self._tokens = (
-            _Paced(axis, RateRule(config, now=now, ceiling=_known(config, axis)), now)
+            _Paced(
+                axis, RateRule(config, now=now, ceiling=_known(config, axis), of_requests=axis is Axis.REQUESTS), now
+            )
             for axis in (Axis.REQUESTS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
         )
         self._active_tokens = [paced for paced in self._tokens if paced.active]
@@ -312,7 +320,7 @@ class LimiterCore(Line):
     # --- learning ----------------------------------------------------------------------------------------------------
 
     def _succeeded(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        took = now - ticket.granted_s
+        took = max(now - ticket.granted_s, 0.0)
         mean = self._round_trip_s
         self._round_trip_s = took if mean is None else mean + _EWMA * (took - mean)
         if signal.input_tokens is not None:

@@ -61,6 +61,7 @@ class AdaptiveRateLimiter:
         self._armed_s = NEVER
         self._subscribers: list[Subscriber] = []
         self._exhausted_by = ErrorReason.QUOTA
+        self._now_s = 0.0
 
     def __repr__(self) -> str:
         return repr(self._core).replace("LimiterCore", type(self).__name__)
@@ -107,7 +108,7 @@ class AdaptiveRateLimiter:
         if self._loop is None:
             self._core = LimiterCore(config)
             return
-        now = self._loop.time()
+        now = self._now()
         self._tell(self._core.retune(now, config))
         self._advance(now)
 
@@ -123,11 +124,17 @@ class AdaptiveRateLimiter:
             self._loop = loop
         return loop
 
+    def _now(self) -> float:
+        """Return the event loop's time; a timer that fired a clock tick early has not turned it back."""
+        assert self._loop is not None
+        self._now_s = max(self._loop.time(), self._now_s)
+        return self._now_s
+
     async def _admit(self, ticket: CallTicket) -> None:
         loop = self._bound_loop()
         core = self._core
         ticket.future = None
-        if core.submit(loop.time(), ticket):
+        if core.submit(self._now(), ticket):
             return
         if ticket.state is TicketState.WAITING:
             future = ticket.future = loop.create_future()
@@ -135,8 +142,8 @@ class AdaptiveRateLimiter:
             try:
                 await future
             except asyncio.CancelledError:
-                core.cancel(loop.time(), ticket)
-                self._advance(loop.time())
+                core.cancel(self._now(), ticket)
+                self._advance(self._now())
                 raise
         if ticket.state is TicketState.REFUSED:
             raise self._refusal(ticket)
@@ -153,8 +160,7 @@ class AdaptiveRateLimiter:
         )
 
     def _settle(self, ticket: Ticket, signal: RateLimitSignal) -> None:
-        assert self._loop is not None
-        now = self._loop.time()
+        now = self._now()
         changes = self._core.settle(now, ticket, signal)
         if changes:
             self._tell(changes)
@@ -183,18 +189,19 @@ class AdaptiveRateLimiter:
             self._timer = loop.call_at(wake_at, self._wake)
 
     def _wake(self) -> None:
-        assert self._loop is not None
-        # a timer may fire a clock tick early
-        now = max(self._loop.time(), self._armed_s)
+        self._now_s = max(self._now_s, self._armed_s)
         self._timer = None
         self._armed_s = NEVER
-        self._advance(now)
+        self._advance(self._now())
 
     def _tell(self, changes: tuple[Change, ...]) -> None:
         for change in changes:
             _log.debug("%s limit %.4g -> %.4g: %s", change.axis, change.old, change.new, change.reason)
             for subscriber in tuple(self._subscribers):
-                subscriber(change)
+                try:
+                    subscriber(change)
+                except Exception:
+                    _log.exception("a subscriber failed at a change of the %s limit", change.axis)
 
 
 class Permit:

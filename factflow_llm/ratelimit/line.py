@@ -11,6 +11,8 @@ import math
 from enum import Enum
 from heapq import heappop, heappush
 
+from factflow_llm.errors.exceptions import PermitSettledError
+
 NEVER = math.inf
 
 
@@ -124,9 +126,12 @@ class Line:
                 self.open(now)
             ticket.order = self._orders
             self._orders += 1
-        ticket.refusal = self.refusal(now, ticket)
-        if ticket.refusal is not None:
-            ticket.state = TicketState.REFUSED
+        if ticket.state is TicketState.WAITING or ticket.state is TicketState.GRANTED:
+            msg = f"{ticket!r} stands in line already; it can be submitted again once it is settled"
+            raise PermitSettledError(msg)
+        refusal = Refusal.DEADLINE if ticket.deadline_s <= now else self.refusal(now, ticket)
+        if refusal is not None:
+            ticket.state, ticket.refusal = TicketState.REFUSED, refusal
             return False
         if not self._queue:
             at = self.turn_s(now, ticket)
@@ -149,7 +154,7 @@ class Line:
         """Grant whoever's turn it is and refuse whoever waits in vain; return both, in order of decision."""
         decided: list[Ticket] = []
         deadlines = self._deadlines
-        while deadlines and deadlines[0][0] <= now:
+        while deadlines and (deadlines[0][0] <= now or deadlines[0][2].state is not TicketState.WAITING):
             late = heappop(deadlines)[2]
             if late.state is TicketState.WAITING:
                 self._refuse(late, Refusal.DEADLINE)
@@ -175,7 +180,7 @@ class Line:
             self.queued -= 1
             self.grant(now, ticket)
             decided.append(ticket)
-        if deadlines and deadlines[0][0] < wake:
+        if queue and deadlines and deadlines[0][0] < wake:
             wake = deadlines[0][0]
         self.wake_at = wake
         return decided

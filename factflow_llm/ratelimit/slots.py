@@ -63,7 +63,8 @@ class SlotRule:
         limit goes back to where it was.
         """
         if self._before_blame is not None:
-            self.limit, self.mode = self._before_blame
+            limit, self.mode = self._before_blame
+            self.limit = min(limit, float(self._config.max_concurrency))
             self._before_blame = None
             return False
         if self._admitted < _FEW or in_flight <= self._peak:
