@@ -275,7 +275,7 @@ def test_time_stands_still_for_nobody() -> None:
 
 def test_an_open_breaker_does_not_stop_the_clock() -> None:
     """Callers in a closed loop whom the breaker refuses at once ask again later, until the run is over."""
-    capped = provider("bucket").model_copy(update={"meters": (Bucket(limit=100, per_s=86400),)})
+    capped = provider("bucket").model_copy(update={"meters": (Bucket(limit=20, per_s=86400),)})
     outcomes = simulate(Scenario(backlog(4, 60.0), capped)).requests["outcome"]
     assert (outcomes == "refused_breaker").sum() > 100
 
