@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 GRID_S = [0.5 * step for step in range(13)]
 AT_ONCE = LatencyModel(first_token_s=1.0, first_token_sigma=0.0, per_token_s=0.0)
-TOKENS = {"axis": Axis.TOKENS, "estimate": Estimate.INPUT, "per_s": 1.0}
+TOKENS: dict[str, Any] = {"axis": Axis.TOKENS, "estimate": Estimate.INPUT, "per_s": 1.0}
 
-ONE = {
+ONE: dict[str, Quota] = {
     "bucket": Bucket(limit=1, per_s=1, burst_s=2),
     "fixed window": FixedWindow(limit=2, per_s=2, phase_s=0.5),
     "sliding window": SlidingWindow(limit=2, per_s=2),
     "slots": Slots(limit=2, retry_after_s=0.5),
 }
 TOKEN_BUCKET = Bucket(limit=2, burst_s=4, **TOKENS)
-SEVERAL = {
+SEVERAL: dict[str, tuple[Quota, ...]] = {
     "two buckets": (Bucket(limit=1, per_s=1, burst_s=3), TOKEN_BUCKET),
     "bucket and window": (TOKEN_BUCKET, FixedWindow(limit=3, per_s=2)),
     "window and slots": (SlidingWindow(limit=8, **TOKENS | {"per_s": 4.0}), Slots(limit=2)),

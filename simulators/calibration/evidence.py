@@ -1,0 +1,184 @@
+"""A recording as calibration reads it: when each attempt was sent, what became of it, what it weighed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.recorder import RowOutcome
+from simulators.quotas import Estimate, Settlement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_UNSET_OUTPUT_TOKENS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Attempts that reached the provider, in order of sending; where two were sent at once, the admitted one first.
+
+    Attributes:
+        sent_s: when.
+        end_s: when the answer was over.
+        admitted: the quotas let it pass: answered, broken off, or hung up on.
+        refused: a quota refused it.
+        told_s: the Retry-After of a refusal; NaN without one.
+        by_reset: no Retry-After was stated, but headers told when the used-up limit resets, and clients went by that.
+        tokens: input, output and ``max_tokens``; NaN where unknown.
+        embeds: the calls are embeddings: they write nothing.
+        rows: positions in the recording's frame.
+    """
+
+    sent_s: Floats
+    end_s: Floats
+    admitted: Bools
+    refused: Bools
+    told_s: Floats
+    by_reset: Bools
+    tokens: dict[str, Floats]
+    embeds: bool
+    rows: Integers
+
+    @classmethod
+    def of(cls, attempts: pd.DataFrame) -> Evidence:
+        """Take what matters from a recording's frame; refused attempts weigh what the call's answered one weighed."""
+        sent = _floats(attempts, "sent_s")
+        outcome = attempts["outcome"].to_numpy()
+        status = _floats(attempts, "status")
+        refused = (outcome == RowOutcome.RATE_LIMITED) & (status == 429)
+        admitted = (status == 200) | np.isin(outcome, [RowOutcome.CANCELLED, RowOutcome.TIMEOUT])
+        reached = np.isfinite(sent)
+        order = np.lexsort((refused, sent))
+        order = order[reached[order]]
+        told = np.where(refused, _floats(attempts, "retry_after_s"), np.nan)
+        by_reset = np.abs(told - _used_up_reset_s(attempts)) < 1e-6
+        tokens = {}
+        for name in ("input_tokens", "output_tokens", "max_tokens"):
+            answered = attempts[name].where(outcome == RowOutcome.OK)
+            known = answered.groupby(attempts["call_id"]).transform("max").fillna(attempts[name])
+            tokens[name] = known.to_numpy(dtype=np.float64, na_value=np.nan)[order]
+        return cls(
+            sent_s=sent[order],
+            end_s=_floats(attempts, "end_s")[order],
+            admitted=(admitted & ~refused)[order],
+            refused=refused[order],
+            told_s=np.where(by_reset, np.nan, told)[order],
+            by_reset=by_reset[order],
+            tokens=tokens,
+            embeds=bool((attempts["operation"] == "embeddings").all()),
+            rows=order,
+        )
+
+    def __len__(self) -> int:
+        return len(self.sent_s)
+
+    def thinned(self, refusals: int) -> Evidence:
+        """Return the same with at most so many refusals, spread over time: the others hardly tell more."""
+        at = np.flatnonzero(self.refused)
+        if len(at) <= refusals:
+            return self
+        kept = np.zeros(len(self), dtype=bool)
+        kept[at[np.linspace(0, len(at) - 1, refusals).astype(np.int64)]] = True
+        return replace(self, refused=kept)
+
+    @cached_property
+    def taken(self) -> Integers:
+        """Numbers of the admitted attempts."""
+        return np.flatnonzero(self.admitted)
+
+    @cached_property
+    def turned_away(self) -> Integers:
+        """Numbers of the refused attempts."""
+        return np.flatnonzero(self.refused)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first attempt to the last."""
+        return float(self.sent_s[-1] - self.sent_s[0]) if len(self) else 0.0
+
+
+@dataclass(frozen=True)
+class Currency:
+    """What a quota might count, and what each attempt would cost then.
+
+    Attributes:
+        axis: the dimension.
+        reserved: units per attempt at admission.
+        settled: units per attempt in the end; ``None`` where the estimate stands.
+        fields: what a quota of this currency is made with.
+    """
+
+    axis: Axis
+    reserved: Floats = field(repr=False)
+    settled: Floats | None = field(default=None, repr=False)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The axis, with what tells this currency from others on the same axis."""
+        about = [
+            str(value) for key, value in self.fields.items() if key != "axis" and str(value) not in ("sum", "never")
+        ]
+        return " ".join([self.axis.replace("_", " "), *(f"({word.replace('_', ' ')})" for word in about)])
+
+
+def currencies(evidence: Evidence) -> list[Currency]:
+    """Return what a provider may count, the commonest first; what no recording can tell apart is listed once."""
+    read, written, bound = (evidence.tokens[name] for name in ("input_tokens", "output_tokens", "max_tokens"))
+    listed = [Currency(Axis.REQUESTS, np.ones(len(evidence)), None, {"axis": Axis.REQUESTS})]
+    if np.isnan(read[evidence.admitted]).mean() > 0.2:
+        return listed  # token quotas cannot be judged by calls whose size nobody knows
+    read = np.where(np.isnan(read), np.nanmedian(read), read)
+    if evidence.embeds:
+        return [*listed, Currency(Axis.TOKENS, read, None, {"axis": Axis.TOKENS})]
+    reserve = np.where(np.isnan(bound), _UNSET_OUTPUT_TOKENS, bound)
+    used = np.where(np.isnan(written), reserve, written)
+
+    def add(axis: Axis, reserved: Floats, settled: Floats | None, **about: Any) -> None:
+        for known in listed:
+            if _proportional(known.reserved, reserved) and _same(known.settled, settled):
+                return
+        listed.append(Currency(axis, reserved, settled, {"axis": axis, **about}))
+
+    add(Axis.TOKENS, read + reserve, None, estimate=Estimate.SUM)
+    add(Axis.TOKENS, read + reserve, read + used, settlement=Settlement.AT_END)
+    add(Axis.INPUT_TOKENS, read, None)
+    add(Axis.TOKENS, read, read + used, settlement=Settlement.REALTIME)
+    add(Axis.OUTPUT_TOKENS, np.zeros_like(read), used, settlement=Settlement.REALTIME)
+    add(Axis.OUTPUT_TOKENS, reserve, used, settlement=Settlement.AT_END)
+    add(Axis.OUTPUT_TOKENS, reserve, None)
+    add(Axis.TOKENS, np.maximum(read, reserve), None, estimate=Estimate.MAX)
+    return listed
+
+
+def _proportional(one: Floats, other: Floats) -> bool:
+    scale = one.sum()
+    return bool(scale > 0 and np.allclose(other, one * (other.sum() / scale), rtol=1e-3))
+
+
+def _same(one: Floats | None, other: Floats | None) -> bool:
+    return (one is None) == (other is None) and (one is None or other is None or np.array_equal(one, other))
+
+
+def _used_up_reset_s(attempts: pd.DataFrame) -> Floats:
+    """Return when the last of the used-up limits resets, by the headers; NaN where none is used up."""
+    resets = np.full(len(attempts), np.nan)
+    for axis in Axis:
+        if f"{axis}_reset_s" in attempts and f"{axis}_remaining" in attempts:
+            used_up = _floats(attempts, f"{axis}_remaining") == 0
+            resets = np.fmax(resets, np.where(used_up, _floats(attempts, f"{axis}_reset_s"), np.nan))
+    return resets
+
+
+def _floats(frame: pd.DataFrame, name: str) -> Floats:
+    return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)

@@ -1,0 +1,130 @@
+"""What a provider does beside counting: what refused clients hear, how long answers take, how often it fails."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from factflow_llm.recorder import RowOutcome
+from simulators.calibration.answers import fit_whole_answers
+from simulators.calibration.findings import Finding, Known
+from simulators.catalogue import RetryAfter
+from simulators.faults import Refused
+from simulators.latency import LatencyModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from simulators.calibration.evidence import Evidence, Floats
+    from simulators.calibration.replay import Verdicts
+
+_FEWEST = 20
+_EXACT_S = 0.02
+
+
+def retry_after(evidence: Evidence, said: Verdicts, only_slots: bool) -> tuple[RetryAfter, Finding]:
+    """Infer what refused clients hear, by comparing it with how long they would have had to wait."""
+    name = "Retry-After"
+    told_s = evidence.told_s[evidence.refused]
+    heard = np.isfinite(told_s)
+    if not len(told_s):
+        return RetryAfter(), Finding(name, None, known=Known.UNKNOWN, note="nobody was refused; taken to be true")
+    if heard.mean() < 0.05:
+        instead = "; clients went by the reset that headers tell" if evidence.by_reset.any() else ""
+        return RetryAfter(habit="absent"), Finding(name, "absent", note=f"in {len(told_s)} refusals{instead}")
+    told_s, wait_s = told_s[heard], said.wait_s[evidence.refused][heard]
+    judged = (wait_s > 0) & np.isfinite(wait_s)
+    note = f"from {int(judged.sum())} of {len(told_s)} that were heard"
+    whole = bool(np.all(told_s == np.round(told_s)))
+    shown_in: Literal["whole_seconds", "seconds"] = "whole_seconds" if whole and len(told_s) >= 5 else "seconds"
+    if only_slots:
+        return RetryAfter(), Finding(name, f"always {np.median(told_s):g} s", note=note)
+    rounding_s = 1.0 if whole else 0.001
+    true = np.abs(told_s - wait_s - rounding_s / 2) <= rounding_s / 2 + _EXACT_S
+    if judged.any() and true[judged].mean() > 0.8:
+        return RetryAfter(shown_in=shown_in), Finding(name, f"true, {shown_in.replace('_', ' ')}", note=note)
+    if np.ptp(np.percentile(told_s, [5, 95])) < 1e-6:
+        constant_s = float(np.median(told_s))
+        return RetryAfter(constant_s=constant_s), Finding(name, f"always {constant_s:g} s", note=note)
+    if judged.sum() >= 5:
+        ratios = (told_s[judged] - rounding_s / 2) / wait_s[judged]
+        low, factor, high = np.percentile(ratios, [25, 50, 75])
+        if high - low < 0.1 * factor:
+            habit = RetryAfter(habit="late", factor=float(f"{factor:.3g}"), shown_in=shown_in)
+            late = "late" if factor > 1 else "too early"
+            finding = Finding(
+                f"{name}: told / true", float(factor), float(low), float(high), Known.PINNED, f"{late}; {note}"
+            )
+            return habit, finding
+    return RetryAfter(), Finding(name, None, known=Known.UNKNOWN, note=f"follows no habit known here; {note}")
+
+
+def errors(attempts: pd.DataFrame, unexplained: int) -> tuple[tuple[Refused, ...], list[Finding]]:
+    """Infer error rates by status, as shares of all attempts sent, with Wilson's 95 % interval."""
+    sent = attempts[attempts["sent_s"].notna()]
+    outcome = sent["outcome"].to_numpy()
+    statuses = sent["status"].to_numpy(dtype=np.float64, na_value=np.nan)
+    failed = np.isin(outcome, [RowOutcome.ERROR, RowOutcome.TIMEOUT])
+    counts = Counter(statuses[failed & np.isfinite(statuses)].astype(int).tolist())
+    faults, findings = [], []
+    for status, count in sorted(counts.items()):
+        low, high = wilson(count, len(sent))
+        share = count / len(sent)
+        at_s = sent["sent_s"].to_numpy(dtype=np.float64)[failed & (statuses == status)]
+        storms = count >= _FEWEST and _dispersion(at_s, float(sent["sent_s"].max())) > 3.0
+        note = f"{count} of {len(sent)} attempts" + (
+            "; in storms, which an even share does not reproduce" if storms else ""
+        )
+        findings.append(Finding(f"share of HTTP {status}", share, low, high, Known.by_width(low, high), note))
+        if 500 <= status <= 599:
+            faults.append(Refused(status=status, share=share))
+    if unexplained:
+        low, high = wilson(unexplained, len(sent))
+        note = f"{unexplained} refusals fit no quota"
+        findings.append(Finding("share of unexplained 429", unexplained / len(sent), low, high, Known.LOOSE, note))
+        faults.append(Refused(status=429, share=unexplained / len(sent)))
+    return tuple(faults), findings
+
+
+def latency(attempts: pd.DataFrame) -> tuple[LatencyModel, list[Finding]]:
+    """Fit how long answers take, and refusals; whole answers tell first token and pace by duration and length."""
+    sent = attempts["sent_s"]
+    frame = attempts.assign(first_chunk_s=attempts["first_chunk_s"] - sent, duration_s=attempts["end_s"] - sent)
+    answered = frame[frame["outcome"] == RowOutcome.OK]
+    streamed = int(answered["first_chunk_s"].notna().sum())
+    if len(answered) < _FEWEST:
+        note = f"{len(answered)} answers; a model needs {_FEWEST}: these are the defaults"
+        return LatencyModel(), [Finding("latency", None, known=Known.UNKNOWN, note=note)]
+    if streamed >= _FEWEST:
+        model, note = LatencyModel.fit(frame), f"{streamed} streamed answers"
+    else:
+        written = answered["output_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
+        duration_s = answered["duration_s"].to_numpy(dtype=np.float64)
+        model = fit_whole_answers(duration_s, np.where(np.isfinite(written), written, 1.0))
+        refused_s = frame.loc[frame["outcome"] == RowOutcome.RATE_LIMITED, "duration_s"]
+        if len(refused_s):
+            model = model.model_copy(update={"rejection_s": float(refused_s.median())})
+        note = f"{len(answered)} whole answers, parted by their length"
+    known = Known.PINNED if streamed >= 200 else Known.ROUGH
+    return model, [
+        Finding("latency: first token, s (median)", model.first_token_s, known=known, note=note),
+        Finding("latency: per token, s (median)", model.per_token_s, known=known),
+        Finding("latency: share of slow calls", model.slow_share, known=known),
+    ]
+
+
+def wilson(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's interval of a share: sensible for few and for none (Wilson 1927)."""
+    share, spread = count / of, z * z / of
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def _dispersion(at_s: Floats, end_s: float) -> float:
+    """Return variance over mean of the counts per minute: 1 for even luck, more for storms."""
+    counts = np.bincount((at_s / 60.0).astype(np.int64), minlength=max(int(end_s / 60.0), 1))
+    return float(counts.var() / counts.mean())

@@ -1,0 +1,164 @@
+"""Every shape of quota, asked one question: how large must it have been for this attempt to pass?
+
+That size is the attempt's *critical capacity*. It follows from what was admitted before, whatever the quota's true
+size: a quota of the shape must be at least as large as the critical capacity of everything it admitted, and smaller
+than that of everything it refused. One pass over the recording thus tells all sizes that can be true, and how often
+each is contradicted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from typing_extensions import override
+
+from factflow_llm.ratelimit.signals import Axis
+from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
+
+if TYPE_CHECKING:
+    from simulators.calibration.evidence import Currency, Evidence, Floats, Integers
+
+SLACK_S = 2e-6  # recordings round times to the microsecond
+
+
+class Ledger:
+    """What the attempts charged in one currency, as a row of bookings in order of time.
+
+    Attributes:
+        booked_s: time of each booking: charges at sending, corrections when the answer ends.
+        charged_s: when the booking's call was sent.
+        units: what was booked.
+        total: sum of all bookings before each; one longer than they are.
+        before: number of bookings before each attempt.
+    """
+
+    def __init__(self, evidence: Evidence, currency: Currency) -> None:
+        self.evidence = evidence
+        self.currency = currency
+        self.asked = currency.reserved
+        taken = np.flatnonzero(evidence.admitted)
+        sent_s = evidence.sent_s[taken]
+        charge, when, charged_s = currency.reserved[taken], sent_s, sent_s
+        is_charge = np.ones(len(taken))
+        corrected_s = np.zeros(0)
+        if currency.settled is not None:
+            known = np.isfinite(evidence.end_s[taken])
+            corrected_s = evidence.end_s[taken][known]
+            charge = np.concatenate([charge, (currency.settled - currency.reserved)[taken][known]])
+            when, charged_s = np.concatenate([when, corrected_s]), np.concatenate([charged_s, sent_s[known]])
+            is_charge = np.concatenate([is_charge, np.zeros(len(corrected_s))])
+        order = np.lexsort((is_charge, when))
+        self.booked_s: Floats = when[order]
+        self.charged_s: Floats = charged_s[order]
+        self.units: Floats = charge[order]
+        self.total: Floats = np.concatenate([[0.0], np.cumsum(self.units)])
+        earlier: Integers = np.cumsum(evidence.admitted) - evidence.admitted
+        self.before: Integers = earlier + np.searchsorted(np.sort(corrected_s), evidence.sent_s, side="right")
+
+    @cached_property
+    def rate(self) -> float:
+        """Units admitted per second, over the whole recording."""
+        return float(self.total[-1]) / max(self.evidence.duration_s, 1e-9)
+
+
+class Shape(ABC):
+    """A kind of quota with all its parameters but its size."""
+
+    @abstractmethod
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
+        """Return critical capacities of the attempts ``at``, had they come ``later_s`` later and none in between."""
+
+    @abstractmethod
+    def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
+        """Return the quota of this size; ``fields`` name its currency, its limit is quoted per ``per_s``."""
+
+
+@dataclass(frozen=True)
+class BucketShape(Shape):
+    """A bucket refilled at ``rate`` units per second; its capacity is what it holds."""
+
+    rate: float
+
+    @override
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
+        refilled = self.rate * ledger.booked_s
+        missing = ledger.total[1:] - refilled - np.minimum.accumulate(ledger.total[:-1] - refilled)
+        before = ledger.before[at]
+        last = np.maximum(before - 1, 0)
+        drained = self.rate * (ledger.evidence.sent_s[at] + later_s - ledger.booked_s[last])
+        level: Floats = np.where(before > 0, np.maximum(missing[last] - drained, 0.0), 0.0) + ledger.asked[at]
+        return level
+
+    @override
+    def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
+        return Bucket(limit=self.rate * per_s, per_s=per_s, burst_s=capacity / self.rate, **fields)
+
+
+@dataclass(frozen=True)
+class FixedShape(Shape):
+    """A counter that starts anew every ``window_s``, ``phase_s`` after the recording's zero."""
+
+    window_s: float
+    phase_s: float
+
+    @override
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
+        numbers = self._number(ledger.booked_s)
+        lost = (ledger.units < 0) & (self._number(ledger.charged_s) != numbers)
+        total = np.concatenate([[0.0], np.cumsum(np.where(lost, 0.0, ledger.units))])
+        before = ledger.before[at]
+        first = np.searchsorted(numbers, self._number(ledger.evidence.sent_s[at] + later_s))
+        used: Floats = total[before] - total[np.minimum(first, before)] + ledger.asked[at]
+        return used
+
+    def _number(self, when_s: Floats) -> Floats:
+        number: Floats = np.floor((when_s - self.phase_s + SLACK_S) / self.window_s)
+        return number
+
+    @override
+    def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
+        over_s = self.window_s if per_s > self.window_s else None
+        return FixedWindow(
+            limit=capacity * per_s / self.window_s, per_s=per_s, enforced_over_s=over_s, phase_s=self.phase_s, **fields
+        )
+
+
+@dataclass(frozen=True)
+class SlidingShape(Shape):
+    """A limit on every span of ``window_s``. Corrections are taken to expire a window after they were made."""
+
+    window_s: float
+
+    @override
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
+        before = ledger.before[at]
+        horizon = ledger.evidence.sent_s[at] + later_s - self.window_s + SLACK_S
+        first = np.searchsorted(ledger.booked_s, horizon, side="right")
+        used: Floats = ledger.total[before] - ledger.total[np.minimum(first, before)] + ledger.asked[at]
+        return used
+
+    @override
+    def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
+        over_s = self.window_s if per_s > self.window_s else None
+        return SlidingWindow(limit=capacity * per_s / self.window_s, per_s=per_s, enforced_over_s=over_s, **fields)
+
+
+@dataclass(frozen=True)
+class SlotsShape(Shape):
+    """A number of calls that may run at once; who is refused hears ``retry_after_s``."""
+
+    retry_after_s: float
+
+    @override
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
+        evidence = ledger.evidence
+        ended = np.searchsorted(np.sort(evidence.end_s[evidence.admitted]), evidence.sent_s[at] + SLACK_S, side="right")
+        return np.asarray((np.cumsum(evidence.admitted) - evidence.admitted)[at] - ended + 1.0, dtype=np.float64)
+
+    @override
+    def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
+        return Slots(limit=capacity, axis=Axis.CONCURRENCY, retry_after_s=self.retry_after_s)
