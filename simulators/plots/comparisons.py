@@ -49,7 +49,7 @@ def plot_frontier(comparison: Comparison, *, ax: Axes | None = None, **marks: An
     means = frontier(comparison)
     worlds = comparison.frame.set_index("policy")
     for turn, (policy, mean) in enumerate(means.iterrows()):
-        color, shape = look.CYCLE[turn % 8], look.SHAPES[turn % 8]
+        color, shape = look.CYCLE[turn % 8], look.SHAPES[(turn + turn // 8) % 8]
         own = worlds.loc[[policy]]
         ax.plot(
             own["rejected_share"], own["goodput_ratio"], linestyle="", marker=shape, color=color, markersize=4,
