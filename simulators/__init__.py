@@ -20,6 +20,9 @@ from factflow_llm.errors import ExtraMissingError
 
 if TYPE_CHECKING:
     from simulators import policies as policies
+    from simulators.calibrate import Calibration as Calibration
+    from simulators.calibrate import Validation as Validation
+    from simulators.calibrate import calibrate as calibrate
     from simulators.comparison import Comparison as Comparison
     from simulators.comparison import compare as compare
     from simulators.dashboard import Dashboard as Dashboard
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Backlog": "scenario",
+    "Calibration": "calibrate",
     "Call": "provider",
     "Comparison": "comparison",
     "Dashboard": "dashboard",
@@ -89,7 +93,9 @@ _HOMES = {
     "Trace": "traces",
     "TraceError": "traces",
     "TraceHeader": "traces",
+    "Validation": "calibrate",
     "backlog": "scenario",
+    "calibrate": "calibrate",
     "compare": "comparison",
     "incident": "faults",
     "plan": "planning",
@@ -120,6 +126,7 @@ _HOMES = {
 
 __all__ = [
     "Backlog",
+    "Calibration",
     "Call",
     "Comparison",
     "Dashboard",
@@ -138,7 +145,9 @@ __all__ = [
     "Trace",
     "TraceError",
     "TraceHeader",
+    "Validation",
     "backlog",
+    "calibrate",
     "compare",
     "incident",
     "plan",
@@ -169,7 +178,7 @@ __all__ = [
 ]
 
 
-_SHADOWED = ("provider",)
+_SHADOWED = ("calibrate", "provider")
 """Functions that share their name with the file they live in."""
 
 
