@@ -77,7 +77,7 @@ class Watch:
         self._view = RunView()
         self._knobs = Knobs(limiter.config, self.messages.guard(self._retune))
         self.sliders = self._knobs.sliders
-        self._picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "860px", "display": "none"})
+        self._picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "740px", "display": "none"})
         self._picture.add_class("ff-picture")
         self._state = widgets.HTML()
         self.stop_button = widgets.Button(description="stop watching", tooltip="the limiter goes on")

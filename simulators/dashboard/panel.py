@@ -96,7 +96,7 @@ class Dashboard:
         self.controls["trace"].observe(self.messages.guard(self._read_trace), "value")
         self.controls["axis"].observe(self.messages.guard(self._change_axis), "value")
         self.buttons = self._make_buttons()
-        self._picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "860px", "display": "none"})
+        self._picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "740px", "display": "none"})
         self._picture.add_class("ff-picture")
         self._table = widgets.HTML()
         self._code = widgets.VBox()
