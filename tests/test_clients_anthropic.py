@@ -10,7 +10,7 @@ import anthropic
 import pytest
 from pydantic import BaseModel
 
-from factflow_llm.errors import InvalidRequestError
+from factflow_llm.errors import ConfigurationError, InvalidRequestError
 from factflow_llm.types import ImagePart, Message, StreamChunk, TextPart, Tool, ToolCall, Usage
 from tests.faces import ANTHROPIC, ANTHROPIC_STREAM, anthropic_answer
 from tests.loopback import Asked, Events, Loopback, Reply
@@ -96,6 +96,8 @@ def test_max_tokens_is_defaulted() -> None:
     """Without max_tokens the client's default is sent, and the call's number wins over it, however large."""
     assert ask(made={"default_max_tokens": 512})[1].body["max_tokens"] == 512
     assert ask(max_tokens=64_000)[1].body["max_tokens"] == 64_000
+    with pytest.raises(ConfigurationError, match="default_max_tokens=0 must be a whole number from 1"):
+        ask(made={"default_max_tokens": 0})
 
 
 def test_stop_and_seed() -> None:

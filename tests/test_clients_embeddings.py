@@ -137,9 +137,10 @@ def test_no_texts_ask_nothing(face: EmbeddingFace, server: Loopback) -> None:
         (["fine", ""], r"texts\[1\] is empty"),
         (["fine", None], r"texts\[1\] is of type NoneType"),
         (["fine", b"x"], r"texts\[1\] is of type bytes"),
+        (["fine", "a\ud800"], r"texts\[1\] holds half a character at 1"),
         (["fine", "too long"], r"texts\[1\] "),
     ],
-    ids=["a string", "empty", "none", "bytes", "too long"],
+    ids=["a string", "empty", "none", "bytes", "half a character", "too long"],
 )
 def test_bad_texts_are_named_by_position(
     face: EmbeddingFace, server: Loopback, texts: Any, words: str, limited: bool

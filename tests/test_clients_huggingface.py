@@ -249,9 +249,10 @@ def test_model_that_cannot_be_had_is_terminal(tmp_path: Path) -> None:
     [
         ({"prompt": "a", "prompt_name": "b"}, "either prompt or prompt_name"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 2.5}, "batch_size=2.5 must be a whole number"),
         ({"model": " "}, "must be the name of a model"),
     ],
-    ids=["prompts", "batch size", "model"],
+    ids=["prompts", "batch size", "half a text", "model"],
 )
 def test_bad_settings_fail_when_made(settings: dict[str, Any], complaint: str) -> None:
     """A setting that cannot work is an error of ours before any text."""

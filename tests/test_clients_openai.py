@@ -23,7 +23,7 @@ from factflow_llm.errors import (
 from factflow_llm.protocols import EmbeddingClientProtocol
 from factflow_llm.types import FinishReason, ImagePart, Message, StreamChunk, TextPart, Tool, ToolCall, Usage
 from tests.faces import OPENAI, openai_answer, openai_chunk
-from tests.loopback import Events, Loopback, Reply
+from tests.loopback import Asked, Events, Loopback, Reply, Scripted
 
 HELLO = [Message.user("hello")]
 
@@ -233,7 +233,9 @@ def vectors(*numbers: float, plain: bool = False, backwards: bool = True, tokens
     return Reply({"object": "list", "model": "text-embedding-3-small", "data": data[::-1], "usage": usage})
 
 
-def embed(texts: Any, *replies: Reply, model: str = "text-embedding-3-small", **wanted: Any) -> tuple[Any, list[Any]]:
+def embed(
+    texts: Any, *replies: Scripted, model: str = "text-embedding-3-small", **wanted: Any
+) -> tuple[Any, list[Any]]:
     """Embed and return the response and the bodies asked."""
     made = {name: wanted.pop(name) for name in ("options",) if name in wanted}
 
@@ -325,9 +327,14 @@ TOO_MANY = Reply(
 
 def test_too_many_tokens_are_halved() -> None:
     """A batch refused for its tokens is halved and sent again; the vectors still stand in order."""
-    response, bodies = embed(["a", "b", "c"], TOO_MANY, vectors(1.0), vectors(1.0, 1.0, tokens=2))
+
+    def refuse_three(asked: Asked) -> Reply:
+        numbers = [float(text) for text in asked.body["input"]]
+        return TOO_MANY if len(numbers) == 3 else vectors(*numbers, tokens=len(numbers))
+
+    response, bodies = embed(["0", "1", "2"], refuse_three)
     assert sorted(len(body["input"]) for body in bodies) == [1, 2, 3]
-    assert (len(response.vectors), response.usage.input_tokens) == (3, 3)
+    assert (response.vectors, response.usage.input_tokens) == (((0.0, 0.5), (1.0, 0.5), (2.0, 0.5)), 3)
 
 
 def test_one_text_is_not_halved() -> None:

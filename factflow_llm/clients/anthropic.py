@@ -18,7 +18,7 @@ from factflow_llm.clients.anthropic_messages import (
     say_tools,
 )
 from factflow_llm.clients.base import BaseLLMClient, Call
-from factflow_llm.clients.checks import check_api_key, check_options
+from factflow_llm.clients.checks import check_api_key, check_count, check_options
 from factflow_llm.clients.stainless import (
     CONNECT_TIMEOUT_S,
     TIMEOUT_S,
@@ -91,7 +91,7 @@ class AnthropicClient(BaseLLMClient):
             proxy=proxy,
             http_client=http_client,
         )
-        self.default_max_tokens = default_max_tokens
+        self.default_max_tokens = check_count(default_max_tokens, name="default_max_tokens")
         self._sdk = anthropic
         self._client = anthropic.AsyncAnthropic(api_key=key, base_url=base_url, **wiring)
         self._owned = http_client is None

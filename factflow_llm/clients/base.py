@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from factflow_llm.clients.checks import check_messages, check_sampling, check_tools
+from factflow_llm.clients.checks import check_messages, check_sampling, check_stop, check_tools
 from factflow_llm.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ class BaseLLMClient(BaseClient):
         check_messages(messages)
         check_tools(tools)
         check_sampling(temperature, max_tokens, max_temperature=self.max_temperature)
-        stops = [stop] if isinstance(stop, str) else list(stop or ())
-        return Call(messages, max_tokens, temperature, stops, tools or (), response_format, options)
+        return Call(messages, max_tokens, temperature, check_stop(stop), tools or (), response_format, options)
 
     @abstractmethod
     def _request(self, call: Call) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from factflow_llm.clients.checks import check_headers, check_positive, check_url
+from factflow_llm.clients.checks import check_count, check_headers, check_positive, check_url
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
 from factflow_llm.errors import BadResponseError, ConfigurationError, ExtraMissingError, InvalidRequestError
 from factflow_llm.types import EmbeddingResponse, Usage
@@ -71,7 +71,7 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
                 f"model={model!r} is no Titan text embedding model: write 'amazon.titan-embed-text-v2:0' "
                 "or 'amazon.titan-embed-text-v1'"
             )
-        check_positive(max_concurrency, name="max_concurrency")
+        check_count(max_concurrency, name="max_concurrency")
         self._preset_dimensions(dimensions)
         self._is_v1 = "titan-embed-text-v1" in model
         self._options = {"normalize": normalize}

@@ -6,21 +6,35 @@ A message, a key or a text never appears in an error, only its position, its typ
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
 from factflow_llm.errors import ConfigurationError, FactflowLLMError, InvalidRequestError
-from factflow_llm.types import ImagePart, Message, Role, TextPart, Tool
+from factflow_llm.types import ImagePart, Message, Role, TextPart, Tool, ToolCall
 
 _ROLES = frozenset(Role)
+_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
+_NO_OPTIONS = {
+    "model": "it belongs to the client; make another client",
+    "messages": "they are the first argument",
+    "stream": "call the client's stream()",
+}
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
 
 
-def check_url(url: str, *, name: str) -> str:
-    """Return ``url``, or raise a ``ConfigurationError`` when it lacks a scheme or a host."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https", "socks5", "socks5h"} or not parts.hostname:
+def check_url(url: Any, *, name: str) -> str:
+    """Return ``url``, or raise a ``ConfigurationError`` when it is malformed or lacks a scheme or a host."""
+    if not isinstance(url, str) or not url.isprintable() or " " in url:
+        raise ConfigurationError(f"{name} {url!r} is no URL: write https://HOST, with no space or line break in it")
+    try:
+        parts = urlsplit(url)
+        complete = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise ConfigurationError(f"{name} {url!r} is no URL: {error}; write https://HOST or http://HOST:PORT") from None
+    if not complete:
         raise ConfigurationError(
             f"{name} {url!r} needs a scheme and a host: write https://HOST, or http://HOST for a server of your own"
         )
@@ -39,13 +53,17 @@ def check_api_key(key: str | None, *, variable: str) -> str:
 
 
 def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """Return a copy of the headers, or raise a ``ConfigurationError`` for a value HTTP cannot carry."""
+    """Return a copy of the headers, or raise a ``ConfigurationError`` for one that HTTP cannot carry."""
     for name, value in (headers or {}).items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"{name!r} cannot be the name of a header: write letters, digits and dashes")
         _check_header_value(value, name=f"the header {name!r}")
     return dict(headers or {})
 
 
-def _check_header_value(value: str, *, name: str) -> None:
+def _check_header_value(value: Any, *, name: str) -> None:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} is of type {type(value).__name__}: write a str")
     if value != value.strip() or not value.isascii() or not value.isprintable():
         raise ConfigurationError(
             f"{name} holds a line break, a space at an end, or a character outside ASCII: "
@@ -53,16 +71,31 @@ def _check_header_value(value: str, *, name: str) -> None:
         )
 
 
-def check_positive(value: float, *, name: str) -> float:
+def check_positive(value: Any, *, name: str) -> float:
     """Return ``value``, or raise a ``ConfigurationError`` unless it is a finite number above zero."""
-    if not math.isfinite(value) or value <= 0:
+    if not _is_number(value) or not math.isfinite(value) or value <= 0:
         raise ConfigurationError(f"{name}={value!r} must be a finite number above 0")
-    return value
+    return float(value)
+
+
+def check_count(value: Any, *, name: str) -> int:
+    """Return ``value``, or raise a ``ConfigurationError`` unless it is a whole number from 1."""
+    if not _is_count(value):
+        raise ConfigurationError(f"{name}={value!r} must be a whole number from 1")
+    return int(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def check_dimensions(dimensions: Any, *, error: type[FactflowLLMError]) -> None:
     """Raise ``error`` unless ``dimensions`` is a whole number from 1, or ``None``."""
-    if dimensions is not None and not (isinstance(dimensions, int) and dimensions >= 1):
+    if dimensions is not None and not _is_count(dimensions):
         raise error(f"dimensions={dimensions!r} must be a whole number from 1; leave it out for the model's own")
 
 
@@ -83,14 +116,20 @@ def _check_message(message: Any, *, where: str) -> None:
         raise InvalidRequestError(
             f"{where} is of type {type(message).__name__}: write Message.user(…), Message.system(…)"
         )
-    if message.role not in _ROLES:
+    if not isinstance(message.role, str) or message.role not in _ROLES:
         raise InvalidRequestError(f"{where} has the role {message.role!r}: use one of {', '.join(Role)}")
     if message.role == Role.TOOL and not message.tool_call_id:
         raise InvalidRequestError(
             f"{where} answers a tool but has no tool_call_id: write Message.tool(…, tool_call_id=…)"
         )
+    for index, tool_call in enumerate(message.tool_calls):
+        if not isinstance(tool_call, ToolCall):
+            raise InvalidRequestError(
+                f"{where}.tool_calls[{index}] is of type {type(tool_call).__name__}: write ToolCall(id, name, …)"
+            )
     content: Any = message.content
     if isinstance(content, str):
+        _check_unicode(content, where=f"{where}.content")
         return
     if isinstance(content, bytes) or not isinstance(content, Sequence):
         raise InvalidRequestError(f"{where}.content is of type {type(content).__name__}: give a str or a list of parts")
@@ -102,6 +141,19 @@ def _check_message(message: Any, *, where: str) -> None:
             raise InvalidRequestError(
                 f"{where}.content[{index}] is of type {type(found).__name__}: give TextPart(str) or ImagePart(…)"
             )
+        else:
+            _check_unicode(part.text, where=f"{where}.content[{index}]")
+
+
+def _check_unicode(text: str, *, where: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                f"{where} holds half a character at {error.start}: decode or cut the text by characters, "
+                "or mend it with text.encode(errors='replace').decode()"
+            ) from None
 
 
 def _check_image(image: ImagePart, *, role: Role, where: str) -> None:
@@ -111,23 +163,41 @@ def _check_image(image: ImagePart, *, role: Role, where: str) -> None:
         raise InvalidRequestError(f"{where} must have either url or data")
     if image.url is not None and not image.url.startswith(("https://", "http://")):
         raise InvalidRequestError(f"{where}.url must begin with https://: give bytes as data= with media_type=")
+    if image.data is not None and not isinstance(image.data, bytes):
+        raise InvalidRequestError(
+            f"{where}.data is of type {type(image.data).__name__}: give the image's bytes as read"
+        )
     if image.data is not None and not image.media_type:
         raise InvalidRequestError(f"{where} has data but no media_type: write media_type='image/png'")
 
 
 def check_tools(tools: Any) -> None:
-    """Raise an ``InvalidRequestError`` for anything but a ``Tool``."""
+    """Raise an ``InvalidRequestError`` for anything but a list of ``Tool`` with names."""
+    if tools is not None and not isinstance(tools, Sequence):
+        raise InvalidRequestError(f"tools must be a list of Tool, not {type(tools).__name__}: write [Tool(name, …)]")
     for position, tool in enumerate(tools or ()):
-        if not isinstance(tool, Tool):
-            raise InvalidRequestError(f"tools[{position}] is of type {type(tool).__name__}: write Tool(name, …)")
+        if not isinstance(tool, Tool) or not tool.name:
+            found = "has no name" if isinstance(tool, Tool) else f"is of type {type(tool).__name__}"
+            raise InvalidRequestError(f"tools[{position}] {found}: write Tool(name, …)")
+
+
+def check_stop(stop: Any) -> list[str]:
+    """Return the stop texts as a list, or raise an ``InvalidRequestError`` for one that is empty or no text."""
+    if stop is None:
+        return []
+    stops = [stop] if isinstance(stop, str) or not isinstance(stop, Iterable) else list(stop)
+    for text in stops:
+        if not isinstance(text, str) or not text:
+            raise InvalidRequestError(f"stop={stop!r}: give texts that are not empty; leave it out for none")
+    return stops
 
 
 def check_sampling(temperature: Any, max_tokens: Any, *, max_temperature: float) -> None:
     """Raise an ``InvalidRequestError`` for a temperature or a length outside its bounds."""
-    warm = isinstance(temperature, int | float) and 0 <= temperature <= max_temperature
+    warm = _is_number(temperature) and 0 <= temperature <= max_temperature
     if temperature is not None and not warm:
         raise InvalidRequestError(f"temperature={temperature!r} must be a number from 0 to {max_temperature:g}")
-    if max_tokens is not None and not (isinstance(max_tokens, int) and max_tokens >= 1):
+    if max_tokens is not None and not _is_count(max_tokens):
         raise InvalidRequestError(
             f"max_tokens={max_tokens!r} must be a whole number from 1; leave it out for the default"
         )
@@ -137,6 +207,8 @@ def check_options(options: Mapping[str, Any], *, accepted: Iterable[str], sdk: s
     """Raise an ``InvalidRequestError`` for a provider option the installed SDK does not know, or that is no number."""
     known = frozenset(accepted)
     for name, value in options.items():
+        if name in _NO_OPTIONS:
+            raise InvalidRequestError(f"{name} is no provider option: {_NO_OPTIONS[name]}")
         if name not in known:
             nearest = get_close_matches(name, known, n=1)
             hint = f"did you mean {nearest[0]!r}? " if nearest else ""
@@ -156,3 +228,4 @@ def check_texts(texts: Any) -> None:
             raise InvalidRequestError(f"texts[{position}] is of type {type(text).__name__}, not str")
         if not text:
             raise InvalidRequestError(f"texts[{position}] is empty: no provider embeds an empty text; leave it out")
+        _check_unicode(text, where=f"texts[{position}]")

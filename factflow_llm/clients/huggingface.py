@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakValueDictionary
 
-from factflow_llm.clients.checks import check_positive
+from factflow_llm.clients.checks import check_count
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
 from factflow_llm.errors import (
     ConfigurationError,
@@ -102,7 +102,7 @@ class HuggingFaceEmbeddingClient(BaseEmbeddingClient):
         if prompt is not None and prompt_name is not None:
             raise ConfigurationError("give either prompt or prompt_name: one writes the prompt, the other picks it")
         self._preset_dimensions(dimensions)
-        self.batch_size = int(check_positive(batch_size, name="batch_size"))
+        self.batch_size = check_count(batch_size, name="batch_size")
         self._truncate = truncate
         self._normalize = normalize
         self._prompt = prompt
