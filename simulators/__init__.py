@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from simulators.scenario import backlog as backlog
     from simulators.server import running_server as running_server
     from simulators.server import serve as serve
+    from simulators.suite import run_suite as run_suite
+    from simulators.suite import suite_report as suite_report
     from simulators.traces import Mode as Mode
     from simulators.traces import Recording as Recording
     from simulators.traces import TokenLengths as TokenLengths
@@ -70,6 +72,8 @@ if TYPE_CHECKING:
     from simulators.traces import synthesize as synthesize
     from simulators.tuning import Study as Study
     from simulators.tuning import tune as tune
+    from simulators.worlds import random_worlds as random_worlds
+    from simulators.worlds import read_world as read_world
 
 _HOMES = {
     "Backlog": "scenario",
@@ -113,12 +117,16 @@ _HOMES = {
     "plot_waits_over_time": "plots",
     "provider": "provider",
     "provider_names": "provider",
+    "random_worlds": "worlds",
     "read_recording": "traces",
     "read_trace": "traces",
+    "read_world": "worlds",
+    "run_suite": "suite",
     "running_server": "server",
     "sample_trace": "traces",
     "serve": "server",
     "simulate": "engine",
+    "suite_report": "suite",
     "synthesize": "traces",
     "tune": "tuning",
     "watch": "dashboard",
@@ -134,6 +142,7 @@ __all__ = [
     "LatencyModel",
     "Mode",
     "Neighbour",
+    "Plan",
     "Policy",
     "Provider",
     "ProviderMachine",
@@ -166,12 +175,16 @@ __all__ = [
     "policies",
     "provider",
     "provider_names",
+    "random_worlds",
     "read_recording",
     "read_trace",
+    "read_world",
+    "run_suite",
     "running_server",
     "sample_trace",
     "serve",
     "simulate",
+    "suite_report",
     "synthesize",
     "tune",
     "watch",
