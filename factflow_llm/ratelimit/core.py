@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _NO_CHANGES: tuple[Change, ...] = ()
 _EWMA = 0.1
+_CANARY_S = 0.5
+"""The longest wait for news of the first call after a cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,7 @@ class LimiterCore(Line):
         self.last_reason = Reason.CONFIGURED
         self._epoch = 1
         self._epoch_s: float | None = None
+        self._refusal_s = 0.0
         self._slots = SlotRule(config)
         self._slots_limited = False
         self._gate_s = -NEVER
@@ -285,15 +288,15 @@ class LimiterCore(Line):
             self._slots_limited = True
             return NEVER
         paced = self._requests
-        wait = paced.wait_s(now, 1.0)
-        if wait > 0.0:
+        at = now + paced.wait_s(now, 1.0)
+        if at > now:
             paced.limited = True
-            return now + wait
+            return at
         for paced in self._active_tokens:
-            wait = paced.wait_s(now, self._cost(paced.axis, ticket))
-            if wait > 0.0:
+            at = now + paced.wait_s(now, self._cost(paced.axis, ticket))
+            if at > now:
                 paced.limited = True
-                return now + wait
+                return at
         return now
 
     def grant(self, now: float, ticket: Ticket) -> None:
@@ -301,6 +304,8 @@ class LimiterCore(Line):
         super().grant(now, ticket)
         if self._epoch_s is None:
             self._epoch_s = now
+            if self._cut is not None:  # a canary: who comes next waits until it could have been refused
+                self._gate_s = max(self._gate_s, now + min(1.25 * self._refusal_s, _CANARY_S))
         ticket.epoch = self._epoch
         self._requests.spend(1.0)
         ticket.reserved_input = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
@@ -386,6 +391,7 @@ class LimiterCore(Line):
             self._slots.new_epoch()
             self._next_epoch()
             return _NO_CHANGES
+        self._refusal_s = max(now - ticket.granted_s, 0.0)
         changes = []
         slots = self._slots
         paced = self._blamed(signal.axis)

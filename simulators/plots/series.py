@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-MOVES = frozenset({Reason.SLOW_START, Reason.PROBE, Reason.RECOVER, Reason.HOLD})
+MOVES = frozenset({Reason.SLOW_START, Reason.PROBE, Reason.RECOVER})
 """Reasons that a line shows by its slope; every other change deserves a mark."""
 
 OTHER = "other"
