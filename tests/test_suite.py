@@ -108,6 +108,15 @@ def test_a_trace_is_asked_at_a_factor_of_its_speed(tmp_path: Path) -> None:
     assert read_world(path, traces=tmp_path).scenario.workload.duration_s == pytest.approx(45 / 4)
 
 
+def test_the_documented_file_is_a_world(tmp_path: Path) -> None:
+    """The example in the documentation can be read as it stands."""
+    page = (GOLDEN.parents[2] / "docs" / "suite.md").read_text(encoding="utf-8")
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    world = read_world(written(tmp_path, example))
+    assert (world.clients, len(world.scenario.neighbours)) == (4, 1)
+    assert not world.scenario.machine_spec.shows_limits
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
