@@ -83,15 +83,14 @@ class Run(NamedTuple):
 
 class _Request:
     __slots__ = (
-        "arrival_s", "attempt", "client", "concurrency", "ended", "jitters", "rate", "reason", "sends",
+        "arrival_s", "attempt", "client", "concurrency", "ended", "rate", "reason", "sends",
         "submitted_s", "ticket", "verdict",
     )  # fmt: skip
 
-    def __init__(self, ticket: KnownTicket, arrival_s: float, client: int, jitters: list[float]) -> None:
+    def __init__(self, ticket: KnownTicket, arrival_s: float, client: int) -> None:
         self.ticket = ticket
         self.arrival_s = arrival_s
         self.client = client
-        self.jitters = jitters
         self.attempt = self.sends = 0
         self.submitted_s = arrival_s
         self.verdict: Verdict | None = None
@@ -245,7 +244,7 @@ class _World:
             output_tokens=call.max_tokens,
             deadline_s=math.inf if deadline_s is None else now + deadline_s,
         )
-        request = _Request(ticket, now, client, self.jitter.row(call.index))
+        request = _Request(ticket, now, client)
         self.open[call.index] = request
         if scenario.impatient_share and self.patience.row(call.index)[0] < scenario.impatient_share:
             self.push(now + scenario.patience_s * self.patience_left.row(call.index)[0], _GIVE_UP, call.index)
@@ -325,7 +324,7 @@ class _World:
             self.retry,
             attempt=request.attempt,
             worth_attempts=consequence.max_attempts,
-            jitter=request.jitters[request.attempt % _JITTERS],
+            jitter=self.jitter.row(request.ticket.call.index)[request.attempt % _JITTERS],
             retry_after_s=retry_after_s,
             remaining_s=None if deadline_s == math.inf else deadline_s - now,
         )
@@ -373,7 +372,6 @@ class _World:
                 KnownTicket(old.ticket.call, output_tokens=old.ticket.output_tokens, deadline_s=old.ticket.deadline_s),
                 old.arrival_s,
                 old.client,
-                old.jitters,
             )
             request.attempt = old.attempt + self.hang_up(now, old)
             request.sends = old.sends

@@ -14,10 +14,11 @@ import numpy as np
 Distribution = Literal["uniform", "normal", "exponential"]
 
 _CHUNK = 1024
+_KEPT = 16
 
 
 class Stream:
-    """An endless row of standard draws, fetched by index; chunks are drawn when first touched."""
+    """An endless row of standard draws, fetched by index; chunks are drawn when touched, the latest are kept."""
 
     __slots__ = ("_chunks", "_distribution", "_key", "_last", "_last_number", "_width")
 
@@ -35,6 +36,8 @@ class Stream:
         if number != self._last_number:
             chunk = self._chunks.get(number)
             if chunk is None:
+                if len(self._chunks) == _KEPT:
+                    del self._chunks[next(iter(self._chunks))]
                 chunk = self._chunks[number] = self._draw(number)
             self._last, self._last_number = chunk, number
         return self._last[offset]

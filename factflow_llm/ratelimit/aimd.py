@@ -53,7 +53,7 @@ _STALE_CALLS = 8.0
 """The same for small quotas, in calls."""
 _LEAST_TOKENS_PER_S = 1.0
 """No token axis is paced more slowly than this, whatever was measured."""
-_STEPS_PER_CLIMB = 40.0
+_STEPS_PER_CLIMB = 20.0
 _OPEN_WINDOW_S = 60.0
 """How far back the first rejection of all looks: the minute for which most quotas are quoted."""
 
@@ -95,8 +95,9 @@ class RateRule:
     """
 
     __slots__ = (
-        "_climbing_s", "_config", "_cut", "_cut_sent", "_mark", "_net", "_of_requests", "_older_mark", "_opened_s", "_shut_s", "_slack",
-        "_step_s", "_step_sent", "_unblocked_cuts", "_window_s", "ceiling", "mode", "next_step_s", "rate",
+        "_climbing_s", "_config", "_cut", "_cut_sent", "_mark", "_net", "_of_requests", "_older_mark", "_opened_s",
+        "_shut_s", "_slack", "_step_s", "_step_sent", "_unblocked_cuts", "_window_s", "ceiling", "mode",
+        "next_step_s", "rate",
     )  # fmt: skip
 
     def __init__(
@@ -112,15 +113,16 @@ class RateRule:
         self._config = config
         self._of_requests = of_requests
         self.mode = Mode.OPEN if ceiling == math.inf else Mode.PROBE
+        self._window_s = 0.0
         self.ceiling = ceiling
         self.rate = self._bounded(ceiling)
-        self._slack = self._net = self._climbing_s = 0.0
+        self._slack = self._net = 0.0
+        self._climbing_s = self._climb_s(1.0)  # a known quota is stood at, not climbed to
         self._mark = self._older_mark = (now, sent)
         self._step_s = self.next_step_s = self._opened_s = now
         self._step_sent = self._cut_sent = sent
         self._cut: _Cut | None = None
         self._shut_s = math.nan
-        self._window_s = 0.0
         self._unblocked_cuts = 0
 
     def retune(self, config: RateLimitConfig) -> None:
@@ -201,7 +203,7 @@ class RateRule:
             self.next_step_s = now + _OPEN_WINDOW_S
             return None
         config, ceiling, before = self._config, self.ceiling, self.rate
-        climb_s = max(config.probe_s, config.probe_requests * unit / ceiling, 2.0 * self._window_s)
+        climb_s = self._climb_s(unit)
         self.next_step_s = now + climb_s / _STEPS_PER_CLIMB
         self._net = max(self._net + units - ceiling * dt, -ceiling * climb_s)
         if not limited or units + unit < _USED * before * dt:
@@ -223,6 +225,11 @@ class RateRule:
         if self.rate == before:
             return None
         return Reason.PROBE if self.mode is Mode.PROBE else Reason.RECOVER
+
+    def _climb_s(self, unit: float) -> float:
+        """Return how long a climb from a cut to the ceiling lasts."""
+        config = self._config
+        return max(config.probe_s, config.probe_requests * unit / self.ceiling, 2.0 * self._window_s)
 
     @property
     def _decrease(self) -> float:

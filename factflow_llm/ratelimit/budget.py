@@ -15,7 +15,8 @@ class Budget:
     """Units of one axis, refilled continuously; ``rate`` is in units per second, ``inf`` while nothing is known.
 
     The level may be negative: an estimate that proved too small is a debt that later calls wait for. It grows no
-    further than the cost that waits, so an idle hour earns no burst and a large call, which goes alone, does not starve.
+    further than the cost that waits, so an idle hour earns no burst and a large call, which goes alone, does not
+    starve.
     """
 
     __slots__ = ("_as_of_s", "level", "rate")

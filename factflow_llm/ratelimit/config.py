@@ -42,14 +42,15 @@ class FrozenSettings(BaseModel):
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or model.__name__
+        key = ".".join(str(part) for part in problem["loc"])
+        text = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(problem["loc"][-1]), _keys_at(model, problem["loc"][:-1]), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(model.model_fields))}"
             lines.append(f"{key}: unknown key{hint}")
         else:
-            given = "" if problem["type"] == "missing" or not problem["loc"] else f" (given: {problem['input']!r})"
-            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}{given}")
+            shown = problem["type"] == "missing" or not key or "(given: " in text
+            lines.append((f"{key}: " if key else "") + text + ("" if shown else f" (given: {problem['input']!r})"))
     return f"{model.__name__}: " + "; ".join(lines)
 
 
@@ -129,6 +130,12 @@ class RateLimitConfig(FrozenSettings):
                 "lower the first or raise the second"
             )
             raise ValueError(msg)
+        known, least = self.requests_per_minute, self.min_requests_per_minute
+        if known is not None and known < least:
+            msg = (
+                f"requests_per_minute {known:g} is below min_requests_per_minute {least:g}; raise it or lower the bound"
+            )
+            raise ValueError(msg)
         top = self.max_requests_per_minute
         for name in ("min_requests_per_minute", "requests_per_minute"):
             value = getattr(self, name)
@@ -148,6 +155,9 @@ class RateLimitConfig(FrozenSettings):
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
             msg = f"{path}: cannot be read ({error.strerror}); give the path of a file written by to_toml()"
+            raise ConfigurationError(msg) from None
+        except UnicodeDecodeError as error:
+            msg = f"{path}: not valid TOML: byte {error.start} is not UTF-8; save the file as UTF-8"
             raise ConfigurationError(msg) from None
         try:
             values = tomllib.loads(text)
