@@ -21,8 +21,8 @@ from factflow_llm.errors import ExtraMissingError
 if TYPE_CHECKING:
     from simulators import policies as policies
     from simulators.calibrate import Calibration as Calibration
-    from simulators.calibrate import Validation as Validation
     from simulators.calibrate import calibrate as calibrate
+    from simulators.calibration.validation import Validation as Validation
     from simulators.comparison import Comparison as Comparison
     from simulators.comparison import compare as compare
     from simulators.dashboard import Dashboard as Dashboard
@@ -97,7 +97,7 @@ _HOMES = {
     "Trace": "traces",
     "TraceError": "traces",
     "TraceHeader": "traces",
-    "Validation": "calibrate",
+    "Validation": "calibration.validation",
     "backlog": "scenario",
     "calibrate": "calibrate",
     "compare": "comparison",

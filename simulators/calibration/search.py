@@ -83,41 +83,38 @@ def judge(shape: Shape, ledger: Ledger, told: Told | None, considered: Bools | N
     """Return the quota of this shape at the size that contradicts least of what is considered."""
     evidence = ledger.evidence
     passing, refused = shape.critical(ledger, evidence.taken), shape.critical(ledger, evidence.turned_away)
-    slack = 1e-6 * (1.0 + passing.max(initial=0.0)) + SLACK_S * getattr(shape, "rate", 0.0)
-    passing = passing - slack
-    least, most = _sizes_that_refuse(shape, ledger, told, slack, refused)
-    weighed, open_ = (
-        (passing, np.arange(len(least)))
-        if considered is None
-        else (passing[considered[evidence.taken]], np.flatnonzero(considered[evidence.turned_away]))
-    )
-    many = min(int(len(open_) / _ADMISSION) + 2, len(weighed))
-    worth = np.sort(np.partition(weighed, len(weighed) - many)[len(weighed) - many :])
+    blur = SLACK_S * getattr(shape, "rate", 0.0)
+    passing_from = passing - blur - 1e-9 * passing.max(initial=0.0)
+    least, most = _sizes_that_refuse(shape, ledger, told, refused)
+    least, most = least - blur, most + blur
+    weighed = np.ones(len(passing), dtype=bool) if considered is None else considered[evidence.taken]
+    open_ = np.arange(len(least)) if considered is None else np.flatnonzero(considered[evidence.turned_away])
+    # The largest sizes only: whoever is smaller contradicts more admissions than there are refusals to explain.
+    largest = np.argsort(passing_from[weighed])[-(int(len(open_) / _ADMISSION) + 2) :]
+    worth = passing_from[weighed][largest]
     low, high = np.sort(least[open_]), np.sort(most[open_])
-    sizes = np.unique(np.concatenate([worth, low[low > worth.min(initial=-math.inf)]]))
+    sizes = np.unique(np.concatenate([passing[weighed][largest], low[low > worth.min(initial=-math.inf)]]))
     if not len(sizes):
         sizes = np.zeros(1)
     contradictions = _ADMISSION * (len(worth) - np.searchsorted(worth, sizes, side="right"))
     silent = len(low) - np.searchsorted(low, sizes, side="right") + np.searchsorted(high, sizes, side="right")
     best = int(np.argmin(contradictions + silent))
-    floor = float(sizes[best]) + slack
+    floor = float(sizes[best])
     explained = (least <= floor) & (floor < most)
     misses = np.maximum(least - floor, floor - most)[open_][~explained[open_]]
     return Candidate(
         shape=shape,
         ledger=ledger,
         floor=floor,
-        ceiling=float(most[open_][explained[open_]].min(initial=math.inf)),
+        ceiling=float(most[open_][explained[open_]].min(initial=math.inf)) - blur,
         cost=float(contradictions[best] + silent[best]),
         distance=float(contradictions[best] + np.minimum(misses / (_NEAR * floor), 1.0).sum()),
-        contradicted=_scattered(passing > floor, evidence.taken, evidence),
+        contradicted=_scattered(passing_from > floor, evidence.taken, evidence),
         explained=_scattered(explained, evidence.turned_away, evidence),
     )
 
 
-def _sizes_that_refuse(
-    shape: Shape, ledger: Ledger, told: Told | None, slack: float, refused: Floats
-) -> tuple[Floats, Floats]:
+def _sizes_that_refuse(shape: Shape, ledger: Ledger, told: Told | None, refused: Floats) -> tuple[Floats, Floats]:
     """Return, for each refusal, from which size on and below which size the quota explains it."""
     evidence = ledger.evidence
     at = evidence.turned_away
@@ -130,7 +127,7 @@ def _sizes_that_refuse(
         most[heard & (np.abs(told_s - shape.retry_after_s) > early_s)] = -math.inf
         return least, most
     told_s, early_s, late_s, at = told_s[heard], early_s[heard], late_s[heard], at[heard]
-    least[heard] = shape.critical(ledger, at, told_s + late_s) - slack
+    least[heard] = shape.critical(ledger, at, told_s + late_s)
     most[heard] = np.minimum(refused[heard], shape.critical(ledger, at, np.maximum(told_s - early_s, 0.0)))
     return least, np.maximum(most, least)
 

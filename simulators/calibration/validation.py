@@ -48,6 +48,14 @@ class Validation:
     decisions: pd.Series[Any] = field(repr=False)
     timing_gap: float
 
+    def simulated(self, name: str) -> float:
+        """Return a figure of the simulation: the mean over its seeds."""
+        return float(self.figures["simulated"][name])
+
+    def error(self, name: str) -> float:
+        """Return a figure's error, relative to what was recorded; NaN where that is 0."""
+        return float(self.figures["error"][name])
+
     def report(self) -> str:
         """Return the comparison as text."""
         recorded, predicted, same = (int(self.decisions[name]) for name in ("recorded", "predicted", "same"))

@@ -1,0 +1,200 @@
+"""How well calibration does: hidden random providers, told from recordings made by production code, against the truth.
+
+``python -m tests.calibrated --write`` writes ``tests/golden/calibration/hidden.txt``; it takes some minutes.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+from factflow_llm.ratelimit.config import RetryConfig
+from simulators.calibrate import Calibration, calibrate
+from simulators.calibration.evidence import Evidence
+from simulators.calibration.replay import verdicts
+from simulators.policies import RetryOnly
+from simulators.quotas import FixedWindow, Quota, Slots
+from tests.golden import FOLDER
+from tests.recordings import hidden, record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from simulators.provider import Provider
+    from simulators.traces import Recording, Trace
+
+GOLDEN = FOLDER / "calibration" / "hidden.txt"
+SEEDS = range(40)
+UNTIL_S = 1080.0
+WORLDS = 5
+REACHED = 5  # a quota that refused fewer attempts than this before UNTIL_S was hardly put to the test
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One hidden provider: what was found of its quotas that were reached, and how well the rest was foretold.
+
+    Attributes:
+        seed: of the provider.
+        quotas: one line per quota that was reached.
+        shapes: whether each one's currency, kind and window were told.
+        errors: of each one's limit, relative.
+        refusals: in held-out time: recorded; predicted for the very sends; simulated from demand, mean over worlds; and
+            the same simulated with the true provider, which shows what is luck.
+        latency_error: of the simulated p95 latency in held-out time.
+    """
+
+    seed: int
+    quotas: tuple[str, ...]
+    shapes: tuple[bool, ...]
+    errors: tuple[float, ...]
+    refusals: tuple[float, float, float, float]
+    latency_error: float
+
+    def __str__(self) -> str:
+        recorded, predicted, simulated, lucky = self.refusals
+        counts = f"429s {recorded:5.0f} {predicted:5.0f} {simulated:7.1f} {lucky:7.1f}"
+        return (
+            f"{self.seed:>3} | {counts} | p95 {self.latency_error:+6.1%} | {'; '.join(self.quotas) or 'never reached'}"
+        )
+
+
+def judge(seed: int) -> Judgement:
+    """Make a recording of a hidden provider, calibrate with its first part, and compare with the truth."""
+    provider, trace, limited = hidden(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        recording = record(provider, trace, Path(folder) / f"hidden-{seed}.jsonl", limited=limited, seed=seed)
+    calibration = calibrate(recording, UNTIL_S)
+    policy = None if limited else RetryOnly(RetryConfig())
+    validation = calibration.validate(policy=policy, seeds=WORLDS)
+    truth = provider.model_copy(update={"meters": tuple(rebased(provider.meters, trace))})
+    lucky = Calibration(truth, (), recording, UNTIL_S).validate(policy=policy, seeds=WORLDS)
+    compared = compare(truth, calibration.provider, reached(truth, recording))
+    return Judgement(
+        seed=seed,
+        quotas=tuple(line for line, _, _ in compared),
+        shapes=tuple(right for _, right, _ in compared),
+        errors=tuple(error for _, _, error in compared),
+        refusals=(
+            float(validation.decisions["recorded"]),
+            float(validation.decisions["predicted"]),
+            validation.simulated("429s"),
+            lucky.simulated("429s"),
+        ),
+        latency_error=validation.error("latency_p95_s"),
+    )
+
+
+def rebased(quotas: Iterable[Quota], trace: Trace) -> list[Quota]:
+    """Return the quotas in the recording's time, which begins with the first arrival."""
+    return [
+        quota.model_copy(update={"phase_s": (quota.phase_s - trace.arrival_s[0]) % window_s(quota)})
+        if isinstance(quota, FixedWindow)
+        else quota
+        for quota in quotas
+    ]
+
+
+def reached(truth: Provider, recording: Recording) -> list[Quota]:
+    """Return the quotas that refused some of what calibration has seen."""
+    attempts = recording.attempts
+    evidence = Evidence.of(attempts[attempts["sent_s"] < UNTIL_S])
+    blamed = verdicts(truth.meters, evidence).blamed[evidence.refused]
+    return [quota for place, quota in enumerate(truth.meters) if (blamed == place).sum() >= REACHED]
+
+
+def compare(truth: Provider, found: Provider, quotas: Iterable[Quota]) -> list[tuple[str, bool, float]]:
+    """Return a line, whether the shape is right, and the limit's error, for each quota."""
+    compared = []
+    for quota in quotas:
+        same = [each for each in found.meters if each.axis is quota.axis]
+        if not same:
+            compared.append((f"{shape(quota)}: not found", False, np.inf))
+            continue
+        error = rate(same[0]) / rate(quota) - 1
+        right = shape(same[0]) == shape(quota)
+        instead = "" if right else f", taken for {shape(same[0])}"
+        compared.append((f"{shape(quota)} {quota.limit:g} ({error:+.2%}){instead}", right, abs(error)))
+    return compared
+
+
+def shape(quota: Quota) -> str:
+    """Return what tells quotas apart but for their size."""
+    window = f" {window_s(quota):g} s" if quota.kind.endswith("window") else ""
+    counted = "" if quota.axis in ("requests", "concurrency") else f" {quota.estimate} {quota.settlement}"
+    return f"{quota.axis} {quota.kind}{window}{counted}"
+
+
+def window_s(quota: Quota) -> float:
+    """Return the length over which a quota is enforced."""
+    return getattr(quota, "enforced_over_s", None) or quota.per_s
+
+
+def rate(quota: Quota) -> float:
+    """Return what a quota lets through: per second, or slots."""
+    return quota.limit if isinstance(quota, Slots) else quota.limit / quota.per_s
+
+
+def judgements(jobs: int = -1) -> list[Judgement]:
+    """Judge all hidden providers."""
+    return list(Parallel(n_jobs=jobs)(delayed(judge)(seed) for seed in SEEDS))
+
+
+def table(judged: Iterable[Judgement]) -> pd.DataFrame:
+    """Return the figures of the providers that were reached."""
+    rows = [(*each.refusals, each.latency_error) for each in judged if each.quotas]
+    return pd.DataFrame(rows, columns=["recorded", "predicted", "simulated", "lucky", "p95"])
+
+
+def report(judged: list[Judgement]) -> str:
+    """Return all judgements as text, the summary first."""
+    counts = table(judged)
+    shapes = np.array([right for each in judged for right in each.shapes])
+    errors = np.array([error for each in judged for error in each.errors])
+    lines = [
+        f"{len(judged)} hidden providers, of which {len(counts)} were reached: {len(shapes)} quotas to be told",
+        f"window shape right: {shapes.mean():.1%}",
+        f"limit within 3 %: {(errors <= 0.03).mean():.1%}, worst {errors.max():.2%}",
+        "429s in held-out time, beside the recorded, if what was sent is what was recorded: "
+        + _agreement(counts, "predicted", "recorded"),
+        "429s in held-out time, beside the true provider's, if only demand is what was recorded: "
+        + _agreement(counts, "simulated", "lucky"),
+        f"p95 latency in held-out time, beside the recorded: median error {counts['p95'].abs().median():.1%}",
+        "",
+        "seed | 429s recorded; predicted for the recorded sends; simulated from demand; the same with the truth",
+        "     | error of the simulated p95 latency | quotas that were reached, and the error of the limit",
+        "",
+    ]
+    return "\n".join([*lines, *map(str, judged)]) + "\n"
+
+
+def _agreement(counts: pd.DataFrame, ours: str, theirs: str) -> str:
+    apart = off(counts, ours, theirs)
+    within = f"within 10 % for {(apart <= 0.1).mean():.1%}"
+    return f"median error {apart.median():.1%}, {within}, in all {in_all(counts, ours, theirs):+.1%}"
+
+
+def off(counts: pd.DataFrame, ours: str, theirs: str) -> pd.Series[float]:
+    """Return how far one count is off the other, per provider; a difference of one is no error."""
+    apart = (counts[ours] - counts[theirs]).abs()
+    return (apart / counts[theirs]).where(apart > 1, 0.0)
+
+
+def in_all(counts: pd.DataFrame, ours: str, theirs: str) -> float:
+    """Return how far the sum of one count is off that of the other."""
+    return float(counts[ours].sum() / counts[theirs].sum() - 1)
+
+
+if __name__ == "__main__":
+    text = report(judgements())
+    sys.stdout.write(text)
+    if "--write" in sys.argv[1:]:
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(text, encoding="utf-8")
