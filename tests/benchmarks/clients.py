@@ -1,7 +1,8 @@
 """What our clients cost above the raw SDK, in CPU on the loopback: ``python -m tests.benchmarks.clients``.
 
 The server is another process; what is counted is this process's CPU per call, and per chunk of a stream. All take short
-turns, again and again, so that a busy machine hits all alike; told are the medians of the turns, and their ratios.
+turns, again and again, so that a busy machine hits all alike. Told are the best tenth of the turns, for other processes
+can only add to a turn's CPU (they take its caches), and beside it the median; on a quiet machine the two agree.
 
 litellm allows no openai 3, so it has its place in an environment of its own, where all the others run beside it:
 
@@ -154,6 +155,11 @@ async def cpu_s(ask: Ask, *, streamed: bool, calls: int, in_flight: int) -> floa
     return (time.process_time() - start) / (calls // in_flight * in_flight)
 
 
+def best_tenth(turns: list[float]) -> float:
+    """Return the CPU of the turn that a tenth of them undercut."""
+    return sorted(turns)[len(turns) // 10]
+
+
 async def compare(provider: str, url: str, *, times: float) -> list[str]:
     """Measure all contestants of a provider; print a table, return what missed its aim."""
     asking = contestants(provider, url)
@@ -170,8 +176,9 @@ async def compare(provider: str, url: str, *, times: float) -> list[str]:
         scale, unit = (1e6 / CHUNKS, "chunk") if streamed else (1e6, "call")
         print(f"\n{provider}, CPU per {unit}, {in_flight} in flight")
         for name in asking:
-            ratio = median(spent[name]) / median(spent[raw])
-            print(f"  {name:22} {median(spent[name]) * scale:9.1f} us {ratio:6.2f} x raw", flush=True)
+            ratio = best_tenth(spent[name]) / best_tenth(spent[raw])
+            usual = f"(median {median(spent[name]) * scale:7.1f} us {median(spent[name]) / median(spent[raw]):5.2f} x)"
+            print(f"  {name:22} {best_tenth(spent[name]) * scale:9.1f} us {ratio:5.2f} x raw  {usual}", flush=True)
             if name in others and name.startswith("ours") and ratio > AIMS[streamed]:
                 missed.append(f"{provider} {name}, per {unit}, {in_flight} in flight: {ratio:.2f}")
     return missed
