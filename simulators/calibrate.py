@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -134,6 +134,7 @@ def calibrate(recording: Recording, until_s: float | None = None, *, name: str =
         raise ConfigurationError(msg)
     evidence = Evidence.of(seen)
     inferred = infer(evidence, seen)
+    evidence = replace(evidence, delay_s=inferred.delay_s)
     said = verdicts(inferred.quotas, evidence)
     heard, about_waits = habits.retry_after(evidence, said, all(isinstance(quota, Slots) for quota in inferred.quotas))
     faults, about_errors = habits.errors(seen, inferred.unexplained)

@@ -25,7 +25,7 @@ from tests.golden import FOLDER
 from tests.recordings import hidden, record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from simulators.provider import Provider
     from simulators.traces import Recording, Trace
@@ -142,9 +142,10 @@ def rate(quota: Quota) -> float:
     return quota.limit if isinstance(quota, Slots) else quota.limit / quota.per_s
 
 
-def judgements(jobs: int = -1) -> list[Judgement]:
-    """Judge all hidden providers."""
-    return list(Parallel(n_jobs=jobs)(delayed(judge)(seed) for seed in SEEDS))
+def judgements(jobs: int = -1) -> Iterator[Judgement]:
+    """Judge all hidden providers, one after the other as they are done."""
+    judged: Iterator[Judgement] = Parallel(n_jobs=jobs, return_as="generator")(delayed(judge)(seed) for seed in SEEDS)
+    return judged
 
 
 def table(judged: Iterable[Judgement]) -> pd.DataFrame:
@@ -193,7 +194,11 @@ def in_all(counts: pd.DataFrame, ours: str, theirs: str) -> float:
 
 
 if __name__ == "__main__":
-    text = report(judgements())
+    done = []
+    for each in judgements():
+        done.append(each)
+        sys.stderr.write(f"{each}\n")
+    text = report(done)
     sys.stdout.write(text)
     if "--write" in sys.argv[1:]:
         GOLDEN.parent.mkdir(exist_ok=True)

@@ -335,7 +335,7 @@ def test_findings_in_words() -> None:
 @pytest.mark.slow
 def test_forty_hidden_providers() -> None:
     """Of forty random providers, shapes, limits and held-out refusals are told as the golden report says."""
-    judged = judgements()
+    judged = list(judgements())
     counts = table(judged)
     assert len(counts) >= 30
     assert np.mean([right for each in judged for right in each.shapes]) >= 0.9

@@ -37,6 +37,7 @@ class Evidence:
         tokens: input, output and ``max_tokens``; NaN where unknown.
         embeds: the calls are embeddings: they write nothing.
         rows: positions in the recording's frame.
+        delay_s: attempts reach the provider up to so much after they were sent; 0 where time is virtual.
     """
 
     sent_s: Floats
@@ -48,6 +49,7 @@ class Evidence:
     tokens: dict[str, Floats]
     embeds: bool
     rows: Integers
+    delay_s: float = 0.0
 
     @classmethod
     def of(cls, attempts: pd.DataFrame) -> Evidence:

@@ -43,7 +43,7 @@ def retry_after(evidence: Evidence, said: Verdicts, only_slots: bool) -> tuple[R
     if only_slots:
         return RetryAfter(), Finding(name, f"always {np.median(told_s):g} s", note=note)
     rounding_s = 1.0 if whole else 0.001
-    true = np.abs(told_s - wait_s - rounding_s / 2) <= rounding_s / 2 + _EXACT_S
+    true = np.abs(told_s - wait_s - rounding_s / 2) <= rounding_s / 2 + _EXACT_S + evidence.delay_s
     if judged.any() and true[judged].mean() > 0.8:
         return RetryAfter(shown_in=shown_in), Finding(name, f"true, {shown_in.replace('_', ' ')}", note=note)
     if np.ptp(np.percentile(told_s, [5, 95])) < 1e-6:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,8 @@ _FORGIVEN_S = 0.01
 _STRICT_S = (0.002, 0.02, 0.1)  # once they are found, by as little as goes: clocks and networks differ
 _STRICT_SHARE = 0.02
 _MISREAD = 0.1  # share of refusals that may speak against reading Retry-After as truth
+_EXPLAINED = 0.05  # share of refusals that may stay unexplained before delays are considered
+_DELAYS = (25, 75, 95)  # percentiles of the time that refusals took
 _SPANS_S = (1.0, 60.0, 3600.0, 86_400.0)
 
 
@@ -35,11 +37,13 @@ class Inference:
         quotas: to be simulated.
         findings: what is known of them.
         unexplained: refusals that fit none of them.
+        delay_s: delay between sending and arrival that had to be granted.
     """
 
     quotas: tuple[Quota, ...]
     findings: tuple[Finding, ...]
     unexplained: int
+    delay_s: float
 
 
 def infer(evidence: Evidence, attempts: pd.DataFrame) -> Inference:
@@ -49,7 +53,7 @@ def infer(evidence: Evidence, attempts: pd.DataFrame) -> Inference:
     findings: list[Finding] = []
     unexplained = 0
     if evidence.refused.any():
-        told, chosen, weighed = _best_reading(evidence)
+        evidence, told, chosen, weighed = _least_delay(evidence)
         for each in chosen:
             left = left_by((other for other in chosen if other is not each), evidence)
             one = sized(each, told, left, weighed, quoted)
@@ -67,7 +71,26 @@ def infer(evidence: Evidence, attempts: pd.DataFrame) -> Inference:
             note = "never reached; taken for a bucket that holds it all"
             findings.append(Finding(name, limit, known=Known.READ, note=note))
     findings.extend(_floors(evidence, found | set(quoted)))
-    return Inference(tuple(quotas), tuple(findings), unexplained)
+    if evidence.delay_s:
+        note = "refusals cannot be explained without some delay between sending and arrival"
+        findings.append(Finding("network: delay up to, s", evidence.delay_s, known=Known.ROUGH, note=note))
+    return Inference(tuple(quotas), tuple(findings), unexplained, evidence.delay_s)
+
+
+def _least_delay(evidence: Evidence) -> tuple[Evidence, Told | None, list[Candidate], list[Candidate]]:
+    """Grant the network as little delay as explains the refusals: none, or up to what a refusal itself took."""
+    refusals = evidence.refused.sum()
+    took_s = (evidence.end_s - evidence.sent_s)[evidence.refused]
+    best = (evidence, *_best_reading(evidence))
+    for delay_s in np.percentile(took_s, _DELAYS).tolist():
+        cost = joint_cost(best[2], best[0])
+        if cost <= _EXPLAINED * refusals:
+            break
+        delayed = replace(evidence, delay_s=delay_s)
+        tried = (delayed, *_best_reading(delayed))
+        if joint_cost(tried[2], delayed) < cost / 2:
+            best = tried
+    return best
 
 
 def _best_reading(evidence: Evidence) -> tuple[Told | None, list[Candidate], list[Candidate]]:

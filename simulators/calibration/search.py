@@ -15,14 +15,23 @@ import numpy as np
 
 from factflow_llm.ratelimit.signals import Axis
 from simulators.calibration.evidence import Currency, Evidence, currencies
-from simulators.calibration.shapes import SLACK_S, BucketShape, FixedShape, Ledger, Shape, SlidingShape, SlotsShape
+from simulators.calibration.shapes import (
+    SLACK_S,
+    Bound,
+    BucketShape,
+    FixedShape,
+    Ledger,
+    Shape,
+    SlidingShape,
+    SlotsShape,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from simulators.calibration.evidence import Bools, Floats, Integers
 
-WINDOWS_S = (1.0, 2.0, 5.0, 6.0, 10.0, 12.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3600.0)
+WINDOWS_S = (1.0, 2.0, 3.0, 5.0, 6.0, 10.0, 12.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3600.0)
 
 _ADMISSION = (
     10.0  # an admission that could not be weighs as much as ten refusals for which there is another explanation
@@ -82,7 +91,8 @@ class Candidate:
 def judge(shape: Shape, ledger: Ledger, told: Told | None, considered: Bools | None = None) -> Candidate:
     """Return the quota of this shape at the size that contradicts least of what is considered."""
     evidence = ledger.evidence
-    passing, refused = shape.critical(ledger, evidence.taken), shape.critical(ledger, evidence.turned_away)
+    passing = shape.critical(ledger, evidence.taken, Bound.LEAST)
+    refused = shape.critical(ledger, evidence.turned_away, Bound.MOST)
     blur = SLACK_S * getattr(shape, "rate", 0.0)
     passing_from = passing - blur - 1e-9 * passing.max(initial=0.0)
     least, most = _sizes_that_refuse(shape, ledger, told, refused)
@@ -127,8 +137,8 @@ def _sizes_that_refuse(shape: Shape, ledger: Ledger, told: Told | None, refused:
         most[heard & (np.abs(told_s - shape.retry_after_s) > early_s)] = -math.inf
         return least, most
     told_s, early_s, late_s, at = told_s[heard], early_s[heard], late_s[heard], at[heard]
-    least[heard] = shape.critical(ledger, at, told_s + late_s)
-    most[heard] = np.minimum(refused[heard], shape.critical(ledger, at, np.maximum(told_s - early_s, 0.0)))
+    least[heard] = shape.critical(ledger, at, Bound.LEAST, told_s + late_s)
+    most[heard] = np.minimum(refused[heard], shape.critical(ledger, at, Bound.MOST, np.maximum(told_s - early_s, 0.0)))
     return least, np.maximum(most, least)
 
 
@@ -293,12 +303,12 @@ def _spans(ledger: Ledger, told: Told | None, considered: Bools | None) -> _Span
     for ahead in range(20):
         later = taken[np.minimum(following + ahead, len(taken) - 1)]
         fits = np.isinf(end) & (later >= 0) & (ledger.asked[later] >= ledger.asked[at] * (1 - 1e-9))
-        end[fits] = evidence.sent_s[later[fits]]
+        end[fits] = evidence.sent_s[later[fits]] + evidence.delay_s
     if told is not None:
         heard = np.isfinite(told.told_s[at])
         exact = evidence.sent_s[at] + told.told_s[at]
         begin = np.where(heard, np.maximum(begin, exact - told.early_s[at]), begin)
-        end = np.where(heard, np.minimum(end, exact + SLACK_S), end)
+        end = np.where(heard, np.minimum(end, exact + SLACK_S + evidence.delay_s), end)
     return _Spans(begin, end)
 
 

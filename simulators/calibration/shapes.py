@@ -4,12 +4,16 @@ That size is the attempt's *critical capacity*. It follows from what was admitte
 size: a quota of the shape must be at least as large as the critical capacity of everything it admitted, and smaller
 than that of everything it refused. One pass over the recording thus tells all sizes that can be true, and how often
 each is contradicted.
+
+Between sending and arrival lies a network. Where it may matter, an admitted attempt is given the critical capacity that
+it has at the least, and a refused one what it has at the most, over all delays up to ``Evidence.delay_s``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +29,14 @@ if TYPE_CHECKING:
 SLACK_S = 2e-6  # recordings round times to the microsecond
 
 
+class Bound(IntEnum):
+    """Which of the critical capacities that delays allow is meant."""
+
+    LEAST = -1
+    RECORDED = 0
+    MOST = 1
+
+
 class Ledger:
     """What the attempts charged in one currency, as a row of bookings in order of time.
 
@@ -33,7 +45,7 @@ class Ledger:
         charged_s: when the booking's call was sent.
         units: what was booked.
         total: sum of all bookings before each; one longer than they are.
-        before: number of bookings before each attempt.
+        before: number of bookings before each attempt; by ``Bound``: at the least, as recorded, at the most.
     """
 
     def __init__(self, evidence: Evidence, currency: Currency) -> None:
@@ -57,7 +69,17 @@ class Ledger:
         self.units: Floats = charge[order]
         self.total: Floats = np.concatenate([[0.0], np.cumsum(self.units)])
         earlier: Integers = np.cumsum(evidence.admitted) - evidence.admitted
-        self.before: Integers = earlier + np.searchsorted(np.sort(corrected_s), evidence.sent_s, side="right")
+        recorded: Integers = earlier + np.searchsorted(np.sort(corrected_s), evidence.sent_s, side="right")
+        self.before = {Bound.RECORDED: recorded, Bound.LEAST: recorded, Bound.MOST: recorded}
+        if evidence.delay_s:
+            for bound in (Bound.LEAST, Bound.MOST):
+                horizon_s = evidence.sent_s + bound * evidence.delay_s
+                self.before[bound] = np.searchsorted(self.booked_s, horizon_s, side="right")
+
+    def seen(self, at: Integers, bound: Bound, later_s: Floats | float) -> tuple[Integers, Floats]:
+        """Return how many bookings the attempts ``at`` find, and when they come: the least or the most of both."""
+        arrival_s: Floats = self.evidence.sent_s[at] + later_s - bound * self.evidence.delay_s
+        return self.before[bound][at], arrival_s
 
     @cached_property
     def rate(self) -> float:
@@ -69,7 +91,7 @@ class Shape(ABC):
     """A kind of quota with all its parameters but its size."""
 
     @abstractmethod
-    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
+    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
         """Return critical capacities of the attempts ``at``, had they come ``later_s`` later and none in between."""
 
     @abstractmethod
@@ -84,12 +106,12 @@ class BucketShape(Shape):
     rate: float
 
     @override
-    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
+    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
         refilled = self.rate * ledger.booked_s
         missing = ledger.total[1:] - refilled - np.minimum.accumulate(ledger.total[:-1] - refilled)
-        before = ledger.before[at]
+        before, arrival_s = ledger.seen(at, bound, later_s)
         last = np.maximum(before - 1, 0)
-        drained = self.rate * (ledger.evidence.sent_s[at] + later_s - ledger.booked_s[last])
+        drained = self.rate * np.maximum(arrival_s - ledger.booked_s[last], 0.0)
         level: Floats = np.where(before > 0, np.maximum(missing[last] - drained, 0.0), 0.0) + ledger.asked[at]
         return level
 
@@ -106,12 +128,12 @@ class FixedShape(Shape):
     phase_s: float
 
     @override
-    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
+    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
         numbers = self._number(ledger.booked_s)
         lost = (ledger.units < 0) & (self._number(ledger.charged_s) != numbers)
         total = np.concatenate([[0.0], np.cumsum(np.where(lost, 0.0, ledger.units))])
-        before = ledger.before[at]
-        first = np.searchsorted(numbers, self._number(ledger.evidence.sent_s[at] + later_s))
+        before, arrival_s = ledger.seen(at, bound, later_s)
+        first = np.searchsorted(numbers, self._number(arrival_s))
         used: Floats = total[before] - total[np.minimum(first, before)] + ledger.asked[at]
         return used
 
@@ -134,9 +156,9 @@ class SlidingShape(Shape):
     window_s: float
 
     @override
-    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
-        before = ledger.before[at]
-        horizon = ledger.evidence.sent_s[at] + later_s - self.window_s + SLACK_S
+    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
+        before, arrival_s = ledger.seen(at, bound, later_s)
+        horizon = arrival_s - self.window_s + SLACK_S
         first = np.searchsorted(ledger.booked_s, horizon, side="right")
         used: Floats = ledger.total[before] - ledger.total[np.minimum(first, before)] + ledger.asked[at]
         return used
@@ -154,10 +176,13 @@ class SlotsShape(Shape):
     retry_after_s: float
 
     @override
-    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0) -> Floats:
+    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
         evidence = ledger.evidence
-        ended = np.searchsorted(np.sort(evidence.end_s[evidence.admitted]), evidence.sent_s[at] + SLACK_S, side="right")
-        return np.asarray((np.cumsum(evidence.admitted) - evidence.admitted)[at] - ended + 1.0, dtype=np.float64)
+        begun, arrival_s = ledger.seen(at, bound, later_s)
+        late_s = evidence.delay_s if bound is Bound.LEAST else 0.0  # an answer's end travels, too
+        ends_s = np.sort(evidence.end_s[evidence.admitted])
+        ended = np.searchsorted(ends_s, np.maximum(arrival_s, evidence.sent_s[at]) + late_s + SLACK_S, side="right")
+        return np.asarray(begun - ended + 1.0, dtype=np.float64)
 
     @override
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
