@@ -1,0 +1,64 @@
+"""What our clients add to the raw SDKs, counted in function calls: unlike time, those are the same on a busy machine.
+
+The benchmark ``python -m tests.benchmarks.clients`` measures the CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.benchmarks.clients import AIMS, MODELS, contestants
+from tests.benchmarks.clients_server import running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.benchmarks.clients import Ask
+
+TIMES = 5
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Run the benchmark's server."""
+    with running() as address:
+        yield address
+
+
+async def calls(ask: Ask, *, streamed: bool) -> float:
+    """Count the function calls, Python's and C's, that this thread makes to ask once, after a few times to warm up."""
+    count = 0
+
+    def counting(_: Any, event: str, __: Any) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    for _ in range(3):
+        await ask(streamed)
+    before = sys.getprofile()
+    sys.setprofile(counting)
+    try:
+        for _ in range(TIMES):
+            await ask(streamed)
+    finally:
+        sys.setprofile(before)
+    return count / TIMES
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["complete", "stream"])
+@pytest.mark.parametrize("provider", MODELS)
+def test_little_is_added(provider: str, streamed: bool, url: str) -> None:
+    """With and without the limiter, a call makes at most a tenth more function calls, a stream at most a fifth."""
+
+    async def main() -> dict[str, float]:
+        asking = contestants(provider, url)
+        return {name: await calls(ask, streamed=streamed) for name, ask in asking.items()}
+
+    counts = asyncio.run(main())
+    raw, *_ = counts.values()
+    added = {name: round(count / raw, 3) for name, count in counts.items()}
+    assert max(added["ours"], added["ours, limited"]) <= AIMS[streamed], added
