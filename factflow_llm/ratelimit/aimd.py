@@ -115,7 +115,7 @@ class RateRule:
         self.mode = Mode.OPEN if ceiling == math.inf else Mode.PROBE
         self._window_s = 0.0
         self.ceiling = ceiling
-        self.rate = self._bounded(ceiling)
+        self.rate = self.bounded(ceiling)
         self._slack = self._net = 0.0
         self._climbing_s = self._climb_s(1.0)  # a known quota is stood at, not climbed to
         self._mark = self._older_mark = (now, sent)
@@ -129,8 +129,8 @@ class RateRule:
         """Take new settings and keep what was learned, within their bounds."""
         self._config = config
         free = self.mode is Mode.OPEN
-        self.ceiling = math.inf if free else self._bounded(self.ceiling)
-        self.rate = self._bounded(math.inf if free else self.rate)
+        self.ceiling = math.inf if free else self.bounded(self.ceiling)
+        self.rate = self.bounded(math.inf if free else self.rate)
 
     def cut(
         self,
@@ -213,7 +213,7 @@ class RateRule:
             climbed = self._climbing_s / climb_s
             above = max(climbed - 1.0, 0.0)
             decrease = self._decrease
-            rate = ceiling * (decrease + (1.0 - decrease) * (climbed + _CONVEX * above * above))
+            rate = max(before, ceiling * (decrease + (1.0 - decrease) * (climbed + _CONVEX * above * above)))
             if self._net > max(2.0 * self._slack, _STALE_S * ceiling, _STALE_CALLS * unit):
                 self.mode, self._mark = Mode.SEARCH, (now, sent)
         else:
@@ -221,7 +221,7 @@ class RateRule:
             rate = before * 2.0 ** (dt / doubling_s)
             if now - self._mark[0] >= doubling_s:
                 self._mark = (now, sent)
-        self.rate = self._bounded(rate)
+        self.rate = self.bounded(rate)
         if self.rate == before:
             return None
         return Reason.PROBE if self.mode is Mode.PROBE else Reason.RECOVER
@@ -258,8 +258,8 @@ class RateRule:
             ceiling = max(ceiling, min(reached, 1.05 * measured))
             self._slack = 0.5 * (cut.slack + max(cut.net, 0.0))
         self._notice_window(blocked_s > max(_WINDOW_BLOCK_S, 3.0 * unit / ceiling), sound, elapsed_s)
-        self.ceiling = self._bounded(ceiling)
-        self.rate = self._bounded(self.ceiling * self._decrease)
+        self.ceiling = self.bounded(ceiling)
+        self.rate = self.bounded(self.ceiling * self._decrease)
         self._opened_s = opened_s
 
     def _notice_window(self, blocked: bool, sound: bool, elapsed_s: float) -> None:
@@ -272,7 +272,8 @@ class RateRule:
             if self._unblocked_cuts >= _FORGET_WINDOW:
                 self._window_s = 0.0
 
-    def _bounded(self, rate: float) -> float:
+    def bounded(self, rate: float) -> float:
+        """Return the rate within the settings' bounds."""
         if not self._of_requests:
             return max(rate, _LEAST_TOKENS_PER_S)
         config = self._config

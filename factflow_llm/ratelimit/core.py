@@ -83,11 +83,11 @@ class _Paced:
     @property
     def rate(self) -> float:
         mirror = self.mirror
-        return self.rule.rate if mirror is None or mirror.blind else mirror.rate
+        return self.rule.rate if mirror is None or mirror.blind else self.rule.bounded(mirror.rate)
 
     def wait_s(self, now: float, cost: float) -> float:
         mirror = self.mirror
-        if mirror is not None and mirror.sees(now):
+        if mirror is not None and not mirror.blind:
             return mirror.wait_s(now, cost)
         return self.budget.wait_s(now, cost)
 
@@ -216,7 +216,7 @@ class LimiterCore(Line):
             changes.append(self._change(now, Axis.CONCURRENCY, old_slots, self._slots.limit, Reason.RETUNED))
         for paced in (self._requests, *self._tokens):
             known = _known(config, paced.axis)
-            old = paced.rule.rate
+            old, paced_at = paced.rate, paced.rule.rate
             if known not in (NEVER, _known(before, paced.axis)):
                 paced.rule = RateRule(
                     config,
@@ -227,9 +227,9 @@ class LimiterCore(Line):
                 )
             else:
                 paced.rule.retune(config)
-            if paced.rule.rate != old:
+            if paced.rule.rate != paced_at:
                 paced.budget.set_rate(now, paced.rule.rate)
-                changes.append(self._change(now, paced.axis, old, paced.rule.rate, Reason.RETUNED))
+            changes += self._moves(now, [(paced, old)], Reason.RETUNED)
         self._active_tokens = [paced for paced in self._tokens if paced.active]
         self.wake_at = now
         return tuple(changes)
@@ -332,14 +332,15 @@ class LimiterCore(Line):
             self._mean_input += _EWMA * (signal.input_tokens - self._mean_input)
         if signal.output_tokens is not None:
             self._mean_output += _EWMA * (signal.output_tokens - self._mean_output)
+        measured = _NO_CHANGES
         if ticket.epoch == self._epoch:
             self._slots.admitted(ticket.in_flight)
             self._blocks = 0
             if self._cut is not None:
-                self._admitted_again(now)
+                measured = self._admitted_again(now)
         if now < self._next_step_s and not self._slots_limited:
-            return _NO_CHANGES
-        changes = []
+            return measured
+        changes = [*measured]
         if self._slots_limited:
             old = self._slots.limit
             reason = self._slots.step(now, self._round_trip_s)
@@ -352,7 +353,7 @@ class LimiterCore(Line):
 
     def _observe(self, now: float, ticket: Ticket, limits: tuple[AxisLimit, ...]) -> tuple[Change, ...]:
         """Hold the mirrors to what an answer's headers show."""
-        changes = []
+        changes: list[Change] = []
         for shown in limits:
             for paced in (self._requests, *self._tokens):
                 if paced.axis is not shown.axis:
@@ -363,7 +364,7 @@ class LimiterCore(Line):
                 if mirror.observe(now, shown, sent_s=ticket.granted_s, spent_since=since):
                     paced.mirror = mirror
                     self._active_tokens = [token for token in self._tokens if token.active]
-                    changes.append(self._change(now, paced.axis, old, paced.rate, Reason.HEADER))
+                changes += self._moves(now, [(paced, old)], Reason.HEADER)
         return tuple(changes)
 
     def _step(self, now: float) -> Iterable[Change]:
@@ -371,12 +372,13 @@ class LimiterCore(Line):
         for paced in (self._requests, *self._tokens):
             rule = paced.rule
             if now >= rule.next_step_s:
-                old = rule.rate
+                old = paced.rate
                 reason = rule.step(now, self._total(paced.axis), limited=paced.limited, unit=self._unit(paced.axis))
                 paced.limited = False
                 if reason is not None:
                     paced.budget.set_rate(now, rule.rate)
-                    yield self._change(now, paced.axis, old, rule.rate, reason)
+                    if paced.rate != old:
+                        yield self._change(now, paced.axis, old, paced.rate, reason)
             self._next_step_s = min(self._next_step_s, rule.next_step_s)
 
     def _rate_limited(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
@@ -385,12 +387,14 @@ class LimiterCore(Line):
         told_s = signal.retry_after_s
         if told_s is not None and not 0.0 <= told_s < NEVER:
             told_s = None
+        axes = (self._requests, *self._tokens)
+        rates = [paced.rate for paced in axes]
         if self._expected(now, ticket, signal.axis):
             self._blocks = 0
             self._gate(now, told_s)
             self._slots.new_epoch()
             self._next_epoch()
-            return _NO_CHANGES
+            return self._moves(now, zip(axes, rates, strict=True), Reason.RATE_LIMITED)
         self._refusal_s = max(now - ticket.granted_s, 0.0)
         changes = []
         slots = self._slots
@@ -404,7 +408,6 @@ class LimiterCore(Line):
             reason = slots.cut(now, ticket.in_flight, self._round_trip_s or 0.0)
             changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
         if of_rate:
-            old = paced.rule.rate
             reason = paced.rule.cut(
                 now,
                 ticket.granted_s,
@@ -417,7 +420,7 @@ class LimiterCore(Line):
             if reason is Reason.RATE_LIMITED:
                 paced.budget.set_rate(now, paced.rule.rate)
                 self._blocks = 0
-            changes.append(self._change(now, paced.axis, old, paced.rule.rate, reason))
+            changes += self._moves(now, zip(axes, rates, strict=True), reason, always=paced)
             self._gate(now, told_s)
             self._active_tokens = [token for token in self._tokens if token.active]
             self._next_step_s = min(self._next_step_s, paced.rule.next_step_s)
@@ -430,20 +433,39 @@ class LimiterCore(Line):
         return any(
             paced.mirror.refused(now, _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
             for paced in (self._requests, *self._tokens)
-            if paced.mirror is not None and paced.mirror.sees(now) and axis in (None, paced.axis)
+            if paced.mirror is not None and not paced.mirror.blind and axis in (None, paced.axis)
         )
 
     def _next_epoch(self) -> None:
         self._epoch += 1
         self._epoch_s = None
 
-    def _admitted_again(self, now: float) -> None:
+    def _admitted_again(self, now: float) -> tuple[Change, ...]:
         """Tell the rule that was cut when the provider admitted again: with the first call sent since."""
         paced, self._cut = self._cut, None
         assert paced is not None
         assert self._epoch_s is not None
+        old = paced.rate
         if paced.rule.admitted_again(self._epoch_s, self._unit(paced.axis)):
             paced.budget.set_rate(now, paced.rule.rate)
+        return self._moves(now, [(paced, old)], Reason.RATE_LIMITED)
+
+    def _moves(
+        self,
+        now: float,
+        before: Iterable[tuple[_Paced, float]],
+        reason: Reason,
+        *,
+        always: _Paced | None = None,
+    ) -> tuple[Change, ...]:
+        """Return the changes of those axes whose rate is another than before, and of the one that is told always."""
+        return tuple(
+            [
+                self._change(now, paced.axis, old, paced.rate, reason)
+                for paced, old in before
+                if paced.rate != old or paced is always
+            ]
+        )
 
     def _gate(self, now: float, retry_after_s: float | None) -> None:
         """Hold everybody back for as long as the provider asked, or a little longer each time nothing was admitted."""

@@ -17,6 +17,8 @@ _MINUTE_S = 60.0
 _DAY_S = 86_400.0
 _MARGIN = 0.02
 _BLIND_S = 120.0
+_MOST = 1e12
+"""No provider counts so many units or seconds: what is above is nonsense."""
 
 
 class Mirror:
@@ -53,14 +55,8 @@ class Mirror:
         self._blind_until_s = -math.inf
         self.blind = False
 
-    def sees(self, now: float) -> bool:
-        """Tell whether the mirror can be relied on; after a while of blindness it can again."""
-        if self.blind and now >= self._blind_until_s:
-            self.blind = False
-        return not self.blind
-
     def observe(self, now: float, shown: AxisLimit, *, sent_s: float, spent_since: float) -> bool:
-        """Take what an answer's headers show; return whether the limit is new.
+        """Take what an answer's headers show; return whether the limit is new, or can be relied on again.
 
         Args:
             now: when the answer came.
@@ -71,12 +67,12 @@ class Mirror:
         limit, remaining, reset_s = shown.limit, shown.remaining, shown.reset_s
         if limit is None or remaining is None or reset_s is None or sent_s < self._shown_s:
             return False
-        if not (
-            0.0 < limit < math.inf and 0.0 <= remaining <= limit and 0.0 < reset_s < math.inf and remaining < limit
-        ):
+        if not (1.0 <= limit <= _MOST and 0.0 <= remaining < limit and 0.0 < reset_s <= _MOST):
             return False
         window_s = _window_s(limit, limit - remaining, reset_s)
         changed = self.limit != limit
+        if self.blind and now >= self._blind_until_s:
+            self.blind, changed = False, True
         self.limit, self.rate = limit, limit / window_s
         self._shown_s = sent_s
         self._most = max(self._most, remaining) if not changed else remaining
