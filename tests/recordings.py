@@ -1,13 +1,17 @@
-"""Recordings for calibration: production code and the real recorder before hidden random providers, in virtual time."""
+"""Recordings for calibration: production code and the real recorder before hidden providers."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import TYPE_CHECKING, Any
 
+import openai
+
+from factflow_llm.clients.openai import OpenAIClient
 from factflow_llm.ratelimit.client import RateLimitedClient
-from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
 from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import Recorder
@@ -20,12 +24,14 @@ from simulators.latency import LatencyModel
 from simulators.provider import Call, Provider, ProviderMachine
 from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
 from simulators.scenario import Scenario
+from simulators.server import running_server
 from simulators.streams import Streams
 from simulators.traces import Recording, Trace, read_recording, synthesize
 from tests.production import SimulatedClient, SimulatedError
 from tests.virtual_loop import run_virtually
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 MAX_TOKENS = 400
@@ -47,7 +53,7 @@ class _Client(SimulatedClient):
 
 
 def record(provider: Provider, trace: Trace, path: Path, *, limited: bool = True, seed: int = 0) -> Recording:
-    """Return what a recorder saw of a trace asked through RateLimitedClient, with or without a limiter."""
+    """Return what a recorder saw in virtual time of a trace asked with or without a limiter."""
     scenario = Scenario(trace, provider)
     with Recorder(path, max_queued=2**40) as recorder:
         run_virtually(_main(scenario, AdaptiveRateLimiter(RateLimitConfig()) if limited else None, recorder, seed))
@@ -149,6 +155,31 @@ def _quota(luck: random.Random, axis: Axis, per_s: float) -> Quota:
     if shape == "sliding":
         return SlidingWindow(**about)
     over_s = luck.choice([5.0, 10.0])
+    about["limit"] = limit // 12 * 12  # whole units per window, whichever it is
     if luck.random() < 0.5:
         return FixedWindow(**about, enforced_over_s=over_s)
     return SlidingWindow(**about, enforced_over_s=over_s)
+
+
+def record_over_http(provider: Provider, arrivals_s: Sequence[float], path: Path) -> Recording:
+    """Return what a recorder saw of the real SDK, retrying without a limiter, before a provider's HTTP face."""
+    with running_server(provider) as server, Recorder(path) as recorder:
+        asyncio.run(_ask_over_http(f"{server.url}/v1", arrivals_s, recorder))
+    return read_recording(path)
+
+
+async def _ask_over_http(url: str, arrivals_s: Sequence[float], recorder: Recorder) -> None:
+    loop = asyncio.get_running_loop()
+    start_s = loop.time()
+    sdk = OpenAIClient("simulated", api_key="sk-test", base_url=url)
+    client = RateLimitedClient(sdk, None, recorder=recorder, retry=RetryConfig(max_attempts=4))
+
+    async def ask(arrival_s: float) -> None:
+        await asyncio.sleep(start_s + arrival_s - loop.time())
+        with contextlib.suppress(openai.RateLimitError):
+            await client.complete([Message.user("Hello")], max_tokens=8)
+
+    try:
+        await asyncio.gather(*map(ask, arrivals_s))
+    finally:
+        await client.aclose()

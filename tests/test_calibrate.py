@@ -27,8 +27,8 @@ from simulators.provider import Provider
 from simulators.quotas import Bucket, FixedWindow, Quota, Settlement, SlidingWindow, Slots
 from simulators.streams import Streams
 from simulators.traces import synthesize
-from tests.calibrated import GOLDEN, compare, in_all, judgements, off, rebased, report, table
-from tests.recordings import MAX_TOKENS, record
+from tests.calibrated import GOLDEN, compare, in_all, judgements, off, rate, rebased, report, shape, table
+from tests.recordings import MAX_TOKENS, record, record_over_http
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -330,6 +330,20 @@ def test_findings_in_words() -> None:
     assert Finding("limit", 5.0, 4.0, 6.0).interval == "4 to 6"
     assert "unknown" in str(Finding("limit", None, known=Known.UNKNOWN))
     assert [Known.by_width(low, 100.0) for low in (99.0, 80.0, 10.0)] == [Known.PINNED, Known.ROUGH, Known.LOOSE]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "quota", [Bucket(limit=600, burst_s=2), FixedWindow(limit=36, per_s=3, phase_s=0.5)], ids=["bucket", "fixed"]
+)
+def test_over_http(quota: Quota, tmp_path: Path) -> None:
+    """Recorded through the real SDK, a server's quota is told although calls take time to get there."""
+    provider = Provider(latency=LatencyModel(first_token_s=0.15, per_token_s=0.0, rejection_s=0.02), meters=(quota,))
+    arrivals_s = synthesize(14.0, 30.0, cv=2.0, seed=3).arrival_s.tolist()
+    calibration = calibrate(record_over_http(provider, arrivals_s, tmp_path / "http.jsonl"))
+    (found,) = (each for each in calibration.provider.meters if each.axis is Axis.REQUESTS)
+    assert shape(found) == shape(quota), calibration.report()
+    assert rate(found) == pytest.approx(rate(quota), rel=0.03), calibration.report()
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ class Evidence:
         refused: a quota refused it.
         told_s: the Retry-After of a refusal; NaN without one.
         by_reset: no Retry-After was stated, but headers told when the used-up limit resets, and clients went by that.
+        reset_s: by axis, in how long the limit resets, as the headers of each answer told; NaN where they did not.
         tokens: input, output and ``max_tokens``; NaN where unknown.
         embeds: the calls are embeddings: they write nothing.
         rows: positions in the recording's frame.
@@ -46,6 +47,7 @@ class Evidence:
     refused: Bools
     told_s: Floats
     by_reset: Bools
+    reset_s: dict[Axis, Floats]
     tokens: dict[str, Floats]
     embeds: bool
     rows: Integers
@@ -64,6 +66,7 @@ class Evidence:
         order = order[reached[order]]
         told = np.where(refused, _floats(attempts, "retry_after_s"), np.nan)
         by_reset = np.abs(told - _used_up_reset_s(attempts)) < 1e-6
+        resets = {axis: _floats(attempts, f"{axis}_reset_s") for axis in Axis if f"{axis}_reset_s" in attempts}
         tokens = {}
         for name in ("input_tokens", "output_tokens", "max_tokens"):
             answered = attempts[name].where(outcome == RowOutcome.OK)
@@ -76,6 +79,7 @@ class Evidence:
             refused=refused[order],
             told_s=np.where(by_reset, np.nan, told)[order],
             by_reset=by_reset[order],
+            reset_s={axis: reset[order] for axis, reset in resets.items()},
             tokens=tokens,
             embeds=bool((attempts["operation"] == "embeddings").all()),
             rows=order,

@@ -294,7 +294,7 @@ class _Spans(NamedTuple):
 
 
 def _spans(ledger: Ledger, told: Told | None, considered: Bools | None) -> _Spans:
-    """A refusal followed by an admission of the same weight has a new window in between; a Retry-After says when."""
+    """A refusal followed by an admission of the same weight has a new window in between; headers may say when."""
     evidence = ledger.evidence
     at = evidence.turned_away if considered is None else np.flatnonzero(evidence.refused & considered)
     begin, end = evidence.sent_s[at], np.full(len(at), math.inf)
@@ -305,10 +305,15 @@ def _spans(ledger: Ledger, told: Told | None, considered: Bools | None) -> _Span
         fits = np.isinf(end) & (later >= 0) & (ledger.asked[later] >= ledger.asked[at] * (1 - 1e-9))
         end[fits] = evidence.sent_s[later[fits]] + evidence.delay_s
     if told is not None:
-        heard = np.isfinite(told.told_s[at])
         exact = evidence.sent_s[at] + told.told_s[at]
-        begin = np.where(heard, np.maximum(begin, exact - told.early_s[at]), begin)
-        end = np.where(heard, np.minimum(end, exact + SLACK_S + evidence.delay_s), end)
+        begin = np.fmax(begin, exact - told.early_s[at])
+        end = np.fmin(end, exact + SLACK_S + evidence.delay_s)
+    if ledger.currency.axis in evidence.reset_s:
+        reset_s = evidence.reset_s[ledger.currency.axis][at]
+        whole = bool(np.all(reset_s % 1.0 == 0))  # rounded up, where fractions are cut off after milliseconds
+        reset = evidence.sent_s[at] + reset_s
+        begin = np.fmax(begin, reset - (1.0 if whole else SLACK_S))
+        end = np.fmin(end, reset + (0.0 if whole else 0.001) + evidence.delay_s)
     return _Spans(begin, end)
 
 

@@ -133,7 +133,9 @@ class FixedShape(Shape):
         lost = (ledger.units < 0) & (self._number(ledger.charged_s) != numbers)
         total = np.concatenate([[0.0], np.cumsum(np.where(lost, 0.0, ledger.units))])
         before, arrival_s = ledger.seen(at, bound, later_s)
-        first = np.searchsorted(numbers, self._number(arrival_s))
+        late_s = ledger.evidence.delay_s if bound is Bound.MOST else 0.0  # what was sent before may have come after
+        begin_s = self._number(arrival_s) * self.window_s + self.phase_s - SLACK_S - late_s
+        first = np.searchsorted(ledger.booked_s, begin_s)
         used: Floats = total[before] - total[np.minimum(first, before)] + ledger.asked[at]
         return used
 
