@@ -46,6 +46,7 @@ class Judgement:
         quotas: one line per quota that was reached.
         shapes: whether each one's currency, kind and window were told.
         errors: of each one's limit, relative.
+        held: whether the interval of each one's limit holds the truth.
         refusals: in held-out time: recorded; predicted for the very sends; simulated from demand, mean over worlds; and
             the same simulated with the true provider, which shows what is luck.
         latency_error: of the p95 latency simulated from demand in held-out time, beside the true provider's.
@@ -55,6 +56,7 @@ class Judgement:
     quotas: tuple[str, ...]
     shapes: tuple[bool, ...]
     errors: tuple[float, ...]
+    held: tuple[bool, ...]
     refusals: tuple[float, float, float, float]
     latency_error: float
 
@@ -76,12 +78,14 @@ def judge(seed: int) -> Judgement:
     validation = calibration.validate(policy=policy, seeds=WORLDS)
     truth = provider.model_copy(update={"meters": tuple(rebased(provider.meters, trace))})
     lucky = Calibration(truth, (), recording, UNTIL_S).validate(policy=policy, seeds=WORLDS)
-    compared = compare(truth, calibration.provider, reached(truth, recording))
+    tested = reached(truth, recording)
+    compared = compare(truth, calibration.provider, tested)
     return Judgement(
         seed=seed,
         quotas=tuple(line for line, _, _ in compared),
         shapes=tuple(right for _, right, _ in compared),
         errors=tuple(error for _, _, error in compared),
+        held=tuple(holds(calibration, quota) for quota in tested),
         refusals=(
             float(validation.decisions["recorded"]),
             float(validation.decisions["predicted"]),
@@ -125,6 +129,18 @@ def compare(truth: Provider, found: Provider, quotas: Iterable[Quota]) -> list[t
     return compared
 
 
+def holds(calibration: Calibration, quota: Quota) -> bool:
+    """Return whether the interval found for the quota's limit holds its true limit."""
+    for finding in calibration.findings:
+        axis, limit, figure = finding.name.partition(": limit")
+        if finding.value is not None and limit and axis.startswith(quota.axis.replace("_", " ")):
+            assert finding.low is not None
+            assert finding.high is not None
+            per_s = float(figure.removeprefix(" per ").removesuffix(" s") or 1.0)
+            return finding.low * (1 - 1e-6) <= rate(quota) * per_s <= finding.high * (1 + 1e-6)
+    return False
+
+
 def shape(quota: Quota) -> str:
     """Return what tells quotas apart but for their size."""
     window = f" {window_s(quota):g} s" if quota.kind.endswith("window") else ""
@@ -163,6 +179,7 @@ def report(judged: list[Judgement]) -> str:
         f"{len(judged)} hidden providers, of which {len(counts)} were reached: {len(shapes)} quotas to be told",
         f"window shape right: {shapes.mean():.1%}",
         f"limit within 3 %: {(errors <= 0.03).mean():.1%}, worst {errors.max():.2%}",
+        f"limit's interval holds the truth: {np.mean([held for each in judged for held in each.held]):.1%}",
         "429s in held-out time, beside the recorded, if what was sent is what was recorded: "
         + _agreement(counts, "predicted", "recorded"),
         "429s in held-out time, beside the true provider's, if only demand is what was recorded: "

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 WINDOWS_S = (1.0, 2.0, 3.0, 5.0, 6.0, 10.0, 12.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3600.0)
 
-_ADMISSION = (
-    10.0  # an admission that could not be weighs as much as ten refusals for which there is another explanation
-)
+_ADMISSION = 10.0  # an admission that cannot be weighs as much as ten refusals that something else may explain
 _STEP = 0.01  # between rates that are tried first
 _NEAR = 0.2  # a refusal is nearly explained by a quota that is less than this share too large
 _REFUSALS = 500  # looked at while shapes are sought
