@@ -157,8 +157,12 @@ class SimulatedServer:
     def note(self, asked: Asked) -> None:
         """Enter a request into the account and the log."""
         self.conduct.note(asked)
+        self.tell(str(asked))
+
+    def tell(self, line: str) -> None:
+        """Write a line to the log, if there is one."""
         if self._log is not None:
-            self._log(str(asked))
+            self._log(line)
 
     def next_fault(self) -> ScriptedFault:
         """Take the next scripted fault."""

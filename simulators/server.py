@@ -68,12 +68,16 @@ def serve(
 ) -> SimulatedServer:
     """Run a server until it is interrupted, and return it with its account of the client.
 
+    The first line of its log tells where it is, also when ``port`` is 0 and any free one was taken.
+
     Raises:
         ConfigurationError: the port is taken, or the provider has no HTTP face.
     """
     server = SimulatedServer(spec, **options)
     with _listening(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
-        _runner(server, listener, tls).run([listener])
+        runner = _runner(server, listener, tls)
+        server.tell(f"Serving {server.spec.name} at {server.url} until Ctrl-C")
+        runner.run([listener])
     return server
 
 

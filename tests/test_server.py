@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
+import re
+import signal
 import ssl
 import subprocess
 import sys
-import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -562,29 +562,24 @@ def test_our_own_clients_do_nothing_wrong(preset: str, monkeypatch: pytest.Monke
 
 
 def test_serving_until_ctrl_c() -> None:
-    """The server for people writes a line per request, and is back with its verdict when it is interrupted."""
-    program = textwrap.dedent(
-        """
-        import contextlib, os, signal, socket, sys, threading, urllib.error, urllib.request
-        from simulators.server import serve
-
-        port = int(sys.argv[1])
-
-        def use():
-            while True:
-                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-                    break
-            with contextlib.suppress(urllib.error.HTTPError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/messages", data=b"{}")
-            os.kill(os.getpid(), signal.SIGINT)
-
-        threading.Thread(target=use).start()
-        print(serve("anthropic-start", port=port, log=print).conduct)
-        """
-    )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    done = subprocess.run([sys.executable, "-c", program, port], capture_output=True, text=True, check=True, timeout=60)
-    line, *verdict = done.stdout.splitlines()
-    assert "POST /v1/messages  401  invalid_request" in line
-    assert verdict == ["1 requests: 0 served, 0 refused, 1 failed", "  the client did nothing wrong"]
+    """The command for people tells its address and every request, and on Ctrl-C its verdict on the client."""
+    command = [sys.executable, "-m", "simulators", "serve", "--provider", "anthropic-start", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+        assert served.stdout is not None
+        assert served.stderr is not None
+        try:
+            head = served.stderr.readline()
+            told = re.fullmatch(r"Serving anthropic-start at (http://127\.0\.0\.1:\d+) until Ctrl-C\n", head)
+            assert told is not None
+            for _ in range(2):
+                with pytest.raises(urllib.error.HTTPError, match="401"):
+                    urllib.request.urlopen(f"{told[1]}/v1/messages", data=b"{}")
+                assert "POST /v1/messages  401  invalid_request" in served.stderr.readline()
+            served.send_signal(signal.SIGINT)
+            verdict, rest = served.communicate(timeout=60)
+        finally:
+            served.kill()
+    assert (served.returncode, rest) == (0, "")
+    head, *findings = verdict.splitlines()
+    assert head == "2 requests: 0 served, 0 refused, 2 failed"
+    assert [line.partition(":")[0] for line in findings] == ["  1 x retried_terminal"]

@@ -215,7 +215,7 @@ def tune(
 
 @app.command()
 def serve(
-    provider: Annotated[str, typer.Argument(help="A preset, or a provider's TOML file.")] = "openai-tier-1",
+    provider: options.Provider = "openai-tier-1",
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="On which port.")] = 8080,
     speed: Annotated[float, typer.Option(metavar="FACTOR", help="Simulated seconds per second.")] = 1.0,
@@ -225,16 +225,14 @@ def serve(
 
     [bold]Examples[/bold]
 
-      factflow-llm serve openai-tier-1 --port 8080
+      factflow-llm serve --provider anthropic-start --port 8080
       OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=any python my_adapter.py
     """
     import simulators as sim
     from simulators import server
     from simulators.cli.outputs import say
 
-    spec = sim.provider(provider)
-    say(f"Serving {spec.name} at http://{host}:{port} until Ctrl-C")
-    print(server.serve(spec, host=host, port=port, speed=speed, seed=seed, log=say).conduct)
+    print(server.serve(sim.provider(provider), host=host, port=port, speed=speed, seed=seed, log=say).conduct)
 
 
 @app.command()
