@@ -130,8 +130,8 @@ class _Quota(BaseModel):
 
     @model_validator(mode="after")
     def _fields_fit_the_axis(self) -> Self:
-        about_tokens = {"estimate", "unset_output_tokens", "output_weight", "cached_input_counts", "settlement"}
-        misplaced = sorted(about_tokens & self.model_fields_set)
+        about_tokens = ("cached_input_counts", "estimate", "output_weight", "settlement", "unset_output_tokens")
+        misplaced = [name for name in about_tokens if getattr(self, name) != type(self).model_fields[name].default]
         if self.axis in (Axis.REQUESTS, Axis.CONCURRENCY) and misplaced:
             msg = f"{misplaced[0]} speaks about tokens but axis is {self.axis}; remove it or meter tokens"
             raise ValueError(msg)

@@ -9,7 +9,7 @@ import pytest
 import simulators
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.signals import Axis
-from simulators.catalogue import provider, provider_names
+from simulators.catalogue import Provider, provider, provider_names
 from simulators.provider import Call, ProviderMachine
 from simulators.streams import Streams
 
@@ -36,6 +36,15 @@ def test_every_preset_says_who_it_is_and_where_its_numbers_come_from(name: str) 
 def test_every_preset_serves_a_call(name: str) -> None:
     """A fresh machine of each preset admits a small call."""
     assert ProviderMachine(provider(name), Streams(1)).send(0.0, Call(0, 100, 50, 100)).status == 200
+
+
+@pytest.mark.parametrize("name", provider_names())
+def test_every_preset_survives_being_written_down(name: str) -> None:
+    """What a provider dumps, in Python and in JSON, makes the same provider again, defaults included."""
+    spec = provider(name)
+    assert Provider(**spec.model_dump()) == spec
+    assert Provider.model_validate(spec.model_dump(mode="json")) == spec
+    assert Provider.model_validate_json(spec.model_dump_json()) == spec
 
 
 @pytest.mark.parametrize(
