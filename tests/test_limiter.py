@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import math
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -28,10 +29,10 @@ from tests.virtual_loop import VirtualLoop, run_virtually
 class _StatusError(Exception):
     """What an SDK raises, as far as a classifier needs it."""
 
-    def __init__(self, status: int, code: str | None = None, **headers: str) -> None:
+    def __init__(self, status: int, code: str | None = None, *, message: str = "", **headers: str) -> None:
         super().__init__(str(status))
         self.status_code = status
-        self.body = {"code": code, "message": ""}
+        self.body = {"code": code, "message": message}
         self.response = type("Response", (), {"status_code": status, "headers": headers})()
 
 
@@ -144,6 +145,26 @@ def test_an_exhausted_quota_fails_fast_and_says_why() -> None:
         await asyncio.sleep(60.0)
         await _hold(limiter, 1.0)
         assert not limiter.metrics.breaker_open
+
+    run_virtually(main())
+
+
+def test_an_open_breaker_tells_when_the_provider_gives_access_again() -> None:
+    """The moment a spent budget resets goes on to every call that is not sent; the next refusal's word replaces it."""
+
+    async def main() -> None:
+        limiter = _limiter(breaker_s=60.0)
+        for told, moment in [
+            ("You will regain access on 2027-01-31 at 12:30 UTC.", datetime(2027, 1, 31, 12, 30, tzinfo=UTC)),
+            ("", None),
+        ]:
+            async with limiter.permit() as permit:
+                permit.failed(_StatusError(429, "enforced_spend_limit_reached", message=told))
+            with pytest.raises(BreakerOpenError) as caught:
+                await _hold(limiter, 1.0)
+            assert caught.value.resumes_at == moment
+            assert ("2027-01-31 12:30 UTC" in str(caught.value)) is (moment is not None)
+            await asyncio.sleep(60.0)
 
     run_virtually(main())
 

@@ -12,6 +12,7 @@ from factflow_llm.errors import (
     DeadlineExceededError,
     ErrorMetadata,
     ErrorReason,
+    LLMErrorClassification,
     PermitSettledError,
     WrongEventLoopError,
     get_error_metadata,
@@ -60,7 +61,7 @@ class AdaptiveRateLimiter:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = NEVER
         self._subscribers: list[Subscriber] = []
-        self._exhausted_by = ErrorReason.QUOTA
+        self._exhausted_by = ErrorMetadata(classification=LLMErrorClassification.TERMINAL, reason=ErrorReason.QUOTA)
         self._now_s = 0.0
 
     def __repr__(self) -> str:
@@ -153,10 +154,13 @@ class AdaptiveRateLimiter:
             return DeadlineExceededError(
                 f"not admitted by its deadline: {self!r}; give more time, ask for less, or raise the quota"
             )
+        cause = self._exhausted_by
+        resumes = f"access returns at {cause.resumes_at:%Y-%m-%d %H:%M %Z}; " if cause.resumes_at else ""
         return BreakerOpenError(
-            f"not sent: {self._exhausted_by.value} made the provider refuse all calls; one call tries again every "
+            f"not sent: {cause.reason.value} made the provider refuse all calls; {resumes}one call tries again every "
             f"{self.config.breaker_s:g} s",
-            reason=self._exhausted_by,
+            reason=cause.reason,
+            resumes_at=cause.resumes_at,
         )
 
     def _settle(self, ticket: Ticket, signal: RateLimitSignal) -> None:
@@ -258,7 +262,7 @@ class Permit:
         """Settle by what the error classifier says of ``error``; its verdict may be given instead."""
         metadata = error if isinstance(error, ErrorMetadata) else get_error_metadata(error)
         if metadata.outcome is Outcome.EXHAUSTED:
-            self._limiter._exhausted_by = metadata.reason
+            self._limiter._exhausted_by = metadata
         self._settle(
             RateLimitSignal(metadata.outcome, metadata.retry_after_s, metadata.axis, None, None, metadata.limits)
         )
