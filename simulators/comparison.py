@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
-from simulators.parallel import Progress, World, make_worlds, processes, reporting
+from simulators.journal import opened
+from simulators.parallel import Jobs, Progress, World, make_worlds, processes, reporting
 from simulators.policies import Policy, as_policy
 from simulators.scenario import Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from factflow_llm.ratelimit.config import RateLimitConfig
 
@@ -92,8 +94,9 @@ def compare(
     *,
     seeds: int | Sequence[int] = 20,
     clients: int = 1,
-    jobs: int | None = None,
+    jobs: Jobs = None,
     progress: Progress = True,
+    journal: str | Path | None = None,
 ) -> Comparison:
     """Run every policy in every scenario with every seed; figures do not depend on ``jobs``.
 
@@ -102,8 +105,10 @@ def compare(
         policies: what to compare, by the name that the frame shall give it.
         seeds: how many worlds per scenario, or which.
         clients: independent clients that share the provider's quota.
-        jobs: processes; ``None`` means one per core, 1 starts none.
+        jobs: processes; ``None`` means one per core, 1 starts none. Any ``concurrent.futures.Executor`` will do, a Dask
+            cluster's for example: ``dask.distributed.Client(address).get_executor()``.
         progress: a bar where somebody watches, none, or a function that hears (done, total).
+        journal: a file that keeps every finished run; interrupted, the same call with it goes on where it stopped.
 
     Raises:
         ConfigurationError: naming the value and the remedy.
@@ -118,8 +123,12 @@ def compare(
     worlds = make_worlds([scenarios] if isinstance(scenarios, Scenario) else scenarios, seeds, clients)
     rows = []
     figures_of = partial(World.figures, policies=tuple(chosen.values()))
-    with processes(jobs) as each, reporting(progress, len(worlds), "compare") as one_more:
-        for world, summaries in zip(worlds, each(figures_of, worlds), strict=True):
+    with (
+        opened(journal, worlds, *chosen, *chosen.values()) as kept,
+        processes(jobs) as each,
+        reporting(progress, len(worlds), "compare") as one_more,
+    ):
+        for world, summaries in zip(worlds, each(figures_of, worlds, kept), strict=True):
             rows += [
                 {"scenario": world.name, "policy": name, "seed": world.seed} | figures
                 for name, figures in zip(chosen, summaries, strict=True)

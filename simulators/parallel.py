@@ -1,11 +1,13 @@
-"""Many runs in as many processes as there are cores: always in the same order, always with the same figures."""
+"""Many runs on all cores of one machine, or of a cluster: always in the same order, always with the same figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Executor, as_completed
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import joblib
 
@@ -15,7 +17,10 @@ from simulators.engine import simulate
 from simulators.policies import Policy, oracle
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from simulators.catalogue import Provider
+    from simulators.journal import Journal
     from simulators.quotas import Quota
     from simulators.result import SimResult
     from simulators.scenario import Scenario
@@ -23,15 +28,20 @@ if TYPE_CHECKING:
 Progress = bool | Callable[[int, int], None]
 """True shows a bar where somebody watches (terminal, notebook), False none; a function hears (done, total)."""
 
+Jobs = int | Executor | None
+"""Processes, ``None`` for one per core; or an executor: ``dask.distributed.Client(address).get_executor()``."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Each(Protocol):
-    """A ``map`` that keeps the order."""
+    """A ``map`` that keeps the order, and notes each result in a journal as soon as it is there."""
 
-    def __call__(self, function: Callable[[Item], Result], items: Sequence[Item], /) -> Iterator[Result]:
-        """Apply the function to each item, somewhere."""
+    def __call__(
+        self, function: Callable[[Item], Result], items: Sequence[Item], /, journal: Journal | None = None
+    ) -> Iterator[Result]:
+        """Apply the function to each item, somewhere, but for those whose results the journal holds."""
         ...
 
 
@@ -120,22 +130,64 @@ def quotas(provider: Provider) -> str:
 
 
 @contextmanager
-def processes(jobs: int | None) -> Iterator[Each]:
-    """Yield a ``map`` over ``jobs`` processes (``None``: one per core) that keeps the order and the processes.
+def processes(jobs: Jobs) -> Iterator[Each]:
+    """Yield a ``map`` over processes, which are kept for further calls, or over an executor of the caller's.
 
     Raises:
         ConfigurationError: when ``jobs`` is below 1.
     """
+    if isinstance(jobs, Executor):
+        yield _in_order(partial(_executed, jobs))
+        return
     if jobs is not None and jobs < 1:
         msg = f"jobs = {jobs!r} must be at least 1; leave it out for one process per core"
         raise ConfigurationError(msg)
-    with joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), backend="loky", return_as="generator") as parallel:
+    number = jobs or joblib.cpu_count()
+    with joblib.Parallel(n_jobs=number, backend="loky", return_as="generator_unordered") as parallel:
+        yield _in_order(partial(_forked, parallel))
 
-        def each(function: Callable[[Item], Result], items: Sequence[Item], /) -> Iterator[Result]:
-            results: Iterator[Result] = parallel(joblib.delayed(function)(item) for item in items)
-            return results
 
-        yield each
+def _in_order(as_done: Callable[..., Generator[tuple[int, Any]]]) -> Each:
+    """Return a ``map`` made of one that yields (place, result) as they come."""
+
+    def each(
+        function: Callable[[Item], Result], items: Sequence[Item], /, journal: Journal | None = None
+    ) -> Iterator[Result]:
+        held: dict[int, Result] = {} if journal is None else journal.next_batch()
+        todo = [(place, item) for place, item in enumerate(items) if place not in held]
+        with closing(as_done(function, todo)) as done:
+            for place in range(len(items)):
+                while place not in held:
+                    at, result = next(done)
+                    held[at] = result
+                    if journal is not None:
+                        journal.add(at, result)
+                yield held.pop(place)
+
+    return each
+
+
+def _forked(
+    parallel: joblib.Parallel, function: Callable[[Item], Result], todo: Sequence[tuple[int, Item]]
+) -> Generator[tuple[int, Result]]:
+    with closing(parallel(joblib.delayed(_placed)(function, *each) for each in todo)) as done:
+        yield from done
+
+
+def _executed(
+    executor: Executor, function: Callable[[Item], Result], todo: Sequence[tuple[int, Item]]
+) -> Generator[tuple[int, Result]]:
+    futures = [executor.submit(_placed, function, place, item) for place, item in todo]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _placed(function: Callable[[Item], Result], place: int, item: Item) -> tuple[int, Result]:
+    return place, function(item)
 
 
 @contextmanager

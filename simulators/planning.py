@@ -16,7 +16,7 @@ from factflow_llm.ratelimit.signals import Axis
 from simulators.catalogue import Provider, provider
 from simulators.demand import calls
 from simulators.engine import simulate
-from simulators.parallel import Progress, processes, reporting
+from simulators.parallel import Jobs, Progress, processes, reporting
 from simulators.provider import ProviderMachine
 from simulators.scenario import Backlog, Scenario
 from simulators.streams import Streams
@@ -107,7 +107,7 @@ def plan(
     deadline: float,
     config: RateLimitConfig | None = None,
     seeds: int = 1,
-    jobs: int | None = None,
+    jobs: Jobs = None,
     progress: Progress = True,
 ) -> Plan:
     """Find which provider, or how much of its quota, keeps the wait's 95th percentile below a deadline.
@@ -121,7 +121,7 @@ def plan(
         deadline: seconds from arrival to admission that 95 % of the requests may wait at most.
         config: the limiter's settings.
         seeds: worlds per size of quota; figures are those of the worst.
-        jobs: processes; ``None`` means one per core.
+        jobs: processes; ``None`` means one per core; or an executor, as in ``compare``.
         progress: a bar where somebody watches, none, or a function that hears (done, total).
 
     Raises:

@@ -17,13 +17,15 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.tables import nearest
 from simulators import rules
 from simulators.comparison import Comparison, half_width, shown
-from simulators.parallel import Progress, World, processes, reporting
+from simulators.journal import opened
+from simulators.parallel import Jobs, Progress, World, processes, reporting
 from simulators.peers import PEERS, Peer, peers
 from simulators.policies import Policy, as_policy, classic_aimd, retry_only
 from simulators.worlds import MeasuredWorld, Targets, absent_worlds, random_worlds, read_world, suite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from factflow_llm.ratelimit.config import RateLimitConfig
 
@@ -57,10 +59,11 @@ def contenders() -> dict[str, Policy]:
 def run_suite(
     policies: Mapping[str, Policy | RateLimitConfig] | None = None,
     seeds: int = 20,
-    jobs: int | None = None,
+    jobs: Jobs = None,
     *,
     worlds: Sequence[str] | None = None,
     progress: Progress = True,
+    journal: str | Path | None = None,
 ) -> Comparison:
     """Run every policy in every world of the suite with every seed; figures do not depend on ``jobs``.
 
@@ -70,9 +73,10 @@ def run_suite(
     Args:
         policies: what to run, by name; by default all :func:`contenders`.
         seeds: how many worlds of each kind.
-        jobs: processes; ``None`` means one per core.
+        jobs: processes; ``None`` means one per core; or an executor, as in ``compare``.
         worlds: names, if not all of the suite and ``random``.
         progress: as in ``compare``.
+        journal: as in ``compare``.
 
     Raises:
         ConfigurationError: naming the value and the remedy.
@@ -84,8 +88,12 @@ def run_suite(
     todo = list(_worlds(worlds, seeds))
     rows = []
     measure = partial(_measure, policies=chosen)
-    with processes(jobs) as each, reporting(progress, len(todo), "suite") as one_more:
-        for measured in each(measure, todo):
+    with (
+        opened(journal, todo, *chosen, *chosen.values()) as kept,
+        processes(jobs) as each,
+        reporting(progress, len(todo), "suite") as one_more,
+    ):
+        for measured in each(measure, todo, kept):
             rows += measured
             one_more()
     return Comparison(pd.DataFrame(rows), clients=1)

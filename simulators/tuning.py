@@ -23,7 +23,8 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.files import write_new
 from factflow_llm.ratelimit.config import RateLimitConfig
 from simulators.comparison import HEADLINES
-from simulators.parallel import Each, Progress, World, make_worlds, processes, reporting, with_yardsticks
+from simulators.journal import Journal, opened
+from simulators.parallel import Each, Jobs, Progress, World, make_worlds, processes, reporting, with_yardsticks
 from simulators.policies import Adaptive
 from simulators.scenario import Scenario
 
@@ -208,9 +209,10 @@ def tune(
     trials: int = 100,
     seed: int = 0,
     seeds: int | Sequence[int] = 3,
-    jobs: int | None = None,
+    jobs: Jobs = None,
     max_rejected_share: float = 0.01,
     progress: Progress = True,
+    journal: str | Path | None = None,
 ) -> Study:
     """Search for the settings with the highest mean ``goodput_ratio`` among those that keep 429s rare.
 
@@ -221,9 +223,11 @@ def tune(
         trials: how many settings to try.
         seed: of the search.
         seeds: how many worlds per scenario, or which.
-        jobs: processes; ``None`` means one per core, 1 starts none.
+        jobs: processes; ``None`` means one per core, 1 starts none; or an executor, as in ``compare``.
         max_rejected_share: largest mean share of 429s among attempts, in every single scenario.
         progress: a bar where somebody watches, none, or a function that hears (done, total).
+        journal: a file that keeps every finished run; the same call with it goes on where it stopped, also for more
+            trials than before.
 
     Raises:
         ConfigurationError: naming the value and the remedy; also for a scenario in which nothing can be answered.
@@ -240,12 +244,16 @@ def tune(
     worlds = make_worlds([scenarios] if isinstance(scenarios, Scenario) else scenarios, seeds)
     search = _new_search(seed)
     rows = []
-    with processes(jobs) as each, reporting(progress, trials, "tune") as one_more:
+    with (
+        opened(journal, worlds, seed, max_rejected_share, SEARCH_SPACE) as kept,
+        processes(jobs) as each,
+        reporting(progress, trials, "tune") as one_more,
+    ):
         worlds = with_yardsticks(worlds, each)
         for _ in range(trials):
             trial = search.ask()
             settings = {knob.setting: knob.suggest(trial) for knob in SEARCH_SPACE}
-            figures = _measure(worlds, _config(settings), each)
+            figures = _measure(worlds, _config(settings), each, kept)
             shares = figures.groupby("scenario", sort=False)["rejected_share"].mean()
             for name, share in shares.items():
                 trial.set_constraint(f"rejected_share: {name}", share - max_rejected_share)
@@ -273,8 +281,8 @@ def _new_search(seed: int) -> optuna.Study:
     return search
 
 
-def _measure(worlds: Sequence[World], config: RateLimitConfig, each: Each) -> pd.DataFrame:
-    rows = each(partial(World.figures, policies=(Adaptive(config),)), worlds)
+def _measure(worlds: Sequence[World], config: RateLimitConfig, each: Each, kept: Journal | None) -> pd.DataFrame:
+    rows = each(partial(World.figures, policies=(Adaptive(config),)), worlds, kept)
     return pd.DataFrame([{"scenario": world.name} | row[0] for world, row in zip(worlds, rows, strict=True)])
 
 

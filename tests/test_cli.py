@@ -159,6 +159,17 @@ def test_compare_gives_machines_every_run() -> None:
     assert [(run["policy"], run["seed"]) for run in runs] == [("ours", 0), ("fixed:4", 0), ("ours", 1), ("fixed:4", 1)]
 
 
+def test_journals_keep_what_is_finished() -> None:
+    """A second time the same command prints the same from its journal; another command is refused it."""
+    words = ["compare", *_SMALL, "--policy", "ours", "--seeds", "2", "--jobs", "1", "--journal", "journal.jsonl"]
+    first = _document(*words)
+    assert len(Path("journal.jsonl").read_text().splitlines()) == 1 + 2
+    assert _document(*words) == first
+    refused = _run("tune", *_SMALL, "--trials", "1", "--seeds", "2", "--jobs", "1", "--journal", "journal.jsonl")
+    assert refused.exit_code == 2
+    assert "another sweep" in refused.stderr
+
+
 def test_compare_draws_the_frontier() -> None:
     """Goodput against 429s, as a picture."""
     assert _run("compare", *_SMALL, "--seeds", "2", "--jobs", "1", "--plot", "frontier.svg").exit_code == 0

@@ -124,6 +124,7 @@ def compare(
     seeds: options.Seeds = 20,
     clients: options.Clients = 1,
     jobs: options.Jobs = None,
+    journal: options.Journal = None,
     plot: options.Plot = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -143,8 +144,8 @@ def compare(
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     if suite:
-        inputs.refuse_beside("--suite", ctx, {"seeds", "jobs", "plot", "overwrite", "json"})
-        measured = run_suite(seeds=seeds, jobs=jobs, progress=not json)
+        inputs.refuse_beside("--suite", ctx, {"seeds", "jobs", "journal", "plot", "overwrite", "json"})
+        measured = run_suite(seeds=seeds, jobs=jobs, progress=not json, journal=journal)
         if plot is not None:
             outputs.draw_frontier(measured, plot)
         reports.print_suite(measured, json=json)
@@ -152,7 +153,9 @@ def compare(
     workload = inputs.read_workload(trace, backlog, duration)
     scenarios = inputs.read_scenarios(workload, provider, at or [])
     policies = {word: inputs.read_policy(word, workload) for word in policy}
-    comparison = sim.compare(scenarios, policies, seeds=seeds, clients=clients, jobs=jobs, progress=not json)
+    comparison = sim.compare(
+        scenarios, policies, seeds=seeds, clients=clients, jobs=jobs, progress=not json, journal=journal
+    )
     if plot is not None:
         outputs.draw_frontier(comparison, plot)
     reports.print_comparison(comparison, scenarios, policies, json=json)
@@ -170,6 +173,7 @@ def tune(
     seeds: options.Seeds = 3,
     max_rejected_share: Annotated[float, typer.Option(help="Largest share of 429s, in every scenario.")] = 0.01,
     jobs: options.Jobs = None,
+    journal: options.Journal = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The settings, for LLMConfig.")] = Path("limiter.toml"),
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The tuned limiter at a glance; by default OUT with .png.")
@@ -202,6 +206,7 @@ def tune(
         jobs=jobs,
         max_rejected_share=max_rejected_share,
         progress=not json,
+        journal=journal,
     )
     found.best_config.to_toml(out, overwrite=overwrite, comment=found.provenance)
     if study is not None:

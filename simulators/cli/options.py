@@ -34,6 +34,10 @@ Seed = Annotated[int, typer.Option(help="Of all luck; the same seed gives the sa
 Seeds = Annotated[int, typer.Option(help="Worlds per scenario.")]
 Clients = Annotated[int, typer.Option(help="Independent clients that share the quota.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes; by default one per core.")]
+Journal = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Keep every finished run; interrupted, the same command goes on with FILE."),
+]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Existing files may be replaced.")]
 Suite = Annotated[
