@@ -70,7 +70,8 @@ class _Chat:
         await asyncio.sleep(self.takes_s)
         if error is not None:
             raise error
-        return CompletionResponse("yes", self.model, Usage(10, 5), FinishReason.STOP, headers={"x-request-id": "r"})
+        headers = {"x-request-id": "r", "x-ratelimit-remaining-requests": "59"}
+        return CompletionResponse("yes", self.model, Usage(10, 5), FinishReason.STOP, headers=headers)
 
     async def stream(self, messages: Sequence[Message], **asked: Any) -> AsyncIterator[StreamChunk]:
         error = self._next({"messages": messages, **asked})
@@ -437,7 +438,12 @@ def test_one_row_per_attempt() -> None:
     assert (refused.attempt, answered.attempt) == (0, 1)
     assert (refused.arrival_s, refused.admitted_s, refused.end_s) == (0.0, 0.0, 2.0)
     assert (refused.outcome, refused.status, refused.retry_after_s) == ("rate_limited", 429, 3.0)
+    assert refused.headers is not None
+    assert refused.headers["x-ratelimit-limit-requests"] == "60"
     assert refused.limits[0].limit == 60.0
+    assert answered.headers is not None
+    assert answered.headers["x-ratelimit-remaining-requests"] == "59"
+    assert answered.limits[0].remaining == 59.0
     assert refused.output_tokens is None
     assert answered.arrival_s == 0.0
     assert answered.admitted_s is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ from factflow_llm.errors import ErrorMetadata, LLMErrorClassification, get_error
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.config import RetryConfig
+from factflow_llm.ratelimit.headers import parse_limits
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, CallTicket, Permit
 from factflow_llm.ratelimit.line import NEVER
 from factflow_llm.recorder import AttemptRow, AttemptSink, RowOutcome
@@ -23,8 +25,6 @@ from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-
-    from factflow_llm.ratelimit.signals import AxisLimit
 
 ClientT = TypeVar("ClientT", bound=LLMClientProtocol | EmbeddingClientProtocol)
 ResponseT = TypeVar("ResponseT", CompletionResponse, EmbeddingResponse)
@@ -169,7 +169,7 @@ class _Limited(Generic[ClientT]):
             permit.failed(metadata)
         elif permit is not None:
             permit.ignored()
-        self._record(call, admission, error=error, metadata=metadata)
+        self._record(call, admission, headers=_response_headers(error), error=error, metadata=metadata)
         if metadata is None or metadata.classification is LLMErrorClassification.TERMINAL:
             return None
         deadline_s = call.ticket.deadline_s
@@ -196,7 +196,6 @@ class _Limited(Generic[ClientT]):
     ) -> None:
         if self._recorder is None:
             return
-        limits: tuple[AxisLimit, ...] = metadata.limits if metadata is not None else ()
         self._recorder.record(
             AttemptRow(
                 call_id=call.call_id,
@@ -221,7 +220,7 @@ class _Limited(Generic[ClientT]):
                 queue_depth=admission.queued if admission else None,
                 reason=admission.reason if admission else None,
                 headers=headers or {},
-                limits=limits,
+                limits=metadata.limits if metadata else parse_limits(headers) if headers else (),
             )
         )
 
@@ -392,6 +391,11 @@ def _texts(message: Message) -> list[str]:
     if isinstance(message.content, str):
         return [message.content]
     return [part.text for part in message.content if isinstance(part, TextPart)]
+
+
+def _response_headers(error: BaseException) -> Any:
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    return headers if isinstance(headers, Mapping) else None
 
 
 def _row_outcome(
