@@ -513,9 +513,17 @@ def test_client_of_a_closed_loop(server: Loopback) -> None:
     assert (metadata.classification, metadata.reason) == ("retryable", "connection")
 
 
-def test_answers_that_are_no_json(server: Loopback) -> None:
-    """Broken JSON under a status of 200 is worth one more attempt, and no more."""
-    server.script[:] = [Reply(b'{"id": "c", "choi', content_type="application/json")]
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Reply(b'{"id": "c", "choi'),
+        Reply(b"hello", headers={"content-encoding": "gzip"}),  # the SDK calls this a failed connection
+    ],
+    ids=["cut", "not compressed"],
+)
+def test_answers_that_are_no_json(broken: Reply, server: Loopback) -> None:
+    """A body under a status of 200 that cannot be read is worth one more attempt, and no more."""
+    server.script[:] = [broken]
 
     metadata = get_error_metadata(provoke(ask_openai, server.url))
 

@@ -164,11 +164,13 @@ def _judge(evidence: Evidence) -> ErrorReason:
 
 
 def _by_codes(words: tuple[str, ...]) -> ErrorReason | None:
-    """Take the first word that is known; "rate limit" yields to anything more telling beside it."""
-    found = [CODES[word] for word in words if word in CODES]
-    if not found:
-        found = [reason for word in words for pattern, reason in UNSEEN_CODES if pattern.search(word)]
+    """Take the first word that tells something; "rate limit" yields to anything more telling beside it."""
+    found = [reason for word in words if (reason := _by_code(word))]
     return next((reason for reason in found if reason is not ErrorReason.RATE_LIMIT), found[0] if found else None)
+
+
+def _by_code(word: str) -> ErrorReason | None:
+    return CODES.get(word) or next((reason for pattern, reason in UNSEEN_CODES if pattern.search(word)), None)
 
 
 def _by_status(evidence: Evidence) -> ErrorReason:
@@ -204,7 +206,7 @@ def _is_daily(evidence: Evidence) -> bool:
 
 def _heed_advice(consequence: Consequence, evidence: Evidence) -> Consequence:
     """Heed ``x-should-retry``: "false" vetoes any retry; "true" saves a 4xx of which no code says that it is final."""
-    advice = evidence.headers.get("x-should-retry")
+    advice = evidence.headers.get("x-should-retry", "").lower()
     if advice == "false":
         return consequence._replace(classification=LLMErrorClassification.TERMINAL)
     final = consequence.classification is LLMErrorClassification.TERMINAL

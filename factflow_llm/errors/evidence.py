@@ -28,6 +28,8 @@ _MISTAKES = (TypeError, AttributeError, NameError, LookupError, AssertionError, 
 _TLS = re.compile(r"\[SSL: (\w+)\]")  # OpenSSL's own word, kept in the text by every wrapper
 _TLS_MISTAKES = ("CERTIFICATE", "VERSION", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "PROTOCOL", "HTTP_REQUEST")
 _UNREACHABLE = frozenset({32, 100, 101, 102, 103, 104, 110, 111, 112, 113})  # EPIPE, ENETDOWN … EHOSTUNREACH
+_TRANSPORT = frozenset({ErrorReason.CONNECTION, ErrorReason.TIMEOUT})
+_BENEATH = frozenset({ErrorReason.CONFIGURATION, ErrorReason.BAD_RESPONSE})  # what SDKs call a transport's failure too
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
@@ -147,9 +149,7 @@ def extract(chain: list[BaseException]) -> Evidence:
 
 def _add(rule: Rule, evidence: Evidence) -> None:
     reason, phase = rule
-    if evidence.reason is None or (
-        reason is ErrorReason.CONFIGURATION and evidence.reason in {ErrorReason.CONNECTION, ErrorReason.TIMEOUT}
-    ):
+    if evidence.reason is None or (evidence.reason in _TRANSPORT and reason in _BENEATH):
         evidence.reason = reason
     evidence.phase = evidence.phase or phase
 
@@ -240,13 +240,11 @@ def _read_aws(error: BaseException, response: Mapping[str, Any], evidence: Evide
 
 
 def _read_body(content: Any) -> _Body:
-    """Read an error body: an object, one inside ``error``, a list of one, JSON text, or JSON inside a message."""
-    content = _decoded(content)
-    if isinstance(content, list):
-        content = next((item for item in content if isinstance(item, Mapping)), None)
+    """Read an error body: an object, one inside ``error`` or ``errors``, a list, JSON text, JSON in a message."""
+    content = _first(_decoded(content))
     if not isinstance(content, Mapping):
         return _Body(message=content[:_MOST_MESSAGE] if isinstance(content, str) else "")
-    nested = content.get("error")
+    nested = content.get("error") or _first(content.get("errors"))
     inner = _decoded(nested)
     told: Mapping[str, Any] = inner if isinstance(inner, Mapping) else content
     details = told.get("details")
@@ -266,8 +264,9 @@ def _read_body(content: Any) -> _Body:
     if isinstance(nested, str) and told is content:  # {"error": "a sentence"} or {"error": "invalid_client"}
         words.append(None if " " in nested else nested)
         message = message or told.get("error_description") or nested
-    if body.wait is None and isinstance(told.get("retry_after"), int | float):
-        body.wait = str(told["retry_after"])
+    stated = told.get("retry_after", content.get("retry_after"))
+    if body.wait is None and isinstance(stated, int | float | str):
+        body.wait = str(stated)
     numbers = [word for word in map(_number_in, words) if word is not None]
     body.status = next(filter(_is_status, numbers), None)
     body.words = [squash(word) for word in words if isinstance(word, str) and not word.isdecimal()]
@@ -289,6 +288,11 @@ def _read_google(details: list[Any], body: _Body, words: list[Any]) -> None:
         for violation in violations if isinstance(violations, list) else ():
             if isinstance(violation, Mapping) and (quota := _text(violation.get("quotaId"))):
                 body.quota_ids.append(quota.lower())
+
+
+def _first(content: Any) -> Any:
+    """Take the first object of a list; anything else as it is."""
+    return next((item for item in content if isinstance(item, Mapping)), None) if isinstance(content, list) else content
 
 
 def _decoded(content: Any) -> Any:

@@ -271,7 +271,7 @@ UNSEEN_CODES = (
         re.compile(r"(?:spend|billing|credit|usage)(?:hard)?limit(?!s)|insufficient(?:quota|balance|credit)|budget"),
         R.QUOTA,
     ),
-    (re.compile(r"context(?:length|window)"), R.CONTEXT_LENGTH),
+    (re.compile(r"context(?:length|size|window)"), R.CONTEXT_LENGTH),
     (re.compile(r"content(?:filter|policy)"), R.CONTENT_FILTER),
     (re.compile(r"overloaded"), R.OVERLOADED),
     (re.compile(r"ratelimit|throttl"), R.RATE_LIMIT),
@@ -315,7 +315,8 @@ SPENT_OPENINGS = ("your credit balance is too low", "you have reached your speci
 INVALID_REQUEST_WORDINGS: dict[R, tuple[str, ...]] = {
     R.BATCH_TOO_LARGE: (" tokens per request", "maximum allowed batch size"),
     R.CONTEXT_LENGTH: (
-        "maximum context length",
+        "context length",
+        "context size",
         "context window",
         "exceed context limit",
         "exceeds the maximum number of tokens",
@@ -368,7 +369,7 @@ LIMIT_AND_REQUESTED = re.compile(r"limit:? ([\d,]+).{0,40}?requested:? ([\d,]+)"
 LIMIT_ZERO = re.compile(r"\blimit:? 0(?![\d.])")
 RESUMES = re.compile(r"regain access on (\d{4}-\d\d-\d\d) at (\d\d:\d\d) utc")
 WAIT = re.compile(
-    r"(?:again|retry(?:ing)?|wait|replenished)(?: (?:in|after|for|about|approximately))* "
+    r"(?:again|retry(?:ing)?|wait|replenished)(?: (?:later|in|after|for|about|approximately))* "
     r"(?:(?P<clock>\d+:\d\d:\d\d)"
     r"|(?P<spans>(?:\d+(?:\.\d+)? ?(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)\b"
     r"(?:,? (?:and )?)?|\d+(?:\.\d+)?(?:h|m(?!s)|d)(?=\d))+)"
