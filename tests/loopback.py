@@ -61,7 +61,7 @@ class Asked:
     body: Any
 
 
-Scripted = Reply | Events | Hang | Drop | Callable[[Asked], Reply]
+Scripted = Reply | Events | Hang | Drop | Callable[[Asked], Reply | Events]
 
 
 class Loopback:

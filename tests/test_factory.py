@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
+import os
 import subprocess
 import sys
-import textwrap
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,9 @@ from factflow_llm import (
     UnknownProfileError,
     WrongModelTypeError,
 )
-from tests.loopback import Events, Loopback, Reply
+from factflow_llm.settings import ModelType
+from tests.faces import ANTHROPIC, AWS, EMBEDDING_FACES, OPENAI, Face
+from tests.loopback import Asked, Events, Loopback, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -393,35 +396,66 @@ def test_no_secret_in_a_repr(server: Loopback) -> None:
     )
 
 
-def test_nothing_is_left_open_in_development_mode() -> None:
-    """Two runs, threads, a loop closed by hand, a factory nobody closed: no warning from the interpreter."""
-    script = textwrap.dedent(
-        """
-        import asyncio, gc, threading
-        from tests.test_factory import ANSWER, Loopback, make, use
+async def wear(factory: LLMClientFactory) -> None:
+    """Use the profile "it" as people do: a whole call, a stream left half way, a call cancelled in mid-air."""
+    chats = factory.config.providers["it"].type is ModelType.CHAT
+    client: Any = factory.create_completion_client() if chats else factory.create_embedding_client()
 
-        with Loopback(ANSWER) as server:
-            factory = make(server)
-            stand_in = factory.create_completion_client()
-            asyncio.run(use(factory))
-            asyncio.run(use(factory))
-            loop = asyncio.new_event_loop()
-            loop.run_until_complete(use(factory))
-            loop.close()
-            threads = [threading.Thread(target=lambda: asyncio.run(use(factory))) for _ in range(3)]
-            [thread.start() for thread in threads]
-            [thread.join() for thread in threads]
-            asyncio.run(use(make(server)))
-            gc.collect()
-        """
-    )
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", script],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    assert "ignored" not in done.stderr
+    def call() -> Any:
+        return client.complete(HELLO) if chats else client.embed(["one", "two"])
+
+    await call()
+    if chats:
+        async for _ in client.stream(HELLO):
+            break
+    cancelled = asyncio.ensure_future(call())
+    await asyncio.sleep(0.01)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+
+
+WORN = """
+import asyncio, gc, json, logging, sys, threading
+from factflow_llm import LLMClientFactory, LLMConfig
+from tests.test_factory import wear
+
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # which tells in this mode how long a step took
+config = LLMConfig.from_dict({"providers": {"it": json.loads(sys.argv[1])}})
+factory = LLMClientFactory(config)
+asyncio.run(wear(factory))
+asyncio.run(wear(factory))
+loop = asyncio.new_event_loop()
+loop.run_until_complete(wear(factory))
+loop.close()
+threads = [threading.Thread(target=lambda: asyncio.run(wear(factory))) for _ in range(3)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+asyncio.run(wear(LLMClientFactory(config)))
+gc.collect()
+"""
+
+
+@pytest.mark.parametrize(
+    "face",
+    [OPENAI, ANTHROPIC, *(face for face in EMBEDDING_FACES if face.name == "bedrock")],
+    ids=lambda face: face.name,
+)
+def test_nothing_is_left_open_in_development_mode(face: Any) -> None:
+    """Runs, threads, a loop closed by hand, a factory nobody closed: not a word from the interpreter."""
+
+    def answer(asked: Asked) -> Reply | Events:
+        if not isinstance(face, Face):
+            return face.answer(asked)
+        return Events(face.stream) if asked.body.get("stream") else Reply(face.answer)
+
+    with Loopback(answer) as server:
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-c", WORN, json.dumps(face.profile(server.url))],
+            cwd=Path(__file__).parents[1],
+            env=os.environ | AWS,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(server.asked) >= 7
