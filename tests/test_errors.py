@@ -261,6 +261,9 @@ def response_of(status: int, body: object = None) -> Any:
 
 
 openai_client = cache(lambda: openai.OpenAI(api_key=KEY, base_url="http://127.0.0.1"))
+azure_client = cache(
+    lambda: openai.AzureOpenAI(api_key=KEY, azure_endpoint="http://127.0.0.1", api_version="2024-10-21")
+)
 anthropic_client = cache(lambda: anthropic.Anthropic(api_key=KEY, base_url="http://127.0.0.1"))
 
 
@@ -268,6 +271,12 @@ def of_openai(status: int) -> Exception:
     """Let the openai SDK make the exception for a status."""
     response = response_of(status)
     return openai_client()._make_status_error_from_response(response)
+
+
+def of_azure(status: int) -> Exception:
+    """Let the openai SDK's Azure client make the exception for a status."""
+    response = response_of(status)
+    return azure_client()._make_status_error_from_response(response)
 
 
 def of_anthropic(status: int) -> Exception:
@@ -284,7 +293,16 @@ def of_bedrock(status: int) -> Exception:
     return error
 
 
-@pytest.mark.parametrize("make", [of_openai, of_anthropic, of_bedrock])
+def of_hub(status: int) -> Exception:
+    """Let huggingface_hub make the exception for a status."""
+    utils = pytest.importorskip("huggingface_hub.utils")
+    with pytest.raises(utils.HfHubHTTPError) as caught:
+        utils.hf_raise_for_status(response_of(status))
+    error: Exception = caught.value
+    return error
+
+
+@pytest.mark.parametrize("make", [of_openai, of_azure, of_anthropic, of_bedrock, of_hub])
 def test_every_status_has_a_deliberate_category(make: Callable[[int], Exception]) -> None:
     """A bare status means the same whoever sends it, and exactly what the table says."""
     found = {status: get_error_metadata(make(status)).reason for status in range(400, 600)}
