@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from simulators.traces import Trace
 
 _UNKNOWN = -1
+_CHUNK = 4096
 
 
 def calls(scenario: Scenario, streams: Streams) -> Iterator[tuple[float, Call]]:
@@ -57,19 +59,15 @@ class Sessions:
 
 def _endless(workload: Backlog, streams: Streams) -> Iterator[tuple[float, Call]]:
     sizes = streams.stream("sizes", "normal", 2)
-    index = 0
-    while True:
-        read, written = sizes.row(index) if workload.sigma else (0.0, 0.0)
-        yield (
-            0.0,
-            Call(
-                index,
-                round(workload.input_tokens * math.exp(workload.sigma * read)),
-                round(workload.output_tokens * math.exp(workload.sigma * written)),
-                workload.max_tokens,
-            ),
-        )
-        index += 1
+    most = workload.max_tokens
+    if not workload.sigma:
+        read, written = round(workload.input_tokens), round(workload.output_tokens)
+        for index in itertools.count():
+            yield 0.0, Call(index, read, written, most)
+    for index in itertools.count():
+        read_luck, written_luck = sizes.row(index)
+        read = round(workload.input_tokens * math.exp(workload.sigma * read_luck))
+        yield 0.0, Call(index, read, round(workload.output_tokens * math.exp(workload.sigma * written_luck)), most)
 
 
 def _traced(trace: Trace, streams: Streams) -> Iterator[tuple[float, Call]]:
@@ -79,10 +77,7 @@ def _traced(trace: Trace, streams: Streams) -> Iterator[tuple[float, Call]]:
         column[column != _UNKNOWN].tolist() or [0] for column in (trace.input_tokens, trace.output_tokens)
     )
     columns = zip(
-        trace.arrival_s.tolist(),
-        trace.input_tokens.tolist(),
-        trace.output_tokens.tolist(),
-        trace.max_tokens.tolist(),
+        *(_numbers(each) for each in (trace.arrival_s, trace.input_tokens, trace.output_tokens, trace.max_tokens)),
         strict=True,
     )
     for index, (arrival_s, read, written, limit) in enumerate(columns):
@@ -101,3 +96,9 @@ def _traced(trace: Trace, streams: Streams) -> Iterator[tuple[float, Call]]:
             )
         else:
             yield arrival_s, Call(index, read, written, bound)
+
+
+def _numbers(column: Any) -> Iterator[Any]:
+    """Yield a column's numbers, of which only a chunk at a time is a Python object."""
+    for start in range(0, len(column), _CHUNK):
+        yield from column[start : start + _CHUNK].tolist()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.config import RetryConfig
-from factflow_llm.ratelimit.line import NEVER, Line, Ticket, TicketState
+from factflow_llm.ratelimit.line import NEVER, Line, Ticket
 from factflow_llm.ratelimit.signals import Change, RateLimitSignal, Reason
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class _Oracle(Line):
         return granted
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        ticket.state = TicketState.SETTLED
-        self.in_flight -= 1
+        self.release(now, ticket)
         return ()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.core import LimiterCore
-from factflow_llm.ratelimit.line import NEVER, Line, Ticket, TicketState
+from factflow_llm.ratelimit.line import NEVER, Line, Ticket
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
 from simulators.oracle import KnownTicket as KnownTicket  # noqa: PLC0414 - handed on
 from simulators.oracle import Oracle as Oracle  # noqa: PLC0414
@@ -125,8 +125,7 @@ class _Unlearning(Line):
         return now
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        ticket.state = TicketState.SETTLED
-        self.in_flight -= 1
+        self.release(now, ticket)
         return ()
 
 

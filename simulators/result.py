@@ -7,41 +7,25 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from simulators.engine import (
-    ATTEMPT_COLUMNS,
-    ENDING,
-    ENDING_WORDS,
-    OUTCOME_WORDS,
-    REASON_WORDS,
-    REQUEST_COLUMNS,
-    Run,
-    simulate,
-)
+from factflow_llm.errors import ConfigurationError
+from simulators.engine import Run, simulate
 from simulators.policies import Policy, oracle
+from simulators.rows import ATTEMPT, ENDING_CODES, ENDING_WORDS, OUTCOME_WORDS, REASON_WORDS, REQUEST, Columns
+from simulators.tally import PERCENTS
 
 if TYPE_CHECKING:
     from simulators.scenario import Scenario
 
+Kept = TypeVar("Kept")
+
 _WINDOW_S = 30
-_SUCCEEDED = float(OUTCOME_WORDS.index("succeeded"))
-_RATE_LIMITED = float(OUTCOME_WORDS.index("rate_limited"))
-_INTEGERS = (
-    "request",
-    "attempt",
-    "client",
-    "status",
-    "in_flight",
-    "queued",
-    "attempts",
-    "input_tokens",
-    "output_tokens",
-)
+_WORDS = {"outcome": OUTCOME_WORDS, "reason": REASON_WORDS, "end": ENDING_WORDS}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -67,25 +51,21 @@ class SimResult:
     @cached_property
     def attempts(self) -> pd.DataFrame:
         """One row per physical attempt, in order of their ends; seconds, rates per second, ``inf`` for no limit."""
-        columns = _columns(self.run.attempts, ATTEMPT_COLUMNS)
-        columns["outcome"] = _words(columns["outcome"], OUTCOME_WORDS)
-        columns["reason"] = _words(columns["reason"], REASON_WORDS)
-        return pd.DataFrame(columns)
+        return pd.DataFrame(_columns(self._kept(self.run.attempts), ATTEMPT.names), copy=False)
 
     @cached_property
     def requests(self) -> pd.DataFrame:
         """One row per request; ``wait_s`` runs from arrival to the last admission, ``latency_s`` to the end."""
-        columns = _columns(self.run.requests, REQUEST_COLUMNS)
-        columns["end"] = _words(columns["end"], ENDING_WORDS)
-        frame = pd.DataFrame(columns).rename(columns={"end": "outcome"})
-        frame["wait_s"] = frame["admitted_s"] - frame["arrival_s"]
-        frame["latency_s"] = frame["end_s"] - frame["arrival_s"]
-        return frame.sort_values("request", ignore_index=True)
+        columns = _columns(self._kept(self.run.requests), REQUEST.names)
+        columns["outcome"] = columns.pop("end")
+        columns["wait_s"] = columns["admitted_s"] - columns["arrival_s"]
+        columns["latency_s"] = columns["end_s"] - columns["arrival_s"]
+        return pd.DataFrame(columns, copy=False)
 
     @cached_property
     def limits(self) -> pd.DataFrame:
         """One row per change of a limit: when, whose, which axis, from what to what, and why."""
-        rows = self.run.changes
+        rows = self._kept(self.run.changes)
         return pd.DataFrame(
             {
                 "time_s": np.array([change.time_s for _, change in rows], dtype=np.float64),
@@ -118,36 +98,26 @@ class SimResult:
         """
         if yardstick is None:
             yardstick = self if self.policy == oracle() else self.oracle
-        attempts, requests = self._attempt_columns, self._request_columns
-        succeeded = requests["end"] == ENDING.succeeded
-        successes = int(succeeded.sum())
-        horizon_s = self.scenario.horizon_s
-        rejected = int((attempts["outcome"] == _RATE_LIMITED).sum())
-        sent = len(attempts["outcome"])
-        wait_s = requests["admitted_s"][succeeded] - requests["arrival_s"][succeeded]
-        latency_s = requests["end_s"][succeeded] - requests["arrival_s"][succeeded]
-        tokens = requests["input_tokens"] + requests["output_tokens"]
-        best = int((yardstick._request_columns["end"] == ENDING.succeeded).sum())
+        tally, best = self.run.tally, yardstick.run.tally.succeeded
+        succeeded, sent, horizon_s = tally.succeeded, tally.attempts, self.scenario.horizon_s
         figures: dict[str, float] = {
-            "goodput": successes / horizon_s,
-            "goodput_ratio": successes / best if best else math.nan,
-            "rejected_share": rejected / sent if sent else math.nan,
-            "attempts_per_success": sent / successes if successes else math.nan,
+            "goodput": succeeded / horizon_s,
+            "goodput_ratio": succeeded / best if best else math.nan,
+            "rejected_share": tally.rejected / sent if sent else math.nan,
+            "attempts_per_success": sent / succeeded if succeeded else math.nan,
         }
-        for name, values in (("wait", wait_s), ("latency", latency_s)):
-            for percent in (50, 95, 99):
-                figures[f"{name}_p{percent}_s"] = float(np.percentile(values, percent)) if successes else math.nan
-        unfinished = int((requests["end"] == ENDING.unfinished).sum())
+        for name, percentiles in (("wait", tally.wait_s), ("latency", tally.latency_s)):
+            figures |= {f"{name}_p{percent}_s": value for percent, value in zip(PERCENTS, percentiles, strict=True)}
+        unfinished = int(tally.endings[ENDING_CODES["unfinished"]])
         figures |= {
-            "failed": len(succeeded) - successes - unfinished,
+            "failed": int(tally.endings.sum()) - succeeded - unfinished,
             "unfinished": unfinished,
-            "tokens_per_s": float(tokens[succeeded].sum()) / horizon_s,
-            "wasted_tokens": self._wasted_tokens(),
+            "tokens_per_s": tally.tokens / horizon_s,
+            "wasted_tokens": float(self.run.wasted_tokens),
             "recovery_s": self._worst_recovery(yardstick),
         }
         if self.clients > 1:
-            shares = np.bincount(requests["client"][succeeded].astype(np.int64), minlength=self.clients)
-            figures["jain"] = jain_index(shares)
+            figures["jain"] = jain_index(tally.shares)
         return pd.Series(figures, name=self.policy.name)
 
     def recovery(self, yardstick: SimResult | None = None) -> pd.Series[Any]:
@@ -155,9 +125,8 @@ class SimResult:
 
         Quota means what the oracle gets admitted in the same seconds. NaN: not before the next event, or the end.
         """
-        best = (yardstick or self.oracle)._admitted_per_second()
-        mine = self._admitted_per_second()
-        refused = self._per_second(self._attempt_columns["outcome"] == _RATE_LIMITED)
+        best = (yardstick or self.oracle).run.tally.admitted_per_second
+        mine, refused = self.run.tally.admitted_per_second, self.run.tally.rejected_per_second
         events = self.scenario.events
         marks = ["start", *(f"{event.time_s:g} s: {event.label}" for event in events)]
         starts = [0.0, *(event.time_s for event in events), float(self.scenario.workload.duration_s)]
@@ -168,29 +137,11 @@ class SimResult:
         after_events = self.recovery(yardstick).to_numpy()[1:]
         return float(np.max(after_events)) if len(after_events) else math.nan
 
-    def _wasted_tokens(self) -> float:
-        """Return input tokens of attempts that a provider read and whose answer nobody got."""
-        attempts = self._attempt_columns
-        lost = (attempts["status"] == 200) & (attempts["outcome"] != _SUCCEEDED)
-        tokens = self._request_columns
-        by_request = dict(zip(tokens["request"].tolist(), tokens["input_tokens"].tolist(), strict=True))
-        return float(sum(by_request[request] for request in attempts["request"][lost].tolist()))
-
-    def _admitted_per_second(self) -> npt.NDArray[np.float64]:
-        return self._per_second(self._attempt_columns["outcome"] == _SUCCEEDED)
-
-    def _per_second(self, which: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        seconds = math.ceil(self.scenario.horizon_s) + 1
-        at = self._attempt_columns["admitted_s"][which].astype(np.int64)
-        return np.bincount(at, minlength=seconds).astype(np.float64)
-
-    @cached_property
-    def _attempt_columns(self) -> dict[str, npt.NDArray[np.float64]]:
-        return _raw(self.run.attempts, ATTEMPT_COLUMNS)
-
-    @cached_property
-    def _request_columns(self) -> dict[str, npt.NDArray[np.float64]]:
-        return _raw(self.run.requests, REQUEST_COLUMNS)
+    def _kept(self, rows: Kept | None) -> Kept:
+        if rows is None:
+            msg = f"this run collected only its summary; for frames and plots, simulate(…, seed={self.seed}) again"
+            raise ConfigurationError(msg)
+        return rows
 
     # --- faces -------------------------------------------------------------------------------------------------------
 
@@ -225,24 +176,17 @@ def jain_index(shares: npt.ArrayLike) -> float:
     return float(given.sum()) ** 2 / (len(given) * squares) if squares else math.nan
 
 
-def _raw(flat: Any, names: tuple[str, ...]) -> dict[str, npt.NDArray[np.float64]]:
-    table = np.frombuffer(flat, dtype=np.float64).reshape(-1, len(names)) if len(flat) else np.empty((0, len(names)))
-    return {name: table[:, column] for column, name in enumerate(names)}
-
-
-def _columns(flat: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    raw = _raw(flat, names)
-    return {name: values.astype(np.int64) if name in _INTEGERS else values.copy() for name, values in raw.items()}
-
-
-def _words(codes: npt.NDArray[np.float64], words: tuple[str, ...]) -> pd.Categorical[str]:
-    return pd.Categorical.from_codes(codes.astype(np.int64), categories=pd.Index(list(words)))
+def _columns(kept: Columns, names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        name: pd.Categorical.from_codes(kept[name], categories=pd.Index(_WORDS[name])) if name in _WORDS else kept[name]
+        for name in names
+    }
 
 
 def _recovered(
-    mine: npt.NDArray[np.float64],
-    best: npt.NDArray[np.float64],
-    refused: npt.NDArray[np.float64],
+    mine: npt.NDArray[np.int64],
+    best: npt.NDArray[np.int64],
+    refused: npt.NDArray[np.int64],
     since_s: float,
     until_s: float,
 ) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.config import RetryConfig
-from factflow_llm.ratelimit.line import NEVER, Line, Ticket, TicketState
+from factflow_llm.ratelimit.line import NEVER, Line, Ticket
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class Borrowed(Line):
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
         """Take a granted ticket back with what its attempt taught."""
-        ticket.state = TicketState.SETTLED
-        self.in_flight -= 1
+        self.release(now, ticket)
         old = self.limit
         self.learn(now, ticket, signal)
         if self.limit == old:

@@ -14,11 +14,12 @@ import pytest
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
-from simulators.engine import ENDING_WORDS, Run, simulate
+from simulators.engine import Run, simulate
 from simulators.latency import LatencyModel
 from simulators.policies import fixed_rate, oracle, retry_only
 from simulators.provider import Provider, provider
 from simulators.quotas import Bucket, Slots
+from simulators.rows import ENDING_WORDS
 from simulators.scenario import Scenario, backlog
 from simulators.traces import Trace, synthesize
 from simulators.traces.trace import TraceHeader

@@ -10,7 +10,7 @@ import pytest
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.core import LimiterCore
-from factflow_llm.ratelimit.line import Line, Ticket, TicketState
+from factflow_llm.ratelimit.line import Line, Ticket
 from factflow_llm.ratelimit.signals import Change, Outcome, RateLimitSignal, Reason
 from simulators.engine import simulate
 from simulators.latency import LatencyModel
@@ -134,8 +134,7 @@ class _OneAtATime(Line):
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
         assert signal.outcome is Outcome.SUCCEEDED
-        ticket.state = TicketState.SETTLED
-        self.in_flight -= 1
+        self.release(now, ticket)
         return ()
 
 

@@ -11,12 +11,13 @@ import pytest
 
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.signals import Axis, Reason
-from simulators.engine import ENDING_WORDS, OUTCOME_WORDS, simulate
+from simulators.engine import simulate
 from simulators.latency import LatencyModel
 from simulators.policies import fixed_rate, oracle, retry_only
 from simulators.provider import Provider
 from simulators.quotas import Bucket
 from simulators.result import SimResult, jain_index
+from simulators.rows import ENDING_WORDS, OUTCOME_WORDS
 from simulators.scenario import Scenario, backlog
 from simulators.traces import synthesize
 

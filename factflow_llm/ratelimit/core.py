@@ -5,9 +5,8 @@ Rules, which hold for every driver:
 1. ``now`` is an argument of every transition and never runs backwards. Nothing here reads a clock, sleeps or draws
 luck.
 2. A ticket waits in line, is granted (the driver sends the call) or refused, and after a grant is settled exactly once.
-3. A waiting ticket holds no send time. A driver calls :meth:`LimiterCore.advance` at ``wake_at``, which any
-transition can
-   move, and after every ``settle`` and ``cancel``.
+3. A waiting ticket holds no send time. A driver calls :meth:`LimiterCore.advance` when ``wake_at`` has come, which any
+transition can move.
 4. Within a priority, first come, first served. Nobody overtakes a large call that waits for its tokens.
 """
 
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from factflow_llm.errors import PermitSettledError
-from factflow_llm.ratelimit.aimd import Mode, RateRule
+from factflow_llm.ratelimit.aimd import RateRule
 from factflow_llm.ratelimit.budget import Budget
 from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketState
 from factflow_llm.ratelimit.mirror import Mirror
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
 
 _NO_CHANGES: tuple[Change, ...] = ()
+_SUCCEEDED = Outcome.SUCCEEDED
+_GRANTED = TicketState.GRANTED
 _EWMA = 0.1
 _CANARY_S = 0.5
 """The longest wait for news of the first call after a cut."""
@@ -78,23 +79,12 @@ class _Paced:
 
     @property
     def active(self) -> bool:
-        return self.mirror is not None or self.rule.mode is not Mode.OPEN
+        return self.mirror is not None or self.rule.rate != NEVER
 
     @property
     def rate(self) -> float:
         mirror = self.mirror
         return self.rule.rate if mirror is None or mirror.blind else self.rule.bounded(mirror.rate)
-
-    def wait_s(self, now: float, cost: float) -> float:
-        mirror = self.mirror
-        if mirror is not None and not mirror.blind:
-            return mirror.wait_s(now, cost)
-        return self.budget.wait_s(now, cost)
-
-    def spend(self, cost: float) -> None:
-        self.budget.reserve(cost)
-        if self.mirror is not None:
-            self.mirror.spend(cost)
 
 
 class LimiterCore(Line):
@@ -145,15 +135,6 @@ class LimiterCore(Line):
 
     # --- transitions -------------------------------------------------------------------------------------------------
 
-    def advance(self, now: float) -> list[Ticket]:
-        """Decide, unless nothing can have changed for those who wait."""
-        return super().advance(now) if now >= self.wake_at else []
-
-    def withdraw(self, ticket: Ticket) -> None:
-        """Take a waiting ticket out of the line."""
-        super().withdraw(ticket)
-        self.wake_at = -NEVER
-
     def cancel(self, now: float, ticket: Ticket) -> None:
         """Take a waiting ticket out of the line; a granted one is settled as ignored."""
         self.withdraw(ticket)
@@ -169,34 +150,30 @@ class LimiterCore(Line):
         if ticket.state is not TicketState.GRANTED:
             msg = f"{ticket!r} cannot be settled: only a granted ticket can, and only once"
             raise PermitSettledError(msg)
-        ticket.state = TicketState.SETTLED
-        self.in_flight -= 1
+        wake_at, probe = self.wake_at, self._breaker_probe
+        self.release(now, ticket)
         outcome = signal.outcome
         self._counts[outcome] += 1
-        if signal.limits:
-            shown = self._observe(now, ticket, signal.limits)
-            if shown:
-                return shown + self._settle(now, ticket, signal)
-        return self._settle(now, ticket, signal)
-
-    def _settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        outcome = signal.outcome
-        if self._active_tokens:
-            self._settle_tokens(ticket, signal)
-        elif outcome is Outcome.SUCCEEDED and not self._slots_limited and ticket is not self._breaker_probe:
-            # the common case: whoever waits, waits for the pace, which this leaves as it is
-            wake_at = self.wake_at
+        shown = self._observe(now, ticket, signal.limits) if signal.limits else _NO_CHANGES
+        if outcome is _SUCCEEDED and ticket is not probe:
+            paced = not (signal.limits or self._slots_limited or self._active_tokens)
+            if self._active_tokens:
+                self._settle_tokens(ticket, signal)
             changes = self._succeeded(now, ticket, signal)
-            self.wake_at = now if changes else wake_at
-            return changes
-        self.wake_at = now
+            if paced and not changes:
+                self.wake_at = wake_at  # whoever waits, waits for the pace, which this left as it is
+            return shown + changes
+        self._settle_tokens(ticket, signal)
+        return shown + self._others(now, ticket, signal)
+
+    def _others(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        """Learn from what is no common success."""
+        outcome = signal.outcome
         if ticket is self._breaker_probe:
             self._breaker_probe = None
             if outcome is Outcome.SUCCEEDED:
-                self._breaker_s = None
+                self._breaker_s, self.refusing = None, False
                 return (self._change(now, Axis.REQUESTS, 0.0, self.rate, Reason.BREAKER_CLOSED),)
-        if outcome is Outcome.SUCCEEDED:
-            return self._succeeded(now, ticket, signal)
         if outcome is Outcome.RATE_LIMITED:
             return self._rate_limited(now, ticket, signal)
         if outcome is Outcome.OVERLOADED:
@@ -214,7 +191,7 @@ class LimiterCore(Line):
         self._slots.retune(config)
         if self._slots.limit != old_slots:
             changes.append(self._change(now, Axis.CONCURRENCY, old_slots, self._slots.limit, Reason.RETUNED))
-        for paced in (self._requests, *self._tokens):
+        for paced in self._axes:
             known = _known(config, paced.axis)
             old, paced_at = paced.rate, paced.rule.rate
             if known not in (NEVER, _known(before, paced.axis)):
@@ -230,7 +207,7 @@ class LimiterCore(Line):
             if paced.rule.rate != paced_at:
                 paced.budget.set_rate(now, paced.rule.rate)
             changes += self._moves(now, [(paced, old)], Reason.RETUNED)
-        self._active_tokens = [paced for paced in self._tokens if paced.active]
+        self._pace()
         self.wake_at = now
         return tuple(changes)
 
@@ -259,22 +236,29 @@ class LimiterCore(Line):
     def open(self, now: float) -> None:
         """Begin: time before the first ticket taught nothing."""
         config = self.config
-        self._requests, *self._tokens = (
+        self._axes = tuple(
             _Paced(
                 axis, RateRule(config, now=now, ceiling=_known(config, axis), of_requests=axis is Axis.REQUESTS), now
             )
             for axis in (Axis.REQUESTS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
         )
-        self._active_tokens = [paced for paced in self._tokens if paced.active]
+        self._requests, *self._tokens = self._axes
+        self._pace()
         self._next_step_s = now
+
+    def _pace(self) -> None:
+        """List the axes that can hold somebody back."""
+        self._active_tokens = [paced for paced in self._tokens if paced.active]
+        self._active = [self._requests, *self._active_tokens] if self._requests.active else self._active_tokens
 
     # --- admission ---------------------------------------------------------------------------------------------------
 
     def refusal(self, now: float, ticket: Ticket) -> Refusal | None:
         """Refuse while the breaker is open, but for one call that tries."""
         probe = self._breaker_probe
-        if self._breaker_s is None or ticket is probe:
+        if ticket is probe:
             return None
+        assert self._breaker_s is not None
         if now >= self._breaker_s and (probe is None or probe.state not in (TicketState.WAITING, TicketState.GRANTED)):
             self._breaker_probe = ticket
             return None
@@ -287,16 +271,13 @@ class LimiterCore(Line):
         if self.in_flight >= self._slots.limit:
             self._slots_limited = True
             return NEVER
-        paced = self._requests
-        at = now + paced.wait_s(now, 1.0)
-        if at > now:
-            paced.limited = True
-            return at
-        for paced in self._active_tokens:
-            at = now + paced.wait_s(now, self._cost(paced.axis, ticket))
-            if at > now:
+        for paced in self._active:
+            cost = 1.0 if paced is self._requests else self._cost(paced.axis, ticket)
+            mirror = paced.mirror
+            wait_s = (paced.budget if mirror is None or mirror.blind else mirror).wait_s(now, cost)
+            if wait_s > 0.0 and now + wait_s > now:
                 paced.limited = True
-                return at
+                return now + wait_s
         return now
 
     def grant(self, now: float, ticket: Ticket) -> None:
@@ -307,15 +288,17 @@ class LimiterCore(Line):
             if self._cut is not None:  # a canary: who comes next waits until it could have been refused
                 self._gate_s = max(self._gate_s, now + min(1.25 * self._refusal_s, _CANARY_S))
         ticket.epoch = self._epoch
-        self._requests.spend(1.0)
-        ticket.reserved_input = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
-        ticket.reserved_output = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
+        read = ticket.reserved_input = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
+        written = ticket.reserved_output = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
         ticket.sent_before = self._requests_sent, self._input_sent, self._output_sent
         self._requests_sent += 1.0
-        self._input_sent += ticket.reserved_input
-        self._output_sent += ticket.reserved_output
-        for paced in self._active_tokens:
-            paced.spend(_on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
+        self._input_sent += read
+        self._output_sent += written
+        for paced in self._active:
+            cost = 1.0 if paced is self._requests else _on_axis(paced.axis, 1.0, read, written)
+            paced.budget.reserve(cost)
+            if paced.mirror is not None:
+                paced.mirror.spend(cost)
 
     def _cost(self, axis: Axis, ticket: Ticket) -> float:
         read = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
@@ -328,10 +311,11 @@ class LimiterCore(Line):
         took = max(now - ticket.granted_s, 0.0)
         mean = self._round_trip_s
         self._round_trip_s = took if mean is None else mean + _EWMA * (took - mean)
-        if signal.input_tokens is not None:
-            self._mean_input += _EWMA * (signal.input_tokens - self._mean_input)
-        if signal.output_tokens is not None:
-            self._mean_output += _EWMA * (signal.output_tokens - self._mean_output)
+        read, written = signal.input_tokens, signal.output_tokens
+        if read is not None:
+            self._mean_input += _EWMA * (read - self._mean_input)
+        if written is not None:
+            self._mean_output += _EWMA * (written - self._mean_output)
         measured = _NO_CHANGES
         if ticket.epoch == self._epoch:
             self._slots.admitted(ticket.in_flight)
@@ -355,7 +339,7 @@ class LimiterCore(Line):
         """Hold the mirrors to what an answer's headers show."""
         changes: list[Change] = []
         for shown in limits:
-            for paced in (self._requests, *self._tokens):
+            for paced in self._axes:
                 if paced.axis is not shown.axis:
                     continue
                 mirror, old = paced.mirror or Mirror(), paced.rate
@@ -363,13 +347,15 @@ class LimiterCore(Line):
                 since = self._total(paced.axis) - _on_axis(paced.axis, *ticket.sent_before) - own
                 if mirror.observe(now, shown, sent_s=ticket.granted_s, spent_since=since):
                     paced.mirror = mirror
-                    self._active_tokens = [token for token in self._tokens if token.active]
+                    self._pace()
                 changes += self._moves(now, [(paced, old)], Reason.HEADER)
         return tuple(changes)
 
-    def _step(self, now: float) -> Iterable[Change]:
-        self._next_step_s = NEVER
-        for paced in (self._requests, *self._tokens):
+    def _step(self, now: float) -> list[Change]:
+        """Let every rule that has something to do take its step."""
+        changes = []
+        next_s = NEVER
+        for paced in self._axes:
             rule = paced.rule
             if now >= rule.next_step_s:
                 old = paced.rate
@@ -378,8 +364,11 @@ class LimiterCore(Line):
                 if reason is not None:
                     paced.budget.set_rate(now, rule.rate)
                     if paced.rate != old:
-                        yield self._change(now, paced.axis, old, paced.rate, reason)
-            self._next_step_s = min(self._next_step_s, rule.next_step_s)
+                        changes.append(self._change(now, paced.axis, old, paced.rate, reason))
+            if rule.next_step_s < next_s:
+                next_s = rule.next_step_s
+        self._next_step_s = next_s
+        return changes
 
     def _rate_limited(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
         if ticket.epoch < self._epoch:
@@ -387,7 +376,7 @@ class LimiterCore(Line):
         told_s = signal.retry_after_s
         if told_s is not None and not 0.0 <= told_s < NEVER:
             told_s = None
-        axes = (self._requests, *self._tokens)
+        axes = self._axes
         rates = [paced.rate for paced in axes]
         if self._expected(now, ticket, signal.axis):
             self._blocks = 0
@@ -422,7 +411,7 @@ class LimiterCore(Line):
                 self._blocks = 0
             changes += self._moves(now, zip(axes, rates, strict=True), reason, always=paced)
             self._gate(now, told_s)
-            self._active_tokens = [token for token in self._tokens if token.active]
+            self._pace()
             self._next_step_s = min(self._next_step_s, paced.rule.next_step_s)
         slots.new_epoch()
         self._next_epoch()
@@ -432,7 +421,7 @@ class LimiterCore(Line):
         """Tell whether a mirror had shown the budget to be empty; one that had not turns blind."""
         return any(
             paced.mirror.refused(now, _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
-            for paced in (self._requests, *self._tokens)
+            for paced in self._axes
             if paced.mirror is not None and not paced.mirror.blind and axis in (None, paced.axis)
         )
 
@@ -490,7 +479,7 @@ class LimiterCore(Line):
         return (self._change(now, Axis.CONCURRENCY, old, self._slots.limit, Reason.OVERLOADED),)
 
     def _exhausted(self, now: float) -> tuple[Change, ...]:
-        self._breaker_s = now + self.config.breaker_s
+        self._breaker_s, self.refusing = now + self.config.breaker_s, True
         return (self._change(now, Axis.REQUESTS, self.rate, 0.0, Reason.BREAKER_OPEN),)
 
     # --- bookkeeping -------------------------------------------------------------------------------------------------

@@ -172,11 +172,12 @@ class AdaptiveRateLimiter:
 
     def _advance(self, now: float) -> None:
         core = self._core
-        for ticket in core.advance(now):
-            assert isinstance(ticket, CallTicket)
-            assert ticket.future is not None
-            if not ticket.future.done():
-                ticket.future.set_result(None)
+        if core.wake_at <= now:
+            for ticket in core.advance(now):
+                assert isinstance(ticket, CallTicket)
+                assert ticket.future is not None
+                if not ticket.future.done():
+                    ticket.future.set_result(None)
         if core.wake_at != self._armed_s:
             assert self._loop is not None
             self._arm(self._loop)

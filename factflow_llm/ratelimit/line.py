@@ -1,8 +1,8 @@
 """The waiting line: tickets in, grants and refusals out, first come first served within a priority.
 
 Whoever decides *when* the head of the line may go derives from :class:`Line` and answers :meth:`Line.turn_s`. A
-waiting ticket holds no send time; ``wake_at`` says when the head may have its turn as things stand, and any
-transition can move it.
+waiting ticket holds no send time; ``wake_at`` says when somebody may have a turn as things stand, and any transition
+can move it: whoever drives the line calls :meth:`Line.advance` when it has come.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from factflow_llm.errors.exceptions import PermitSettledError
 
 NEVER = math.inf
+AT_ONCE = -math.inf
 
 
 class TicketState(Enum):
@@ -34,6 +35,9 @@ class Refusal(Enum):
     BREAKER = "breaker"
 
 
+_WAITING, _GRANTED = TicketState.WAITING, TicketState.GRANTED
+
+
 class Ticket:
     """One call's place in line. A retry submits the same ticket again and keeps its place.
 
@@ -45,15 +49,23 @@ class Ticket:
 
     Attributes:
         order: its place among all tickets of the line, from 0.
-        granted_s: when it was last granted.
+        granted_s: when it was last granted; NaN before.
         in_flight: tickets under way at that moment, this one included.
         queued: tickets that still waited at that moment.
+
+    What a grant sets is unset before it.
     """
 
     __slots__ = (
         "deadline_s", "epoch", "granted_s", "in_flight", "input_tokens", "order", "output_tokens", "priority", "queued",
         "refusal", "reserved_input", "reserved_output", "sent_before", "state",
     )  # fmt: skip
+    epoch: int
+    in_flight: int
+    queued: int
+    reserved_input: float
+    reserved_output: float
+    sent_before: tuple[float, float, float]
 
     def __init__(
         self,
@@ -71,12 +83,6 @@ class Ticket:
         self.refusal: Refusal | None = None
         self.order = -1
         self.granted_s = math.nan
-        self.epoch = 0
-        self.in_flight = 0
-        self.queued = 0
-        self.reserved_input = 0.0
-        self.reserved_output = 0.0
-        self.sent_before = (0.0, 0.0, 0.0)
 
     def __repr__(self) -> str:
         return f"<Ticket {self.order} {self.state.value}>"
@@ -86,11 +92,13 @@ class Line:
     """A line of tickets of which the head goes when :meth:`turn_s` says so.
 
     Attributes:
-        wake_at: when :meth:`advance` must next be called, unless a settlement or cancellation comes first; ``inf``
-        for never.
+        wake_at: when :meth:`advance` must next be called; at once if that is not later than now, ``inf`` for never.
         queued: tickets waiting.
-        in_flight: tickets granted and not settled; whoever derives counts them down.
+        in_flight: tickets granted and not settled.
     """
+
+    refusing = False
+    """Whether :meth:`refusal` has a say; whoever derives turns it on."""
 
     def __init__(self) -> None:
         self.wake_at = NEVER
@@ -108,16 +116,21 @@ class Line:
         raise NotImplementedError
 
     def refusal(self, now: float, ticket: Ticket) -> Refusal | None:
-        """Return why the ticket may not even wait; ``None``, unless whoever derives knows better."""
-        return None
+        """Return why the ticket may not even wait; asked only while :attr:`refusing`."""
+        raise NotImplementedError
 
     def grant(self, now: float, ticket: Ticket) -> None:
         """Count the ticket in; whoever derives takes what it costs."""
-        ticket.state = TicketState.GRANTED
+        ticket.state = _GRANTED
         ticket.granted_s = now
-        self.in_flight += 1
-        ticket.in_flight = self.in_flight
+        self.in_flight = ticket.in_flight = self.in_flight + 1
         ticket.queued = self.queued
+
+    def release(self, now: float, ticket: Ticket) -> None:
+        """Take a granted ticket back, which may be what somebody waits for."""
+        ticket.state = TicketState.SETTLED
+        self.in_flight -= 1
+        self.wake_at = now
 
     def submit(self, now: float, ticket: Ticket) -> bool:
         """Put a ticket in line; return whether it was granted at once (otherwise look at its state and ``wake_at``)."""
@@ -126,10 +139,14 @@ class Line:
                 self.open(now)
             ticket.order = self._orders
             self._orders += 1
-        if ticket.state is TicketState.WAITING or ticket.state is TicketState.GRANTED:
+        if ticket.state is _WAITING or ticket.state is _GRANTED:
             msg = f"{ticket!r} stands in line already; it can be submitted again once it is settled"
             raise PermitSettledError(msg)
-        refusal = Refusal.DEADLINE if ticket.deadline_s <= now else self.refusal(now, ticket)
+        refusal = None
+        if ticket.deadline_s <= now:
+            refusal = Refusal.DEADLINE
+        elif self.refusing:
+            refusal = self.refusal(now, ticket)
         if refusal is not None:
             ticket.state, ticket.refusal = TicketState.REFUSED, refusal
             return False
@@ -139,7 +156,7 @@ class Line:
                 self.grant(now, ticket)
                 return True
             self.wake_at = at
-        ticket.state = TicketState.WAITING
+        ticket.state = _WAITING
         self.queued += 1
         entry = (-ticket.priority, ticket.order, ticket)
         heappush(self._queue, entry)
@@ -154,24 +171,25 @@ class Line:
         """Grant whoever's turn it is and refuse whoever waits in vain; return both, in order of decision."""
         decided: list[Ticket] = []
         deadlines = self._deadlines
-        while deadlines and (deadlines[0][0] <= now or deadlines[0][2].state is not TicketState.WAITING):
+        while deadlines and (deadlines[0][0] <= now or deadlines[0][2].state is not _WAITING):
             late = heappop(deadlines)[2]
-            if late.state is TicketState.WAITING:
+            if late.state is _WAITING:
                 self._refuse(late, Refusal.DEADLINE)
                 decided.append(late)
         queue = self._queue
         wake = NEVER
         while queue:
             ticket = queue[0][2]
-            if ticket.state is not TicketState.WAITING:
+            if ticket.state is not _WAITING:
                 heappop(queue)
                 continue
-            refusal = self.refusal(now, ticket)
-            if refusal is not None:
-                heappop(queue)
-                self._refuse(ticket, refusal)
-                decided.append(ticket)
-                continue
+            if self.refusing:
+                refusal = self.refusal(now, ticket)
+                if refusal is not None:
+                    heappop(queue)
+                    self._refuse(ticket, refusal)
+                    decided.append(ticket)
+                    continue
             at = self.turn_s(now, ticket)
             if at > now:
                 wake = at
@@ -187,9 +205,10 @@ class Line:
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take a waiting ticket out of the line."""
-        if ticket.state is TicketState.WAITING:
+        if ticket.state is _WAITING:
             ticket.state = TicketState.CANCELLED
             self.queued -= 1
+            self.wake_at = AT_ONCE
 
     def _refuse(self, ticket: Ticket, refusal: Refusal) -> None:
         self.queued -= 1

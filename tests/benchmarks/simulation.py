@@ -24,7 +24,7 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Ticket
 from factflow_llm.ratelimit.signals import Outcome, RateLimitSignal
-from simulators.engine import ATTEMPT_COLUMNS, simulate
+from simulators.engine import simulate
 from simulators.provider import Call, ProviderMachine, Verdict
 from simulators.scenario import Backlog, Scenario, backlog
 from simulators.streams import Streams
@@ -35,20 +35,19 @@ if TYPE_CHECKING:
 
 SEED = 7
 _ARRIVAL, _ANSWER = 0, 1
-_WIDTH = len(ATTEMPT_COLUMNS)
-_REQUEST, _ADMITTED, _STATUS = (ATTEMPT_COLUMNS.index(name) for name in ("request", "admitted_s", "status"))
 
 
 def engine(scenario: Scenario) -> int:
     """Simulate; return the number of attempts."""
-    return len(simulate(scenario, RateLimitConfig(), SEED).run.attempts) // _WIDTH
+    return simulate(scenario, RateLimitConfig(), SEED).run.tally.attempts
 
 
 def sent(scenario: Scenario) -> tuple[list[tuple[float, int]], int]:
     """Return when the engine sends which call, in order, and how many answers it gets."""
-    flat = simulate(scenario, RateLimitConfig(), SEED).run.attempts
-    rows = [flat[start : start + _WIDTH] for start in range(0, len(flat), _WIDTH)]
-    return sorted((row[_ADMITTED], int(row[_REQUEST])) for row in rows), sum(row[_STATUS] == 200 for row in rows)
+    result = simulate(scenario, RateLimitConfig(), SEED)
+    attempts = result.attempts
+    moments = zip(attempts["admitted_s"].tolist(), attempts["request"].tolist(), strict=True)
+    return sorted(moments), int((attempts["status"] == 200).sum())
 
 
 def bare_heap(scenario: Scenario, arrivals: list[tuple[float, int]], answers: int) -> int:
@@ -125,7 +124,8 @@ class _Model:
             self.machine.finish(env.now, answer.handle)
             self.rows.extend((call.index, sent_s, env.now, answer.status))
             core.settle(env.now, ticket, _signal(call, answer))
-            self.decide()
+            if core.wake_at <= env.now:
+                self.decide()
             if answer.error is None:
                 return
             delay_s = retry_delay_s(
