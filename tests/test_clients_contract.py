@@ -24,6 +24,8 @@ from factflow_llm.errors import (
     get_error_metadata,
 )
 from factflow_llm.protocols import LLMClientProtocol
+from factflow_llm.ratelimit.client import RateLimitedClient
+from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
 from factflow_llm.types import (
     CompletionResponse,
     FinishReason,
@@ -174,13 +176,21 @@ def test_stream_without_an_end_is_a_dropped_connection(face: Face, cut: bool) ->
     assert get_error_metadata(caught.value).reason is ErrorReason.CONNECTION
 
 
-def test_leaving_a_stream_early_closes_the_connection(face: Face) -> None:
+@pytest.mark.parametrize("politely", [True, False], ids=["closed", "broken off"])
+@pytest.mark.parametrize("limited", [False, True], ids=["bare", "limited"])
+def test_leaving_a_stream_early_closes_the_connection(face: Face, limited: bool, politely: bool) -> None:
     """A consumer that stops after one chunk takes the connection down at once, with the client still open."""
 
     async def call(server: Loopback) -> bool:
         async with face.make(server.url) as client:
-            async with aclosing(client.stream(HELLO)) as chunks:
-                assert (await anext(chunks)).text == "Hel"
+            asked = RateLimitedClient(client, AdaptiveRateLimiter()) if limited else client
+            if politely:
+                async with aclosing(asked.stream(HELLO)) as chunks:
+                    assert (await anext(chunks)).text == "Hel"
+            else:
+                async for chunk in asked.stream(HELLO):
+                    assert chunk.text == "Hel"
+                    break
             return await asyncio.to_thread(server.client_left.wait, 5)
 
     with Loopback(Events(face.stream[:4], hold=True)) as server:
@@ -250,6 +260,7 @@ BAD_REQUESTS = {
     "a stop that is no text": ({"stop": 5}, "stop=5: give texts"),
     "an empty stop": ({"stop": ["END", ""]}, "give texts that are not empty"),
     "half a token": ({"max_tokens": 1.5}, "max_tokens=1.5 must be a whole number"),
+    "a length in words": ({"max_tokens": "9"}, "max_tokens='9' must be a whole number"),
     "no room for an answer": ({"max_tokens": 0}, "max_tokens=0 must be a whole number from 1"),
     "a tool that is none": ({"tools": [{"name": "x"}]}, r"tools\[0\] is of type dict"),
     "one tool": ({"tools": WEATHER}, "tools must be a list of Tool, not Tool"),
@@ -262,9 +273,9 @@ BAD_REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["complete", "stream"])
+@pytest.mark.parametrize("way", ["complete", "stream", "limited"])
 @pytest.mark.parametrize("case", BAD_REQUESTS)
-def test_bad_request_fails_before_anything_is_sent(face: Face, case: str, streamed: bool) -> None:
+def test_bad_request_fails_before_anything_is_sent(face: Face, case: str, way: str) -> None:
     """A request that cannot be meant names itself and the remedy, is terminal, and never reaches the wire."""
     asked, words = BAD_REQUESTS[case]
     messages = asked.get("messages", HELLO)
@@ -272,8 +283,10 @@ def test_bad_request_fails_before_anything_is_sent(face: Face, case: str, stream
 
     async def call(server: Loopback) -> None:
         async with face.make(server.url) as client:
-            if streamed:
+            if way == "stream":
                 client.stream(messages, **rest)
+            elif way == "limited":
+                await RateLimitedClient(client, AdaptiveRateLimiter()).complete(messages, **rest)
             else:
                 await client.complete(messages, **rest)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from factflow_llm.errors import BreakerOpenError, DeadlineExceededError
+from factflow_llm.errors import BreakerOpenError, DeadlineExceededError, InvalidRequestError
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
@@ -274,6 +275,30 @@ def test_the_settings_deadline_holds_where_the_call_names_none() -> None:
             await limited.complete(HELLO, deadline_s=2.0)
         assert loop.time() == 7.0
         await busy
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize(
+    ("turn", "told"),
+    [
+        ({"priority": "high"}, "priority='high' must be a whole number"),
+        ({"priority": 0.5}, "priority=0.5 must be a whole number"),
+        ({"deadline_s": "5"}, "deadline_s='5' must be a number of seconds"),
+        ({"deadline_s": math.nan}, "deadline_s=nan must be a number of seconds"),
+    ],
+)
+def test_a_place_in_line_that_cannot_be_meant_is_refused(turn: dict[str, Any], told: str) -> None:
+    """A priority or a deadline that is none would confuse the line for everybody; nothing is admitted or sent."""
+
+    async def main() -> None:
+        client = _Chat()
+        limited = _wrap(client)
+        with pytest.raises(InvalidRequestError, match=told):
+            await limited.complete(HELLO, **turn)
+        with pytest.raises(InvalidRequestError, match=told):
+            await anext(limited.stream(HELLO, **turn))
+        assert client.sent == []
 
     run_virtually(main())
 

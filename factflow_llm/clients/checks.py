@@ -197,10 +197,23 @@ def check_sampling(temperature: Any, max_tokens: Any, *, max_temperature: float)
     warm = _is_number(temperature) and 0 <= temperature <= max_temperature
     if temperature is not None and not warm:
         raise InvalidRequestError(f"temperature={temperature!r} must be a number from 0 to {max_temperature:g}")
+    check_max_tokens(max_tokens)
+
+
+def check_max_tokens(max_tokens: Any) -> None:
+    """Raise an ``InvalidRequestError`` for a length that no answer has."""
     if max_tokens is not None and not _is_count(max_tokens):
         raise InvalidRequestError(
             f"max_tokens={max_tokens!r} must be a whole number from 1; leave it out for the default"
         )
+
+
+def check_turn(priority: Any, deadline_s: Any) -> None:
+    """Raise an ``InvalidRequestError`` for a place in line that cannot be meant."""
+    if not isinstance(priority, int):
+        raise InvalidRequestError(f"priority={priority!r} must be a whole number; the higher goes first")
+    if deadline_s is not None and (not _is_number(deadline_s) or math.isnan(deadline_s)):
+        raise InvalidRequestError(f"deadline_s={deadline_s!r} must be a number of seconds from now; None sets no bound")
 
 
 def check_options(options: Mapping[str, Any], *, accepted: Iterable[str], sdk: str) -> None:

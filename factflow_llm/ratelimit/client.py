@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from factflow_llm.clients.checks import check_messages
+from factflow_llm.clients.checks import check_max_tokens, check_messages, check_turn
 from factflow_llm.errors import ErrorMetadata, LLMErrorClassification, get_error_metadata
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.ratelimit.backoff import retry_delay_s
@@ -109,6 +109,8 @@ class _Limited(Generic[ClientT]):
         priority: int,
         deadline_s: float | None,
     ) -> _Call:
+        check_max_tokens(max_tokens)
+        check_turn(priority, deadline_s)
         now = asyncio.get_running_loop().time()
         within_s = self.retry.deadline_s if deadline_s is None else deadline_s
         ticket = CallTicket(
