@@ -147,7 +147,7 @@ class LimiterCore(Line):
         Raises:
             PermitSettledError: when the ticket is not granted, or was settled before.
         """
-        if ticket.state is not TicketState.GRANTED:
+        if ticket.state is not _GRANTED:
             msg = f"{ticket!r} cannot be settled: only a granted ticket can, and only once"
             raise PermitSettledError(msg)
         wake_at, probe = self.wake_at, self._breaker_probe

@@ -113,33 +113,35 @@ class AdaptiveRateLimiter:
         self._tell(self._core.retune(now, config))
         self._advance(now)
 
-    def _bound_loop(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._loop is not None:
-                msg = (
-                    "this limiter belongs to another event loop; make one limiter per loop "
-                    "(LLMClientFactory does), or keep all calls in one asyncio.run()"
-                )
-                raise WrongEventLoopError(msg)
-            self._loop = loop
-        return loop
+    def _bind(self) -> None:
+        if self._loop is not None:
+            msg = (
+                "this limiter belongs to another event loop; make one limiter per loop "
+                "(LLMClientFactory does), or keep all calls in one asyncio.run()"
+            )
+            raise WrongEventLoopError(msg)
+        self._loop = asyncio.get_running_loop()
 
     def _now(self) -> float:
         """Return the event loop's time; a timer that fired a clock tick early has not turned it back."""
         assert self._loop is not None
-        self._now_s = max(self._loop.time(), self._now_s)
+        now = self._loop.time()
+        if now > self._now_s:
+            self._now_s = now
         return self._now_s
 
-    async def _admit(self, ticket: CallTicket) -> None:
-        loop = self._bound_loop()
-        core = self._core
-        ticket.future = None
-        if core.submit(self._now(), ticket):
-            return
+    def _submit(self, ticket: CallTicket) -> bool:
+        """Put the ticket in line and return whether it was granted at once; if not, its turn must be awaited."""
+        if asyncio.get_running_loop() is not self._loop:
+            self._bind()
+        return self._core.submit(self._now(), ticket)
+
+    async def _turn(self, ticket: CallTicket) -> None:
+        core, loop = self._core, self._loop
+        assert loop is not None
         if ticket.state is TicketState.WAITING:
             future = ticket.future = loop.create_future()
-            self._arm(loop)
+            self._arm()
             try:
                 await future
             except asyncio.CancelledError:
@@ -168,9 +170,11 @@ class AdaptiveRateLimiter:
         changes = self._core.settle(now, ticket, signal)
         if changes:
             self._tell(changes)
-        self._advance(now)
+        if self._core.wake_at <= now:
+            self._advance(now)
 
     def _advance(self, now: float) -> None:
+        """Let those go whose turn has come, and set the timer for the next."""
         core = self._core
         if core.wake_at <= now:
             for ticket in core.advance(now):
@@ -178,20 +182,19 @@ class AdaptiveRateLimiter:
                 assert ticket.future is not None
                 if not ticket.future.done():
                     ticket.future.set_result(None)
-        if core.wake_at != self._armed_s:
-            assert self._loop is not None
-            self._arm(self._loop)
+        self._arm()
 
-    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _arm(self) -> None:
         wake_at = self._core.wake_at
         if wake_at == self._armed_s:
             return
+        assert self._loop is not None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._armed_s = wake_at
         if wake_at != NEVER:
-            self._timer = loop.call_at(wake_at, self._wake)
+            self._timer = self._loop.call_at(wake_at, self._wake)
 
     def _wake(self) -> None:
         self._now_s = max(self._now_s, self._armed_s)
@@ -210,25 +213,25 @@ class AdaptiveRateLimiter:
 
 
 class Permit:
-    """Leave to make one attempt; settled exactly once, by a method or by leaving the ``async with``.
+    """Leave to make one attempt; settled exactly once, by a method or by leaving the ``async with``."""
 
-    Attributes:
-        admitted_s: when it was granted, on the event loop's clock.
-    """
-
-    __slots__ = ("_limiter", "_ticket", "admitted_s")
+    __slots__ = ("_limiter", "_ticket")
 
     def __init__(self, limiter: AdaptiveRateLimiter, ticket: CallTicket) -> None:
         self._limiter = limiter
         self._ticket = ticket
-        self.admitted_s = float("nan")
 
     def __repr__(self) -> str:
         return f"<Permit {self._ticket.state.value}>"
 
+    @property
+    def admitted_s(self) -> float:
+        """When it was granted, on the event loop's clock; NaN before."""
+        return self._ticket.granted_s
+
     async def __aenter__(self) -> Self:
-        await self._limiter._admit(self._ticket)
-        self.admitted_s = self._ticket.granted_s
+        if not self._limiter._submit(self._ticket):
+            await self._limiter._turn(self._ticket)
         return self
 
     async def __aexit__(
