@@ -276,7 +276,7 @@ class _Exchange:
         except RequestRefusedError as error:
             self._note(error.status, "invalid_request")
             body = bodies.problem(self.api, error.status, error.message, code=error.code, param=error.param)
-            await self._answer(JSONResponse(body, error.status, self._headers({}, error.status)))
+            await self._answer_error(body, error.status, self._headers({}, error.status))
             return
         await self._serve(wanted, call)
 
@@ -307,7 +307,7 @@ class _Exchange:
 
     async def _refuse(self, verdict: Verdict, detail: RefusalDetail | None, headers: Mapping[str, str]) -> None:
         body = bodies.error_body(self.server.spec, verdict, detail, self.route.operation)
-        await self._answer(JSONResponse(body, verdict.status, headers))
+        await self._answer_error(body, verdict.status, headers)
 
     async def _stream(self, wanted: Asking, call: Call, verdict: Verdict, headers: Mapping[str, str]) -> None:
         events = list(bodies.events(self.api, wanted, call))
@@ -372,6 +372,11 @@ class _Exchange:
                 hidden_retry=resent or attempt != "1",
             )
         )
+
+    async def _answer_error(self, body: bodies.Json, status: int, headers: Mapping[str, str]) -> None:
+        if self.api is Api.ANTHROPIC:
+            body = body | {"request_id": headers["request-id"]}
+        await self._answer(JSONResponse(body, status, headers))
 
     async def _answer(self, response: Response) -> None:
         await response(self.request.scope, self.request.receive, self.send)

@@ -169,6 +169,16 @@ def bedrock_error_type(status: int) -> str:
     }.get(status, "InternalServerException")
 
 
+_AZURE_PROBLEMS = {
+    401: (
+        "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an "
+        "active subscription and use a correct regional API endpoint for your resource."
+    ),
+    404: "Resource not found",
+}
+"""What Azure's gateway says in words of its own, before OpenAI's part is reached."""
+
+
 def problem(api: Api, status: int, message: str, *, code: str | None = None, param: str | None = None) -> Json:
     """Return the body of a client's mistake in the api's form."""
     if api is Api.ANTHROPIC:
@@ -176,6 +186,8 @@ def problem(api: Api, status: int, message: str, *, code: str | None = None, par
         return anthropic_error(kinds.get(status, "invalid_request_error"), message)
     if api is Api.BEDROCK:
         return {"message": message}
+    if api is Api.AZURE and status in _AZURE_PROBLEMS:
+        return {"error": {"code": str(status), "message": _AZURE_PROBLEMS[status]}}
     return openai_error(message, "invalid_request_error", code, param)
 
 

@@ -333,6 +333,42 @@ def test_mistakes_get_the_documented_answer(
     assert "wrong-key" not in text
 
 
+@pytest.mark.parametrize(
+    ("preset", "path", "error"),
+    [
+        (
+            "anthropic-start",
+            "/v1/messages",
+            {
+                "type": "error",
+                "error": {"type": "authentication_error", "message": "You didn't provide an API key."},
+                "request_id": f"req_{1:024d}",
+            },
+        ),
+        (
+            "azure-30k",
+            "/openai/v1/chat/completions",
+            {
+                "error": {
+                    "code": "401",
+                    "message": "Access denied due to invalid subscription key or wrong API endpoint. Make sure to "
+                    "provide a valid key for an active subscription and use a correct regional API endpoint for your "
+                    "resource.",
+                }
+            },
+        ),
+        ("bedrock-titan", "/model/amazon.titan-embed-text-v2:0/invoke", {"message": "You didn't provide an API key."}),
+    ],
+)
+def test_a_missing_key_is_told_in_each_providers_form(preset: str, path: str, error: dict[str, Any]) -> None:
+    """The body is the provider's to the last field; Anthropic's repeats the request's id from the header."""
+    with running_server(preset, waits=False) as server, pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(server.url + path, b"{}")
+    assert (caught.value.code, json.loads(caught.value.read())) == (401, error)
+    if "request_id" in error:
+        assert caught.value.headers["request-id"] == error["request_id"]
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
