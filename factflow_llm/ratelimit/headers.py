@@ -116,7 +116,15 @@ class LimitHeaders:
     """
 
     def __init__(self, headers: Mapping[str, str], *, now_utc: datetime | None = None) -> None:
-        self._lower = {name.lower().replace("x-rate-limit-", "x-ratelimit-"): text for name, text in headers.items()}
+        sent = "\n".join(headers)
+        names = sent.lower()
+        if names != sent or "x-rate-limit-" in names:
+            headers = {name.lower().replace("x-rate-limit-", "x-ratelimit-"): text for name, text in headers.items()}
+            names = "\n".join(headers)
+        self._lower = headers
+        self._families = (_OPENAI if "x-ratelimit-" in names else ()) + (
+            _ANTHROPIC if "anthropic-ratelimit-" in names else ()
+        )
         self._now_utc = now_utc
 
     def limits(self) -> tuple[AxisLimit, ...]:
@@ -154,9 +162,7 @@ class LimitHeaders:
 
     @cached_property
     def _told(self) -> list[tuple[_Names, AxisLimit]]:
-        sent = "\n".join(self._lower)
-        told = (_OPENAI if "x-ratelimit-" in sent else ()) + (_ANTHROPIC if "anthropic-ratelimit-" in sent else ())
-        return [(names, limit) for names in told if (limit := self._read(names)) is not None]
+        return [(names, limit) for names in self._families if (limit := self._read(names)) is not None]
 
     def _read(self, names: _Names) -> AxisLimit | None:
         limit, remaining, reset = map(self._lower.get, names[1:])
@@ -164,9 +170,9 @@ class LimitHeaders:
             return None
         read = AxisLimit(
             names.axis,
-            limit=None if limit is None else _number(limit.strip()),
-            remaining=None if remaining is None else _number(remaining.strip()),
-            reset_s=None if reset is None else self._reset(reset),
+            None if limit is None else _number(limit.strip()),
+            None if remaining is None else _number(remaining.strip()),
+            None if reset is None else self._reset(reset),
         )
         return None if read[1:] == (None, None, None) else read
 
