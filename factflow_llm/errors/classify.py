@@ -7,6 +7,7 @@ never searched for "429" or "rate limit": it may hold echoed user text.
 
 from __future__ import annotations
 
+import itertools
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -164,13 +165,14 @@ def _judge(evidence: Evidence) -> ErrorReason:
 
 
 def _by_codes(words: tuple[str, ...]) -> ErrorReason | None:
-    """Take the first word that tells something; "rate limit" yields to anything more telling beside it."""
-    found = [reason for word in words if (reason := _by_code(word))]
-    return next((reason for reason in found if reason is not ErrorReason.RATE_LIMIT), found[0] if found else None)
-
-
-def _by_code(word: str) -> ErrorReason | None:
-    return CODES.get(word) or next((reason for pattern, reason in UNSEEN_CODES if pattern.search(word)), None)
+    """Take the first word that is known, else what an unseen one says; "rate limit" yields to all others' words."""
+    known = (CODES[word] for word in words if word in CODES)
+    unseen = (reason for word in words for pattern, reason in UNSEEN_CODES if pattern.search(word))
+    found = None
+    for found in itertools.chain(known, unseen):
+        if found is not ErrorReason.RATE_LIMIT:
+            break
+    return found
 
 
 def _by_status(evidence: Evidence) -> ErrorReason:

@@ -268,7 +268,10 @@ WEAK_CODES = {
 
 UNSEEN_CODES = (
     (
-        re.compile(r"(?:spend|billing|credit|usage)(?:hard)?limit(?!s)|insufficient(?:quota|balance|credit)|budget"),
+        re.compile(
+            r"(?:spend|billing|credit|usage)(?:hard)?limit(?!s)|insufficient(?:quota|balance|credit)"
+            r"|budget(?:exceed|exhaust)"
+        ),
         R.QUOTA,
     ),
     (re.compile(r"context(?:length|size|window)"), R.CONTEXT_LENGTH),
