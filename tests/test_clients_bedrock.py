@@ -24,7 +24,7 @@ from factflow_llm.errors import (
     get_error_metadata,
 )
 from factflow_llm.protocols import EmbeddingClientProtocol
-from tests.loopback import Drop, Hang, Loopback, Reply
+from tests.loopback import Asked, Drop, Hang, Loopback, Reply
 
 if TYPE_CHECKING:
     from factflow_llm.types import EmbeddingResponse
@@ -99,28 +99,26 @@ def test_body_is_what_the_version_reads(settings: dict[str, Any], wanted: int | 
 
 
 def test_order_is_kept_with_calls_in_flight_together() -> None:
-    """Texts travel one per call, at once, and their vectors come back in their order."""
+    """Texts travel one per call, as many at once as allowed and no more; vectors come back in the texts' order."""
     texts = [f"text {number}" for number in range(20)]
-    with Loopback(VECTOR) as server:
-        server._next = _echo(server)  # type: ignore[method-assign]
+    together = threading.Barrier(5)
+    in_flight: set[int] = set()
+    most: list[int] = []
+
+    def answer(asked: Asked) -> Reply:
+        number = int(asked.body["inputText"].split()[1])
+        in_flight.add(number)
+        most.append(len(in_flight))
+        together.wait(timeout=10)  # nobody is answered before five have come
+        in_flight.discard(number)
+        return Reply({"embedding": [number], "inputTextTokenCount": 1})
+
+    with Loopback(answer) as server:
         response = embed(server, texts, max_concurrency=5)
     assert [vector[0] for vector in response.vectors] == list(range(20))
     assert sorted(asked.body["inputText"] for asked in server.asked) == sorted(texts)
     assert response.usage.input_tokens == 20
-
-
-def _echo(server: Loopback) -> Any:
-    """Answer each text with its number, and the first five only once all five have come."""
-    together = threading.Barrier(5)
-
-    def answer(asked: Any) -> Reply:
-        server.asked.append(asked)
-        number = int(asked.body["inputText"].split()[1])
-        if number < 5:
-            together.wait(timeout=10)
-        return Reply({"embedding": [number], "inputTextTokenCount": 1})
-
-    return answer
+    assert max(most) == 5
 
 
 @pytest.mark.parametrize(
