@@ -8,6 +8,7 @@ Its time is the clock's since it started, times ``speed``. Every request is note
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -21,6 +22,7 @@ from simulators.app import FaultKind, ScriptedFault, SimulatedServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import FrameType
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -111,14 +113,26 @@ def _runner(server: SimulatedServer, listener: socket.socket, tls: tuple[Path, P
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
-    return uvicorn.Server(config)
+    return _Runner(config)
+
+
+class _Runner(uvicorn.Server):
+    """A server that ends at the first Ctrl-C, whatever answers are still awaited."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = True
+        super().handle_exit(sig, frame)
 
 
 def _with_transport(app: ASGIApp) -> ASGIApp:
     """Hand uvicorn's transport down: ASGI has no word for closing a connection without an answer."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["transport"] = cast("Any", send).__self__.transport
-        await app(scope, receive, send)
+        transport = scope["transport"] = cast("Any", send).__self__.transport
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:  # the server ends before the answer does
+            transport.abort()
+            await asyncio.sleep(0)  # lets uvicorn see that nobody is there to be answered
 
     return wrapped

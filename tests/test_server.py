@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import re
 import signal
@@ -598,24 +599,32 @@ def test_our_own_clients_do_nothing_wrong(preset: str, monkeypatch: pytest.Monke
 
 
 def test_serving_until_ctrl_c() -> None:
-    """The command for people tells its address and every request, and on Ctrl-C its verdict on the client."""
+    """The command for people tells its address and every request, and on Ctrl-C, answered or not, its verdict."""
     command = [sys.executable, "-m", "simulators", "serve", "--provider", "anthropic-start", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+    slow = [*command, "--speed", "1e-6"]
+    asked = json.dumps({"model": "claude", "max_tokens": 9, "messages": HELLO}).encode()
+    keyed = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
+    with subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
         assert served.stdout is not None
         assert served.stderr is not None
         try:
             head = served.stderr.readline()
-            told = re.fullmatch(r"Serving anthropic-start at (http://127\.0\.0\.1:\d+) until Ctrl-C\n", head)
+            told = re.fullmatch(r"Serving anthropic-start at (http://127\.0\.0\.1:(\d+)) until Ctrl-C\n", head)
             assert told is not None
             for _ in range(2):
                 with pytest.raises(urllib.error.HTTPError, match="401"):
                     urllib.request.urlopen(f"{told[1]}/v1/messages", data=b"{}")
                 assert "POST /v1/messages  401  invalid_request" in served.stderr.readline()
+            waiting = http.client.HTTPConnection("127.0.0.1", int(told[2]))
+            waiting.request("POST", "/v1/messages", asked, keyed)
+            assert "POST /v1/messages  200" in served.stderr.readline()
             served.send_signal(signal.SIGINT)
+            with pytest.raises(ConnectionError):
+                waiting.getresponse()
             verdict, rest = served.communicate(timeout=60)
         finally:
             served.kill()
     assert (served.returncode, rest) == (0, "")
     head, *findings = verdict.splitlines()
-    assert head == "2 requests: 0 served, 0 refused, 2 failed"
+    assert head == "3 requests: 1 served, 0 refused, 2 failed"
     assert [line.partition(":")[0] for line in findings] == ["  1 x retried_terminal"]
