@@ -95,9 +95,8 @@ class AnthropicClient(BaseLLMClient):
         self._sdk = anthropic
         self._client = anthropic.AsyncAnthropic(api_key=key, base_url=base_url, **wiring)
         self._owned = http_client is None
-        self._timeout = wiring[
-            "timeout"
-        ]  # given with each call, lest the SDK refuse a long answer that is not streamed
+        # given with each call, lest the SDK refuse a long answer that is not streamed
+        self._timeout = wiring["timeout"]
         self._create = self._client.messages.with_raw_response.create
         self._accepted = accepted_options(self._create)
 
