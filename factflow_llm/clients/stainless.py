@@ -56,7 +56,10 @@ def accepted_options(method: Callable[..., Any]) -> frozenset[str]:
 
 def lower_headers(response: Any) -> dict[str, str]:
     """Return the HTTP headers of a raw SDK response with lower-case names; of two with one name, the last."""
-    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers.raw}
+    names, values = zip(*response.headers.raw, strict=True)
+    decoded = b"\n".join(names).lower() + b"\n" + b"\n".join(values)  # a line break is in neither
+    lines = decoded.decode("latin-1").split("\n")
+    return dict(zip(lines[: len(names)], lines[len(names) :], strict=True))
 
 
 async def parsed(response: Any) -> Any:

@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from factflow_llm.clients.checks import check_max_tokens, check_messages, check_turn
@@ -87,7 +88,11 @@ class _Limited(Generic[ClientT]):
         self._jitter = jitter
         self._model = str(getattr(client, "model", ""))
         self._provider = str(getattr(client, "provider", ""))
-        self._count_tokens = count_tokens or self._estimate_tokens
+        if count_tokens is None:
+            from factflow_llm.tokens import estimate_tokens
+
+            count_tokens = partial(estimate_tokens, model=self._model)
+        self._count_tokens = count_tokens
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.client!r}, {self.limiter!r}>"
@@ -95,11 +100,6 @@ class _Limited(Generic[ClientT]):
     async def aclose(self) -> None:
         """Close the client inside; a second call does nothing."""
         await self.client.aclose()
-
-    def _estimate_tokens(self, text: str) -> int:
-        from factflow_llm.tokens import estimate_tokens
-
-        return estimate_tokens(text, self._model)
 
     def _begin(
         self,
@@ -327,7 +327,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
 
     def _input_tokens(self, messages: Sequence[Message]) -> int:
         check_messages(messages)
-        return sum(self._count_tokens(text) for message in messages for text in _texts(message))
+        return self._count_tokens("".join([text for message in messages for text in _texts(message)]))
 
 
 class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):

@@ -76,6 +76,7 @@ _ANTHROPIC = (
 )
 
 
+@lru_cache(maxsize=256)  # here and below: most of what one answer tells, the next one tells again
 def parse_duration(text: str) -> float | None:
     """Read a duration in seconds: ``6m0s``, ``120ms``, ``8.64s``, ``23h18m29.144s``, or a bare ``10``.
 
@@ -168,22 +169,21 @@ class LimitHeaders:
         limit, remaining, reset = map(self._lower.get, names[1:])
         if (limit is None and remaining is None and reset is None) or _sentinel(limit) or _sentinel(remaining):
             return None
-        read = AxisLimit(
-            names.axis,
-            None if limit is None else _number(limit.strip()),
-            None if remaining is None else _number(remaining.strip()),
+        read = (
+            None if limit is None else _number(limit),
+            None if remaining is None else _number(remaining),
             None if reset is None else self._reset(reset),
         )
-        return None if read[1:] == (None, None, None) else read
+        return None if read == (None, None, None) else AxisLimit(names.axis, *read)
 
     def _wait(self, text: str, per_second: int) -> float | None:
-        if (number := _number(text.strip())) is not None:
+        if (number := _number(text)) is not None:
             return number / per_second
         if (seconds := parse_duration(text)) is not None:
             return seconds
         if (seconds := self._until(text)) is not None:
             return seconds
-        numbers = [_number(part.strip()) for part in text.split(",")]  # the header came twice
+        numbers = [_number(part) for part in text.split(",")]  # the header came twice
         known = [number for number in numbers if number is not None]
         return max(known) / per_second if known and len(known) == len(numbers) else None
 
@@ -212,14 +212,15 @@ def _left(limit: AxisLimit) -> float:
     return math.inf if limit.remaining is None else limit.remaining
 
 
+@lru_cache(maxsize=256)
 def _number(text: str) -> float | None:
-    if not _NUMBER.fullmatch(text):
+    if not _NUMBER.fullmatch(text.strip()):
         return None
     number = float(text)
     return number if math.isfinite(number) else None
 
 
-@lru_cache(maxsize=64)  # a second's answers all tell the same times
+@lru_cache(maxsize=256)
 def _instant(text: str) -> datetime | None:
     text = text.strip()
     try:
