@@ -1,12 +1,19 @@
 """How well calibration does: hidden random providers, told from recordings made by production code, against the truth.
 
-``python -m tests.calibrated --write`` writes ``tests/golden/calibration/hidden.txt``; it takes some minutes.
+Recordings are made in virtual time: production client, limiter and recorder on an event loop whose clock jumps, before
+the very machine that decides behind the HTTP face. ``python -m tests.calibrated --write`` makes forty of half an hour
+and writes ``tests/golden/calibration/hidden.txt``, the same on every host, in about ten minutes. With ``--over-http``
+the real SDK asks real servers in real time: thirty-two recordings of 90 s, no two runs the same.
+
+The seeds are none of those that were looked at while the calibrator was made.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,18 +29,21 @@ from simulators.calibration.replay import verdicts
 from simulators.policies import RetryOnly
 from simulators.quotas import FixedWindow, Quota, Slots
 from tests.golden import FOLDER
-from tests.recordings import hidden, record
+from tests.recordings import hidden, hidden_over_http, record, record_over_http
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from simulators.provider import Provider
-    from simulators.traces import Recording, Trace
+    from simulators.traces import Recording
 
 GOLDEN = FOLDER / "calibration" / "hidden.txt"
-SEEDS = range(40)
+OVER_HTTP = FOLDER / "calibration" / "over-http.txt"
+SEEDS = range(3000, 3040)
+SEEDS_OVER_HTTP = range(4000, 4032)
 UNTIL_S = 1080.0
-WORLDS = 5
+UNTIL_OVER_HTTP_S = 54.0
+WORLDS = 9
 REACHED = 5  # a quota that refused fewer attempts than this before UNTIL_S was hardly put to the test
 
 
@@ -47,8 +57,10 @@ class Judgement:
         shapes: whether each one's currency, kind and window were told.
         errors: of each one's limit, relative.
         held: whether the interval of each one's limit holds the truth.
+        invented: quotas told that are not there.
         refusals: in held-out time: recorded; predicted for the very sends; simulated from demand, mean over worlds; and
             the same simulated with the true provider, which shows what is luck.
+        spread: fewest and most 429s of the worlds simulated from demand.
         latency_error: of the p95 latency simulated from demand in held-out time, beside the true provider's.
     """
 
@@ -57,28 +69,49 @@ class Judgement:
     shapes: tuple[bool, ...]
     errors: tuple[float, ...]
     held: tuple[bool, ...]
+    invented: tuple[str, ...]
     refusals: tuple[float, float, float, float]
+    spread: tuple[float, float]
     latency_error: float
 
     def __str__(self) -> str:
         recorded, predicted, simulated, lucky = self.refusals
-        counts = f"429s {recorded:5.0f} {predicted:5.0f} {simulated:7.1f} {lucky:7.1f}"
-        return (
-            f"{self.seed:>3} | {counts} | p95 {self.latency_error:+6.1%} | {'; '.join(self.quotas) or 'never reached'}"
-        )
+        counts = f"{recorded:5.0f} {predicted:5.0f} {simulated:8.1f} {lucky:8.1f} {self._range:>12}"
+        told = "; ".join([*self.quotas, *(f"{each}: not there" for each in self.invented)])
+        return f"{self.seed:>4} | {counts} | p95 {self.latency_error:+6.1%} | {told or 'never reached'}"
+
+    @property
+    def _range(self) -> str:
+        return f"{self.spread[0]:.0f}-{self.spread[1]:.0f}"
 
 
 def judge(seed: int) -> Judgement:
-    """Make a recording of a hidden provider, calibrate with its first part, and compare with the truth."""
+    """Make a recording of a hidden provider in virtual time, and judge how well calibration tells the provider."""
     provider, trace, limited = hidden(seed)
     with tempfile.TemporaryDirectory() as folder:
         recording = record(provider, trace, Path(folder) / f"hidden-{seed}.jsonl", limited=limited, seed=seed)
-    calibration = calibrate(recording, UNTIL_S)
+    return judged_by(seed, provider, recording, float(trace.arrival_s[0]), UNTIL_S, limited=limited)
+
+
+def judge_over_http(seed: int) -> Judgement:
+    """Do the same in real time, with the real SDK before an HTTP server."""
+    provider, trace, limited = hidden_over_http(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"hidden-{seed}.jsonl"
+        recording, begun_s = record_over_http(provider, trace, path, limited=limited, seed=seed)
+    return judged_by(seed, provider, recording, begun_s, UNTIL_OVER_HTTP_S, limited=limited)
+
+
+def judged_by(
+    seed: int, provider: Provider, recording: Recording, begun_s: float, until_s: float, *, limited: bool
+) -> Judgement:
+    """Calibrate with a recording's first part and compare with the provider, whose time was ``begun_s`` at its zero."""
+    calibration = calibrate(recording, until_s)
     policy = None if limited else RetryOnly(RetryConfig())
     validation = calibration.validate(policy=policy, seeds=WORLDS)
-    truth = provider.model_copy(update={"meters": tuple(rebased(provider.meters, trace))})
-    lucky = Calibration(truth, (), recording, UNTIL_S).validate(policy=policy, seeds=WORLDS)
-    tested = reached(truth, recording)
+    truth = provider.model_copy(update={"meters": tuple(rebased(provider.meters, begun_s))})
+    lucky = Calibration(truth, (), recording, until_s).validate(policy=policy, seeds=WORLDS)
+    tested = reached(truth, recording, until_s)
     compared = compare(truth, calibration.provider, tested)
     return Judgement(
         seed=seed,
@@ -86,30 +119,32 @@ def judge(seed: int) -> Judgement:
         shapes=tuple(right for _, right, _ in compared),
         errors=tuple(error for _, _, error in compared),
         held=tuple(holds(calibration, quota) for quota in tested),
+        invented=tuple(invented(truth, calibration.provider)),
         refusals=(
             float(validation.decisions["recorded"]),
             float(validation.decisions["predicted"]),
             validation.simulated("429s"),
             lucky.simulated("429s"),
         ),
+        spread=(float(validation.figures["least"]["429s"]), float(validation.figures["most"]["429s"])),
         latency_error=validation.simulated("latency_p95_s") / lucky.simulated("latency_p95_s") - 1,
     )
 
 
-def rebased(quotas: Iterable[Quota], trace: Trace) -> list[Quota]:
-    """Return the quotas in the recording's time, which begins with the first arrival."""
+def rebased(quotas: Iterable[Quota], begun_s: float) -> list[Quota]:
+    """Return the quotas in the recording's time, whose zero was ``begun_s`` in the provider's."""
     return [
-        quota.model_copy(update={"phase_s": (quota.phase_s - trace.arrival_s[0]) % window_s(quota)})
+        quota.model_copy(update={"phase_s": (quota.phase_s - begun_s) % window_s(quota)})
         if isinstance(quota, FixedWindow)
         else quota
         for quota in quotas
     ]
 
 
-def reached(truth: Provider, recording: Recording) -> list[Quota]:
+def reached(truth: Provider, recording: Recording, until_s: float) -> list[Quota]:
     """Return the quotas that refused some of what calibration has seen."""
     attempts = recording.attempts
-    evidence = Evidence.of(attempts[attempts["sent_s"] < UNTIL_S])
+    evidence = Evidence.of(attempts[attempts["sent_s"] < until_s])
     blamed = verdicts(truth.meters, evidence).blamed[evidence.refused]
     return [quota for place, quota in enumerate(truth.meters) if (blamed == place).sum() >= REACHED]
 
@@ -127,6 +162,15 @@ def compare(truth: Provider, found: Provider, quotas: Iterable[Quota]) -> list[t
         instead = "" if right else f", taken for {shape(same[0])}"
         compared.append((f"{shape(quota)} {quota.limit:g} ({error:+.2%}){instead}", right, abs(error)))
     return compared
+
+
+def invented(truth: Provider, found: Provider) -> Iterator[str]:
+    """Yield quotas found on axes where there are none, or no more."""
+    left = Counter(quota.axis for quota in truth.meters)
+    for quota in found.meters:
+        left[quota.axis] -= 1
+        if left[quota.axis] < 0:
+            yield shape(quota)
 
 
 def holds(calibration: Calibration, quota: Quota) -> bool:
@@ -159,15 +203,24 @@ def rate(quota: Quota) -> float:
 
 
 def judgements(jobs: int = -1) -> Iterator[Judgement]:
-    """Judge all hidden providers, one after the other as they are done."""
-    judged: Iterator[Judgement] = Parallel(n_jobs=jobs, return_as="generator")(delayed(judge)(seed) for seed in SEEDS)
+    """Judge all hidden providers, in order."""
+    return _each(judge, SEEDS, jobs)
+
+
+def judgements_over_http(jobs: int) -> Iterator[Judgement]:
+    """Judge all hidden providers over HTTP, so many at a time: they mostly wait."""
+    return _each(judge_over_http, SEEDS_OVER_HTTP, jobs)
+
+
+def _each(judge_one: Callable[[int], Judgement], seeds: Iterable[int], jobs: int) -> Iterator[Judgement]:
+    judged: Iterator[Judgement] = Parallel(n_jobs=jobs, return_as="generator")(map(delayed(judge_one), seeds))
     return judged
 
 
 def table(judged: Iterable[Judgement]) -> pd.DataFrame:
     """Return the figures of the providers that were reached."""
-    rows = [(*each.refusals, each.latency_error) for each in judged if each.quotas]
-    return pd.DataFrame(rows, columns=["recorded", "predicted", "simulated", "lucky", "p95"])
+    rows = [(*each.refusals, *each.spread, each.latency_error) for each in judged if each.quotas]
+    return pd.DataFrame(rows, columns=["recorded", "predicted", "simulated", "lucky", "fewest", "most", "p95"])
 
 
 def report(judged: list[Judgement]) -> str:
@@ -178,19 +231,30 @@ def report(judged: list[Judgement]) -> str:
     lines = [
         f"{len(judged)} hidden providers, of which {len(counts)} were reached: {len(shapes)} quotas to be told",
         f"window shape right: {shapes.mean():.1%}",
+        f"quotas told that are not there: {sum(len(each.invented) for each in judged)}",
         f"limit within 3 %: {(errors <= 0.03).mean():.1%}, worst {errors.max():.2%}",
         f"limit's interval holds the truth: {np.mean([held for each in judged for held in each.held]):.1%}",
         "429s in held-out time, beside the recorded, if what was sent is what was recorded: "
         + _agreement(counts, "predicted", "recorded"),
         "429s in held-out time, beside the true provider's, if only demand is what was recorded: "
         + _agreement(counts, "simulated", "lucky"),
+        _coverage(counts),
         f"p95 latency in held-out time, beside the true provider's: median error {counts['p95'].abs().median():.1%}",
         "",
-        "seed | 429s recorded; predicted for the recorded sends; simulated from demand; the same with the truth",
+        "seed | 429s in held-out time: recorded; predicted for the recorded sends; simulated from demand, mean over",
+        "     | worlds; the same with the true provider; fewest and most of the worlds simulated",
         "     | error of the simulated p95 latency | quotas that were reached, and the error of the limit",
         "",
     ]
     return "\n".join([*lines, *map(str, judged)]) + "\n"
+
+
+def _coverage(counts: pd.DataFrame) -> str:
+    inside = counts["recorded"].between(counts["fewest"], counts["most"]).mean()
+    chance = (WORLDS - 1) / (WORLDS + 1)
+    return (
+        f"429s recorded lie between fewest and most of {WORLDS} worlds for {inside:.1%}; of equals, {chance:.0%} would"
+    )
 
 
 def _agreement(counts: pd.DataFrame, ours: str, theirs: str) -> str:
@@ -210,13 +274,24 @@ def in_all(counts: pd.DataFrame, ours: str, theirs: str) -> float:
     return float(counts[ours].sum() / counts[theirs].sum() - 1)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Judge, print, and write if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m tests.calibrated", description=__doc__)
+    parser.add_argument("--over-http", action="store_true", help="in real time, with the real SDK before HTTP servers")
+    parser.add_argument("--jobs", type=int, help="how many at a time (default: one per core; over HTTP, 4)")
+    parser.add_argument("--write", action="store_true", help="write the report under tests/golden/calibration")
+    asked = parser.parse_args()
     done = []
-    for each in judgements():
+    for each in judgements_over_http(asked.jobs or 4) if asked.over_http else judgements(asked.jobs or -1):
         done.append(each)
         sys.stderr.write(f"{each}\n")
     text = report(done)
     sys.stdout.write(text)
-    if "--write" in sys.argv[1:]:
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(text, encoding="utf-8")
+    if asked.write:
+        golden = OVER_HTTP if asked.over_http else GOLDEN
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

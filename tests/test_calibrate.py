@@ -171,7 +171,7 @@ def test_the_meters_themselves_agree_with_the_truth(refused: tuple[Provider, Tra
     """The true quotas, asked about the recorded sends, refuse exactly what was refused."""
     truth, trace, recording = refused
     evidence = Evidence.of(recording.attempts)
-    said = verdicts(rebased(truth.meters, trace), evidence)
+    said = verdicts(rebased(truth.meters, float(trace.arrival_s[0])), evidence)
     assert evidence.refused.sum() > 100
     assert (said.refused == evidence.refused).mean() > 0.999
     assert {0.0, 1.0} <= set(said.blamed[evidence.refused])
@@ -339,8 +339,8 @@ def test_findings_in_words() -> None:
 def test_over_http(quota: Quota, tmp_path: Path) -> None:
     """Recorded through the real SDK, a server's quota is told although calls take time to get there."""
     provider = Provider(latency=LatencyModel(first_token_s=0.15, per_token_s=0.0, rejection_s=0.02), meters=(quota,))
-    arrivals_s = synthesize(14.0, 30.0, cv=2.0, seed=3).arrival_s.tolist()
-    calibration = calibrate(record_over_http(provider, arrivals_s, tmp_path / "http.jsonl"))
+    trace = synthesize(14.0, 30.0, cv=2.0, seed=3)
+    calibration = calibrate(record_over_http(provider, trace, tmp_path / "http.jsonl")[0])
     (found,) = (each for each in calibration.provider.meters if each.axis is Axis.REQUESTS)
     assert shape(found) == shape(quota), calibration.report()
     assert rate(found) == pytest.approx(rate(quota), rel=0.03), calibration.report()

@@ -31,7 +31,8 @@ class Evidence:
         sent_s: when.
         end_s: when the answer was over.
         admitted: the quotas let it pass: answered, broken off, or hung up on.
-        refused: a quota refused it.
+        refused: a quota refused it, which is to be explained.
+        rejected: a quota refused it, be that to be explained here or not.
         told_s: the Retry-After of a refusal; NaN without one.
         by_reset: no Retry-After was stated, but headers told when the used-up limit resets, and clients went by that.
         reset_s: by axis, in how long the limit resets, as the headers of each answer told; NaN where they did not.
@@ -45,6 +46,7 @@ class Evidence:
     end_s: Floats
     admitted: Bools
     refused: Bools
+    rejected: Bools
     told_s: Floats
     by_reset: Bools
     reset_s: dict[Axis, Floats]
@@ -77,6 +79,7 @@ class Evidence:
             end_s=_floats(attempts, "end_s")[order],
             admitted=(admitted & ~refused)[order],
             refused=refused[order],
+            rejected=refused[order],
             told_s=np.where(by_reset, np.nan, told)[order],
             by_reset=by_reset[order],
             reset_s={axis: reset[order] for axis, reset in resets.items()},

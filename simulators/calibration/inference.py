@@ -11,13 +11,14 @@ from factflow_llm.ratelimit.signals import Axis
 from simulators.calibration.evidence import currencies
 from simulators.calibration.findings import Finding, Known
 from simulators.calibration.search import Candidate, Told, find, joint_cost, left_by, polished
+from simulators.calibration.shown import read_quota
 from simulators.calibration.sizes import sized
-from simulators.quotas import Bucket, Quota
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from simulators.calibration.evidence import Evidence, Floats
+    from simulators.quotas import Quota
 
 _FORGIVEN = 0.05  # while shapes are sought, a Retry-After may be off by this share
 _FORGIVEN_S = 0.01
@@ -26,7 +27,6 @@ _STRICT_SHARE = 0.02
 _MISREAD = 0.1  # share of refusals that may speak against reading Retry-After as truth
 _EXPLAINED = 0.05  # share of refusals that may stay unexplained before delays are considered
 _DELAYS = (25, 75, 95)  # percentiles of the time that refusals took
-_SPANS_S = (1.0, 60.0, 3600.0, 86_400.0)
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,9 @@ def infer(evidence: Evidence, attempts: pd.DataFrame) -> Inference:
     found = {quota.axis for quota in quotas}
     for axis, limit in quoted.items():
         if axis not in found:
-            quota = Bucket(axis=axis, limit=limit, per_s=_span_s(attempts, axis, limit))
+            quota, about = read_quota(evidence, attempts, axis, limit)
             quotas.append(quota)
-            name = f"{axis.replace('_', ' ')}: limit per {quota.per_s:g} s"
-            note = "never reached; taken for a bucket that holds it all"
-            findings.append(Finding(name, limit, known=Known.READ, note=note))
+            findings.extend(about)
     findings.extend(_floors(evidence, found | set(quoted)))
     if evidence.delay_s:
         note = "refusals cannot be explained without some delay between sending and arrival"
@@ -128,18 +126,6 @@ def _quoted(attempts: pd.DataFrame) -> dict[Axis, float]:
         if column in attempts and attempts[column].notna().any():
             named[axis] = float(attempts[column].mode().iloc[0])
     return named
-
-
-def _span_s(attempts: pd.DataFrame, axis: Axis, limit: float) -> float:
-    """Return the span a quoted limit is for, by how long it takes to be full again; a minute if headers do not tell."""
-    left, reset_s = attempts.get(f"{axis}_remaining"), attempts.get(f"{axis}_reset_s")
-    if left is None or reset_s is None:
-        return 60.0
-    telling = (left < limit) & (reset_s > 0)
-    if not telling.any():
-        return 60.0
-    span_s = float((limit * reset_s[telling] / (limit - left[telling])).median())
-    return min(_SPANS_S, key=lambda each: abs(np.log(each / span_s)))
 
 
 def _floors(evidence: Evidence, known: set[Axis]) -> list[Finding]:

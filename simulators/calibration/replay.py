@@ -11,9 +11,10 @@ import numpy as np
 from simulators.quotas import Call, CallKind, Quota
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from simulators.calibration.evidence import Bools, Evidence, Floats
+    from simulators.meters import Meter
 
 
 class Verdicts(NamedTuple):
@@ -32,8 +33,21 @@ class Verdicts(NamedTuple):
 
 def verdicts(quotas: Sequence[Quota], evidence: Evidence) -> Verdicts:
     """Return the verdicts of fresh meters, which are charged with what was admitted in truth, whatever they say."""
-    gates = [(quota.meter(), quota.cost_rule(), quota.final_rule(), quota.rejections_count) for quota in quotas]
     wait_s, blamed = np.zeros(len(evidence)), np.full(len(evidence), -1.0)
+    for index, now, meters, costs in replayed(quotas, evidence):
+        for place, (meter, units) in enumerate(zip(meters, costs, strict=True)):
+            wait = meter.wait_s(now, units)
+            if wait > wait_s[index]:
+                wait_s[index], blamed[index] = wait, place
+    return Verdicts(wait_s > 0, wait_s, blamed)
+
+
+def replayed(
+    quotas: Sequence[Quota], evidence: Evidence
+) -> Iterator[tuple[int, float, Sequence[Meter], Sequence[float]]]:
+    """Yield each attempt: its number, its time, the meters as it finds them, and what it would cost."""
+    gates = [(quota.meter(), quota.cost_rule(), quota.final_rule(), quota.rejections_count) for quota in quotas]
+    meters = [meter for meter, _, _, _ in gates]
     open_: list[tuple[float, int, Call, list[tuple[int, Any, float]]]] = []
     for index, call in enumerate(_calls(evidence)):
         now = float(evidence.sent_s[index])
@@ -44,10 +58,7 @@ def verdicts(quotas: Sequence[Quota], evidence: Evidence) -> Verdicts:
                 assert final is not None
                 meter.correct(end_s, receipt, final(ended, ended.output_tokens) - reserved)
         costs = [1.0 if cost is None else cost(call) for _, cost, _, _ in gates]
-        for place, (meter, _, _, _) in enumerate(gates):
-            wait = meter.wait_s(now, costs[place])
-            if wait > wait_s[index]:
-                wait_s[index], blamed[index] = wait, place
+        yield index, now, meters, costs
         if evidence.admitted[index]:
             receipts = []
             for place, (meter, _, final, _) in enumerate(gates):
@@ -57,11 +68,10 @@ def verdicts(quotas: Sequence[Quota], evidence: Evidence) -> Verdicts:
             end_s = float(evidence.end_s[index])
             if receipts and math.isfinite(end_s):
                 heapq.heappush(open_, (end_s, index, call, receipts))
-        elif evidence.refused[index]:
+        elif evidence.rejected[index]:
             for place, (meter, _, _, counts) in enumerate(gates):
                 if counts:
                     meter.penalise(now, costs[place])
-    return Verdicts(wait_s > 0, wait_s, blamed)
 
 
 def _calls(evidence: Evidence) -> list[Call]:

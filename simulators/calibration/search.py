@@ -38,6 +38,9 @@ _STEP = 0.01  # between rates that are tried first
 _NEAR = 0.2  # a refusal is nearly explained by a quota that is less than this share too large
 _REFUSALS = 500  # looked at while shapes are sought
 _BUSY_S = 5.0  # no rate is tried that was not admitted over such a span
+_ODD = 4
+_FEWEST = 5  # refusals left over, from which on a rarer quota is sought behind them
+_UNEXPLAINED = 0.2  # share of these that it may leave unexplained
 _PER_QUOTA = 3.0  # refusals that a further quota must explain, at least
 _PER_QUOTA_SHARE = 0.01
 
@@ -92,7 +95,7 @@ def judge(shape: Shape, ledger: Ledger, told: Told | None, considered: Bools | N
     passing = shape.critical(ledger, evidence.taken, Bound.LEAST)
     refused = shape.critical(ledger, evidence.turned_away, Bound.MOST)
     blur = SLACK_S * getattr(shape, "rate", 0.0)
-    passing_from = passing - blur - 1e-9 * passing.max(initial=0.0)
+    passing_from = passing - blur - 1e-9 * passing.max(initial=0.0, where=np.isfinite(passing))
     least, most = _sizes_that_refuse(shape, ledger, told, refused)
     least, most = least - blur, most + blur
     weighed = np.ones(len(passing), dtype=bool) if considered is None else considered[evidence.taken]
@@ -102,6 +105,7 @@ def judge(shape: Shape, ledger: Ledger, told: Told | None, considered: Bools | N
     worth = passing_from[weighed][largest]
     low, high = np.sort(least[open_]), np.sort(most[open_])
     sizes = np.unique(np.concatenate([passing[weighed][largest], low[low > worth.min(initial=-math.inf)]]))
+    sizes = sizes[np.isfinite(sizes)]
     if not len(sizes):
         sizes = np.zeros(1)
     contradictions = _ADMISSION * (len(worth) - np.searchsorted(worth, sizes, side="right"))
@@ -150,7 +154,16 @@ def find(evidence: Evidence, told: Told | None) -> tuple[list[Candidate], list[C
     """Return the quotas that together explain the refusals best, and all candidates that were weighed."""
     weighed = list(_candidates(evidence.thinned(_REFUSALS), told))
     chosen = [replace(each, ledger=Ledger(evidence, each.ledger.currency)) for each in _cover(weighed)]
-    return polished([judge(each.shape, each.ledger, told) for each in chosen], told), weighed
+    found = polished([judge(each.shape, each.ledger, told) for each in chosen], told)
+    silent = left_by(found, evidence)
+    left = silent & evidence.refused
+    if found and left.sum() >= _FEWEST:
+        rest = list(_candidates(replace(evidence, refused=left).thinned(_REFUSALS), told))
+        further = min(rest, key=_cost)
+        if further.cost <= _UNEXPLAINED * left.sum():
+            ledger = Ledger(evidence, further.ledger.currency)
+            return polished([*found, judge(further.shape, ledger, told, silent)], told), [*weighed, *rest]
+    return found, weighed
 
 
 def joint_cost(candidates: Iterable[Candidate], evidence: Evidence) -> float:
@@ -187,43 +200,50 @@ def refined(candidate: Candidate, told: Told | None, considered: Bools | None) -
     """Fit the continuous parameters of a candidate's shape."""
     shape, ledger = candidate.shape, candidate.ledger
     if isinstance(shape, BucketShape):
-        return _zoom(lambda rate: judge(BucketShape(rate), ledger, told, considered), shape.rate, 2 * _STEP, 1e-8)
+        return _zoom(
+            lambda rate: judge(replace(shape, rate=rate), ledger, told, considered), shape.rate, 2 * _STEP, 1e-8
+        )
     if isinstance(shape, FixedShape):
         tried = _fixed(ledger, shape.window_s, _spans(ledger, told, considered), told, considered)
-        return min([*tried, judge(shape, ledger, told, considered)], key=_cost)
+        best = min([*tried, judge(shape, ledger, told, considered)], key=_cost)
+        middle_s = sum(phase_interval(best, told, considered)) / 2  # errs least
+        return min(judge(FixedShape(shape.window_s, middle_s), ledger, told, considered), best, key=_cost)
     return judge(shape, ledger, told, considered)
 
 
-def feasible(
-    make: Callable[[float], Candidate], best: float, allowed: float, widest: float = 1.0
-) -> tuple[float, float]:
-    """Return the interval around ``best`` in which the cost stays within ``allowed``, found by bisection."""
+def feasible(make: Callable[[float], Candidate], allowed: float, widest: float = 1.0) -> tuple[float, float]:
+    """Return between which displacements the cost stays within ``allowed``, found by bisection on both sides of 0."""
     ends = []
     for sign in (-1.0, 1.0):
         inside, outside = 0.0, None
         step = 1e-5
         while step <= widest:
-            if make(best * (1 + sign * step)).cost > allowed:
+            if make(sign * step).cost > allowed:
                 outside = step
                 break
             inside, step = step, step * 2.0
         if outside is not None:
             for _ in range(8):
                 middle = (inside + outside) / 2
-                if make(best * (1 + sign * middle)).cost > allowed:
+                if make(sign * middle).cost > allowed:
                     outside = middle
                 else:
                     inside = middle
-        ends.append(best * (1 + sign * inside))
+        ends.append(sign * inside)
     return ends[0], ends[1]
 
 
-def phase_interval(candidate: Candidate, told: Told | None, considered: Bools) -> tuple[float, float]:
-    """Return between which offsets a fixed window starts anew."""
+def phase_interval(candidate: Candidate, told: Told | None, considered: Bools | None) -> tuple[float, float]:
+    """Return between which offsets a fixed window may start anew: no other contradicts as little."""
     shape = candidate.shape
     assert isinstance(shape, FixedShape)
-    phases = _phases(_spans(candidate.ledger, told, considered), shape.window_s)
-    return next(((at - width, at) for at, width in phases), (shape.phase_s, shape.phase_s))
+    window_s, phase_s = shape.window_s, shape.phase_s
+
+    def moved(share: float) -> Candidate:
+        return judge(FixedShape(window_s, phase_s + share * window_s), candidate.ledger, told, considered)
+
+    low, high = feasible(moved, candidate.cost, widest=0.5)
+    return phase_s + low * window_s, phase_s + high * window_s
 
 
 def _candidates(evidence: Evidence, told: Told | None) -> Iterator[Candidate]:
@@ -234,6 +254,8 @@ def _candidates(evidence: Evidence, told: Told | None) -> Iterator[Candidate]:
         ledger = Ledger(evidence, currency)
         spans = _spans(ledger, told, None)
         yield from _buckets(ledger, told)
+        if currency.axis is Axis.REQUESTS:
+            yield from _emptied_buckets(ledger, told)
         for window_s in WINDOWS_S:
             if window_s > evidence.duration_s / 2:
                 break
@@ -255,18 +277,33 @@ def _fixed(
     return [judge(FixedShape(window_s, offset), ledger, told, considered) for offset in offsets]
 
 
+def _emptied_buckets(ledger: Ledger, told: Told | None) -> list[Candidate]:
+    """Return buckets that rejections empty: from then on, what is admitted and refused tells the rate by itself."""
+    passed, refused = ledger.demanded(ledger.evidence.taken), ledger.demanded(ledger.evidence.turned_away)
+    tried = []
+    for odd in range(min(_ODD, len(passed), len(refused))):  # so many on either side may have other reasons
+        low, high = float(passed[-1 - odd]), float(refused[odd])
+        if high > low > 0.0:
+            tried.append(judge(BucketShape((low + high) / 2, rejections_count=True), ledger, told))
+    return tried
+
+
 def _buckets(ledger: Ledger, told: Told | None) -> list[Candidate]:
     """Return the best few buckets: rates in small steps, then closer around the promising ones."""
+
+    def at(rate: float) -> Candidate:
+        return judge(BucketShape(rate), ledger, told)
+
     counts = np.bincount((np.maximum(ledger.booked_s, 0.0) / _BUSY_S).astype(np.int64), np.maximum(ledger.units, 0.0))
     fastest = max(counts.max(initial=0.0) / _BUSY_S, ledger.rate) * 1.2
     rates = np.exp(np.arange(math.log(ledger.rate * 0.9), math.log(fastest) + _STEP, _STEP)).tolist()
-    distances = [judge(BucketShape(rate), ledger, told).distance for rate in rates]
+    distances = [at(rate).distance for rate in rates]
     hollows = [
         place for place, distance in enumerate(distances)
         if distance <= min(distances[max(place - 1, 0)], distances[min(place + 1, len(rates) - 1)])
     ]  # fmt: skip
     near = sorted(hollows, key=distances.__getitem__)[:3]
-    return [_zoom(lambda rate: judge(BucketShape(rate), ledger, told), rates[place], _STEP, 1e-6) for place in near]
+    return [_zoom(at, rates[place], _STEP, 1e-6) for place in near]
 
 
 def _zoom(make: Callable[[float], Candidate], start: float, span: float, finest: float) -> Candidate:

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from typing_extensions import override
@@ -24,7 +24,7 @@ from factflow_llm.ratelimit.signals import Axis
 from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
 
 if TYPE_CHECKING:
-    from simulators.calibration.evidence import Currency, Evidence, Floats, Integers
+    from simulators.calibration.evidence import Bools, Currency, Evidence, Floats, Integers
 
 SLACK_S = 2e-6  # recordings round times to the microsecond
 
@@ -35,6 +35,20 @@ class Bound(IntEnum):
     LEAST = -1
     RECORDED = 0
     MOST = 1
+
+
+class Emptied(NamedTuple):
+    """When rejections emptied the bucket.
+
+    Attributes:
+        numbers: of the attempts that were rejected.
+        at_s: when.
+        booked: number of bookings before each.
+    """
+
+    numbers: Integers
+    at_s: Floats
+    booked: Integers
 
 
 class Ledger:
@@ -82,6 +96,32 @@ class Ledger:
         return self.before[bound][at], arrival_s
 
     @cached_property
+    def emptied(self) -> Emptied:
+        """When rejections emptied the bucket, if they count."""
+        numbers = np.flatnonzero(self.evidence.rejected)
+        return Emptied(numbers, self.evidence.sent_s[numbers], self.before[Bound.RECORDED][numbers])
+
+    def since_emptied(self, at: Integers, bound: Bound, again: Bools | bool = False) -> tuple[Integers, Floats, Floats]:
+        """Return, for the attempts ``at``, the first booking after the last rejection, its time, and units since.
+
+        Args:
+            at: attempts.
+            bound: how many bookings they find.
+            again: they were rejected themselves, and the next attempt is meant.
+        """
+        times = np.searchsorted(self.emptied.numbers, at) + again
+        first = np.append(0, self.emptied.booked)[times]
+        used = self.total[self.before[bound][at]] - self.total[np.minimum(first, self.before[bound][at])]
+        return first, np.append(-np.inf, self.emptied.at_s)[times], used
+
+    def demanded(self, at: Integers) -> Floats:
+        """Return the rates at which an emptied bucket must have been refilled for the attempts ``at``, in order."""
+        _, since_s, used = self.since_emptied(at, Bound.RECORDED)
+        waited_s = self.evidence.sent_s[at] - since_s
+        known = np.isfinite(waited_s) & (waited_s > SLACK_S)
+        return np.sort((used + self.asked[at])[known] / waited_s[known])
+
+    @cached_property
     def rate(self) -> float:
         """Units admitted per second, over the whole recording."""
         return float(self.total[-1]) / max(self.evidence.duration_s, 1e-9)
@@ -92,7 +132,10 @@ class Shape(ABC):
 
     @abstractmethod
     def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
-        """Return critical capacities of the attempts ``at``, had they come ``later_s`` later and none in between."""
+        """Return critical capacities of the attempts ``at``, had they come ``later_s`` later and none in between.
+
+        It is ``inf`` where no size would do.
+        """
 
     @abstractmethod
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
@@ -101,23 +144,39 @@ class Shape(ABC):
 
 @dataclass(frozen=True)
 class BucketShape(Shape):
-    """A bucket refilled at ``rate`` units per second; its capacity is what it holds."""
+    """A bucket refilled at ``rate`` units per second; its capacity is what it holds.
+
+    Where rejections count, a refused attempt takes what was left: the bucket is then empty, whatever it can hold.
+    """
 
     rate: float
+    rejections_count: bool = False
 
     @override
     def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
         refilled = self.rate * ledger.booked_s
-        missing = ledger.total[1:] - refilled - np.minimum.accumulate(ledger.total[:-1] - refilled)
+        level, lowest = ledger.total[1:] - refilled, ledger.total[:-1] - refilled
         before, arrival_s = ledger.seen(at, bound, later_s)
         last = np.maximum(before - 1, 0)
         drained = self.rate * np.maximum(arrival_s - ledger.booked_s[last], 0.0)
-        level: Floats = np.where(before > 0, np.maximum(missing[last] - drained, 0.0), 0.0) + ledger.asked[at]
-        return level
+        if not self.rejections_count:
+            missing = level - np.minimum.accumulate(lowest)
+            needed: Floats = (before > 0) * np.maximum(missing[last] - drained, 0.0) + ledger.asked[at]
+            return needed
+        first, since_s, used = ledger.since_emptied(at, bound, np.asarray(later_s) != 0.0)
+        fall = 2.0 * (np.ptp(lowest) if len(lowest) else 0.0) + 1.0
+        spells = fall * np.searchsorted(ledger.emptied.booked, np.arange(len(lowest)), side="right")
+        missing = level - (np.minimum.accumulate(lowest - spells) + spells)
+        needed = (before > first) * np.maximum(missing[last] - drained, 0.0) + ledger.asked[at]
+        short = used + ledger.asked[at] > self.rate * (arrival_s + SLACK_S - since_s)
+        return np.where(short, np.inf, needed)
 
     @override
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
-        return Bucket(limit=self.rate * per_s, per_s=per_s, burst_s=capacity / self.rate, **fields)
+        burst_s = capacity / self.rate
+        return Bucket(
+            limit=self.rate * per_s, per_s=per_s, burst_s=burst_s, rejections_count=self.rejections_count, **fields
+        )
 
 
 @dataclass(frozen=True)

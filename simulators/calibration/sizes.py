@@ -50,6 +50,7 @@ def sized(
         limit = Finding("concurrency: limit", float(slots), slots, _high(candidate), _known(candidate))
         return Sized(shape.quota(slots, {}, 1.0), (replace(window, name="concurrency: window"), limit))
     if isinstance(shape, BucketShape):
+        window = replace(window, note=f"{window.note}; rejections count") if shape.rejections_count else window
         quota, figures = _bucket(candidate, shape, told, left, quoted)
     else:
         assert isinstance(shape, FixedShape | SlidingShape)
@@ -78,10 +79,10 @@ def _bucket(
     ledger = candidate.ledger
 
     def at(rate: float) -> Candidate:
-        return judge(BucketShape(rate), ledger, told, left)
+        return judge(replace(shape, rate=rate), ledger, told, left)
 
     allowed = candidate.cost + math.sqrt(candidate.cost)
-    low, high = feasible(at, shape.rate, allowed)
+    low, high = (shape.rate * (1 + share) for share in feasible(lambda share: at(shape.rate * (1 + share)), allowed))
     rate, burst_s = _roundest(at, low, high, allowed, quoted.get(ledger.currency.axis))
     per_s = next((span_s for span_s in _SPANS_S if quoted.get(ledger.currency.axis) == rate * span_s), 60.0)
     best = at(rate)
@@ -90,7 +91,7 @@ def _bucket(
     name = ledger.currency.name
     if not candidate.explained.any():
         known = Known.FLOOR
-    quota = BucketShape(rate).quota(burst_s * rate, ledger.currency.fields, per_s)
+    quota = replace(shape, rate=rate).quota(burst_s * rate, ledger.currency.fields, per_s)
     return quota, [
         Finding(f"{name}: limit per {per_s:g} s", rate * per_s, low * per_s, high * per_s, Known.by_width(low, high)),
         Finding(f"{name}: burst, s of refill", burst_s, least_s, most_s, known),
@@ -115,14 +116,16 @@ def _roundest(
         if low * (1 - 1e-6) <= rate <= high * (1 + 1e-6) and at(rate).cost <= allowed:
             least_s, most_s = burst(at(rate), rate)
             return rate, next((each for each in _BURSTS_S if least_s <= each < most_s), roundest(least_s, most_s))
-    rates = [low + (high - low) * step / 40 for step in range(41)]
+    limit = roundest(low * 60, high * 60) if high > low else low * 60
+    rates = sorted([limit / 60, *(low + (high - low) * step / 40 for step in range(41))])
     judged = [(rate, found) for rate in rates if (found := at(rate)).cost <= allowed]
     for each in _BURSTS_S:
         fitting = [rate for rate, found in judged if burst(found, rate)[0] <= each < burst(found, rate)[1]]
-        if fitting:
-            limit = roundest(fitting[0] * 60, fitting[-1] * 60) if len(fitting) > 1 else fitting[0] * 60
+        if limit / 60 in fitting:
             return limit / 60, each
-    limit = roundest(low * 60, high * 60) if high > low else low * 60
+        if fitting:
+            around = roundest(fitting[0] * 60, fitting[-1] * 60) if len(fitting) > 1 else fitting[0] * 60
+            return around / 60, each
     rate = limit / 60 if at(limit / 60).cost <= allowed else (low + high) / 2
     return rate, roundest(*burst(at(rate), rate))
 
