@@ -116,6 +116,51 @@ def test_what_only_headers_tell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "quota",
+    [
+        Bucket(axis=Axis.TOKENS, limit=400_000, burst_s=20),
+        SlidingWindow(axis=Axis.TOKENS, limit=400_000),
+        FixedWindow(limit=240, enforced_over_s=20, phase_s=7.0),
+    ],
+    ids=["bucket", "sliding", "fixed"],
+)
+def test_headers_alone_tell_the_window(quota: Quota, tmp_path: Path) -> None:
+    """Nobody was refused, and yet what headers showed to be left tells kind, window and burst."""
+    truth = Provider(latency=QUICK, meters=(quota,), shows_limits=True)
+    calibration = calibrate(record(truth, demand(2.0, duration_s=240.0), tmp_path / "shown.jsonl", limited=True))
+    (found,) = (each for each in calibration.provider.meters if each.axis is quota.axis)
+    assert not calibration.identified
+    assert shape(found) == shape(quota), calibration.report()
+    assert rate(found) == rate(quota)
+    if isinstance(quota, Bucket):
+        assert isinstance(found, Bucket)
+        assert found.burst_s == pytest.approx(20, rel=1e-3)
+
+
+def test_rejections_that_count_are_told(tmp_path: Path) -> None:
+    """A bucket that every rejection empties is told from one that forgives them."""
+    for counts in (True, False):
+        quota = Bucket(limit=173, burst_s=5, rejections_count=counts)
+        truth = Provider(latency=QUICK, meters=(quota,), retry_after=RetryAfter(habit="absent"))
+        recording = record(truth, demand(3.2), tmp_path / f"{counts}.jsonl", limited=counts)
+        (found,) = calibrate(recording).provider.meters
+        assert found.rejections_count is counts
+        assert found.limit == pytest.approx(173, rel=1e-3)
+
+
+def test_a_rare_quota_is_told_behind_a_common_one(tmp_path: Path) -> None:
+    """A quota that made one refusal in a hundred is found among those that the other does not explain."""
+    meters = (FixedWindow(limit=168, enforced_over_s=5), Bucket(axis=Axis.TOKENS, limit=330_000, burst_s=5))
+    truth = Provider(latency=QUICK, meters=meters, retry_after=RetryAfter(habit="late", factor=1.5))
+    recording = recorded(tmp_path, truth, 3.4)
+    blamed = verdicts(rebased(meters, float(demand(3.4).arrival_s[0])), Evidence.of(recording.attempts)).blamed
+    assert 5 <= (blamed == 1).sum() <= 0.05 * (blamed >= 0).sum(), "not what this test is about"
+    for line, right, error in compare(truth, calibrate(recording).provider, meters):
+        assert right, line
+        assert error <= 0.03, line
+
+
+@pytest.mark.parametrize(
     ("habit", "expected"),
     [
         (RetryAfter(), RetryAfter()),

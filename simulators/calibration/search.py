@@ -39,7 +39,8 @@ _NEAR = 0.2  # a refusal is nearly explained by a quota that is less than this s
 _REFUSALS = 500  # looked at while shapes are sought
 _BUSY_S = 5.0  # no rate is tried that was not admitted over such a span
 _ODD = 4
-_FEWEST = 5  # refusals left over, from which on a rarer quota is sought behind them
+_FEWEST = 5  # refusals left over, from which on a rarer quota is sought behind them,
+_RARE = 0.002  # and share of all
 _UNEXPLAINED = 0.2  # share of these that it may leave unexplained
 _PER_QUOTA = 3.0  # refusals that a further quota must explain, at least
 _PER_QUOTA_SHARE = 0.01
@@ -157,7 +158,7 @@ def find(evidence: Evidence, told: Told | None) -> tuple[list[Candidate], list[C
     found = polished([judge(each.shape, each.ledger, told) for each in chosen], told)
     silent = left_by(found, evidence)
     left = silent & evidence.refused
-    if found and left.sum() >= _FEWEST:
+    if found and left.sum() >= max(_FEWEST, _RARE * evidence.refused.sum()):
         rest = list(_candidates(replace(evidence, refused=left).thinned(_REFUSALS), told))
         further = min(rest, key=_cost)
         if further.cost <= _UNEXPLAINED * left.sum():

@@ -115,12 +115,14 @@ def _roundest(
         rate = quoted / span_s
         if low * (1 - 1e-6) <= rate <= high * (1 + 1e-6) and at(rate).cost <= allowed:
             least_s, most_s = burst(at(rate), rate)
-            return rate, next((each for each in _BURSTS_S if least_s <= each < most_s), roundest(least_s, most_s))
+            return rate, next(
+                (each for each in _BURSTS_S if least_s <= each < most_s < math.inf), roundest(least_s, most_s)
+            )
     limit = roundest(low * 60, high * 60) if high > low else low * 60
     rates = sorted([limit / 60, *(low + (high - low) * step / 40 for step in range(41))])
     judged = [(rate, found) for rate in rates if (found := at(rate)).cost <= allowed]
     for each in _BURSTS_S:
-        fitting = [rate for rate, found in judged if burst(found, rate)[0] <= each < burst(found, rate)[1]]
+        fitting = [rate for rate, found in judged if burst(found, rate)[0] <= each < burst(found, rate)[1] < math.inf]
         if limit / 60 in fitting:
             return limit / 60, each
         if fitting:
