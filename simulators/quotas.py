@@ -27,6 +27,7 @@ from simulators.meters import (
 )
 
 DAY_S = 86_400.0
+_ROUNDING = 1e-9
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -316,7 +317,7 @@ Quota = Annotated[
 
 
 def _one_request_fits(quota: _Quota, span_s: float | None, name: str) -> None:
-    if span_s is None or quota.axis is not Axis.REQUESTS or quota.units_per_s * span_s >= 1:
+    if span_s is None or quota.axis is not Axis.REQUESTS or quota.units_per_s * span_s >= 1 - _ROUNDING:
         return
     msg = (
         f"limit = {quota.limit:g} per {quota.per_s:g} s leaves {quota.units_per_s * span_s:g} requests per {name} = "

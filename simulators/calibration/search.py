@@ -106,9 +106,9 @@ def judge(shape: Shape, ledger: Ledger, told: Told | None, considered: Bools | N
     worth = passing_from[weighed][largest]
     low, high = np.sort(least[open_]), np.sort(most[open_])
     sizes = np.unique(np.concatenate([passing[weighed][largest], low[low > worth.min(initial=-math.inf)]]))
-    sizes = sizes[np.isfinite(sizes)]
-    if not len(sizes):
-        sizes = np.zeros(1)
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if not len(sizes):  # nothing tells it; the largest call passed
+        sizes = np.array([ledger.asked[evidence.taken].max(initial=1.0)])
     contradictions = _ADMISSION * (len(worth) - np.searchsorted(worth, sizes, side="right"))
     silent = len(low) - np.searchsorted(low, sizes, side="right") + np.searchsorted(high, sizes, side="right")
     best = int(np.argmin(contradictions + silent))
