@@ -264,18 +264,16 @@ def fetch_vocabulary(model: str, *, timeout_s: float = 30.0) -> Path:
 
 def _weigh(text: str, weights: _Weights) -> float:
     data = text.encode("utf-8", "surrogatepass")
-    counts = [_count(data, members) for members in _ASCII_CLASSES]
-    rest = len(data) - sum(counts)
+    size = len(data)
+    counts = [size - len(data.translate(None, members)) for members in _ASCII_CLASSES]
+    rest = size - sum(counts)
     if text.isascii():
         counts.append(rest)
     else:
-        wide = [_count(data, members) for members in _LEAD_BYTE_CLASSES]
-        counts += [rest - sum(wide) - _count(data, _CONTINUATION), *wide]
+        wide = [size - len(data.translate(None, members)) for members in _LEAD_BYTE_CLASSES]
+        continued = size - len(data.translate(None, _CONTINUATION))
+        counts += [rest - sum(wide) - continued, *wide]
     return sum(map(float.__mul__, weights, map(float, counts)))
-
-
-def _count(data: bytes, members: bytes) -> int:
-    return len(data) - len(data.translate(None, members))
 
 
 @lru_cache(maxsize=256)

@@ -125,7 +125,7 @@ def read_usage(start: Any, end: Any = None) -> Usage:
     """Read token counts, the later report before the earlier one; cached and cache-write tokens count as input."""
 
     def told(name: str) -> Any:
-        later = getattr(end, name, None)
+        later = None if end is None else getattr(end, name, None)
         return getattr(start, name, None) if later is None else later
 
     fresh, cached, written = (

@@ -76,14 +76,16 @@ async def parsed(response: Any) -> Any:
 
 def raise_unless_answer(response: Any, answer: Any, wanted: str) -> None:
     """Raise for a 200 that is no answer: HTML, broken JSON, one without the field ``wanted``, a gateway's ``error``."""
-    error = getattr(answer, "error", None)
-    if error:
+    found = getattr(answer, wanted, None)
+    if found:
+        return
+    if error := getattr(answer, "error", None):
         raise BadResponseError(
             f"{response.http_response.url.host} answered 200 with an error inside",
             body={"error": error},
             headers=lower_headers(response),
         )
-    if getattr(answer, wanted, None) is None:
+    if found is None:
         raise_not_an_answer(response)
 
 

@@ -20,7 +20,7 @@ import math
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from factflow_llm.ratelimit.signals import Axis, AxisLimit
@@ -131,9 +131,9 @@ class LimitHeaders:
     def limits(self) -> tuple[AxisLimit, ...]:
         """List at most one limit per axis, in a fixed order; of two told for one axis, the one with less left."""
         found: dict[Axis, AxisLimit] = {}
-        for _, limit in self._told:
-            known = found.get(limit.axis)
-            if known is None or _left(limit) < _left(known):
+        for _, limit in self._told():
+            known = found.setdefault(limit.axis, limit)
+            if known is not limit and _left(limit) < _left(known):
                 found[limit.axis] = limit
         return tuple(found.values())
 
@@ -156,19 +156,21 @@ class LimitHeaders:
         """
         waits = [
             (limit.reset_s, names.reset)
-            for names, limit in self._told
+            for names, limit in self._told()
             if limit.reset_s is not None and (limit.remaining == 0 or (limit.remaining is None and limit.axis == axis))
         ]
         return max(waits, default=None)
 
-    @cached_property
     def _told(self) -> list[tuple[_Names, AxisLimit]]:
         return [(names, limit) for names in self._families if (limit := self._read(names)) is not None]
 
     def _read(self, names: _Names) -> AxisLimit | None:
-        limit, remaining, reset = map(self._lower.get, names[1:])
-        if (limit is None and remaining is None and reset is None) or _sentinel(limit) or _sentinel(remaining):
+        told = self._lower.get
+        limit, remaining, reset = told(names.limit), told(names.remaining), told(names.reset)
+        if limit is None and remaining is None and reset is None:
             return None
+        if (limit or "").startswith("-") or (remaining or "").startswith("-"):
+            return None  # how Azure says that nothing is metered
         read = (
             None if limit is None else _number(limit),
             None if remaining is None else _number(remaining),
@@ -193,19 +195,12 @@ class LimitHeaders:
             return self._until(text)
         return seconds if seconds < _EPOCH_S else None
 
-    @cached_property
-    def _now(self) -> datetime | None:
-        return _instant(self._lower.get("date", "")) or (self._now_utc and _aware(self._now_utc))
-
     def _until(self, text: str) -> float | None:
         instant = _instant(text)
-        if instant is None or self._now is None:
+        now = _instant(self._lower.get("date", "")) or (self._now_utc and _aware(self._now_utc))
+        if instant is None or now is None:
             return None
-        return max(0.0, (instant - self._now).total_seconds())
-
-
-def _sentinel(text: str | None) -> bool:
-    return text is not None and text.lstrip().startswith("-")
+        return max(0.0, (instant - now).total_seconds())
 
 
 def _left(limit: AxisLimit) -> float:
