@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import imports, permits, simulation
+from tests.benchmarks import imports, loading, permits, simulation, sweep
 
-PARTS = {"simulation": simulation.main, "permits": permits.main, "imports": imports.main}
+PARTS = {
+    "simulation": simulation.main,
+    "permits": permits.main,
+    "imports": imports.main,
+    "loading": loading.main,
+    "sweep": sweep.main,
+}
 
 
 def main() -> None:
