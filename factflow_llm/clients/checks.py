@@ -16,6 +16,7 @@ from factflow_llm.errors import ConfigurationError, FactflowLLMError, InvalidReq
 from factflow_llm.types import ImagePart, Message, Role, TextPart, Tool, ToolCall
 
 _ROLES = frozenset(Role)
+_SPEAKERS = (Role.USER, Role.SYSTEM, Role.ASSISTANT)
 _SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
 _NO_OPTIONS = {
     "model": "it belongs to the client; make another client",
@@ -108,7 +109,15 @@ def check_messages(messages: Any) -> None:
     if not messages:
         raise InvalidRequestError("messages is empty: give at least one turn, such as Message.user(…)")
     for position, message in enumerate(messages):
-        _check_message(message, where=f"messages[{position}]")
+        if not _is_plain(message):
+            _check_message(message, where=f"messages[{position}]")
+
+
+def _is_plain(message: Any) -> bool:
+    """Tell whether this is the usual turn, of which nothing more need be asked."""
+    if type(message) is not Message or message.tool_calls or message.role not in _SPEAKERS:
+        return False
+    return type(message.content) is str and message.content.isascii()
 
 
 def _check_message(message: Any, *, where: str) -> None:

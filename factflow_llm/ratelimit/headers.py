@@ -196,11 +196,12 @@ class LimitHeaders:
         return seconds if seconds < _EPOCH_S else None
 
     def _until(self, text: str) -> float | None:
-        instant = _instant(text)
-        now = _instant(self._lower.get("date", "")) or (self._now_utc and _aware(self._now_utc))
-        if instant is None or now is None:
+        instant_s, now_s = _instant_s(text), _instant_s(self._lower.get("date", ""))
+        if now_s is None and self._now_utc is not None:
+            now_s = _aware(self._now_utc).timestamp()
+        if instant_s is None or now_s is None:
             return None
-        return max(0.0, (instant - now).total_seconds())
+        return instant_s - now_s if instant_s > now_s else 0.0
 
 
 def _left(limit: AxisLimit) -> float:
@@ -216,10 +217,12 @@ def _number(text: str) -> float | None:
 
 
 @lru_cache(maxsize=256)
-def _instant(text: str) -> datetime | None:
+def _instant_s(text: str) -> float | None:
+    """Read a moment as a Unix time."""
     text = text.strip()
     try:
-        return _aware(datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text))
+        moment = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
+        return _aware(moment).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
 
