@@ -305,8 +305,8 @@ class _World:
             signal = RateLimitSignal(outcome, heard_s, axis, None, None, verdict.limits)
         controller = self.controllers[client]
         changes = controller.settle(now, request, signal)
-        if changes and self.changes is not None:
-            self.changes += [(client, change) for change in changes]
+        if changes:
+            self.note(client, changes)
         self.record_attempt(now, request, outcome)
         if controller.wake_at <= now:
             self.decide(now, client)
@@ -314,6 +314,10 @@ class _World:
             self.finish(now, request, Ending.SUCCEEDED)
         else:
             self.failed(now, request, error, heard_s)
+
+    def note(self, client: int, changes: tuple[Change, ...]) -> None:
+        if self.changes is not None:
+            self.changes += [(client, change) for change in changes]
 
     def failed(self, now: float, request: _Request, error: str, retry_after_s: float | None) -> None:
         consequence = _CONSEQUENCES[error]
@@ -346,7 +350,7 @@ class _World:
             return
         controller = self.controllers[request.client]
         if self.hang_up(now, request):
-            controller.settle(now, request, RateLimitSignal(Outcome.IGNORED))
+            self.note(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
         else:
             controller.withdraw(request)
         self.decide(now, request.client)

@@ -525,7 +525,9 @@ def test_every_change_joins_on() -> None:
     now, flying = 0.0, []
     for number in range(3000):
         now += 0.05
-        core.submit(now, Ticket())
+        ticket = Ticket()
+        if core.submit(now, ticket):
+            flying.append(ticket)
         flying += core.advance(now)
         while len(flying) > 4:
             ticket = flying.pop(0)

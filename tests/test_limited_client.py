@@ -264,7 +264,10 @@ def test_the_settings_deadline_holds_where_the_call_names_none() -> None:
     """``retry.deadline_s`` bounds every call; a call's own deadline goes before it."""
 
     async def main() -> None:
-        limited = _wrap(_Chat(takes_s=100.0), RateLimitConfig(initial_concurrency=1, retry=RetryConfig(deadline_s=5.0)))
+        limited = _wrap(
+            _Chat(takes_s=100.0),
+            RateLimitConfig(max_concurrency=1, initial_concurrency=1, retry=RetryConfig(deadline_s=5.0)),
+        )
         busy = asyncio.ensure_future(limited.complete(HELLO))
         await asyncio.sleep(0)
         loop = asyncio.get_running_loop()

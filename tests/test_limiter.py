@@ -104,7 +104,7 @@ def test_a_deadline_ends_the_wait() -> None:
     """Who is not admitted in time fails then, with the limiter's state in the message, and leaves nothing behind."""
 
     async def main() -> None:
-        limiter = _limiter(initial_concurrency=1)
+        limiter = _limiter(initial_concurrency=1, max_concurrency=1)
         async with limiter.permit():
             with pytest.raises(DeadlineExceededError, match=r"1/1 in flight.*more time"):
                 await limiter.permit(deadline=3.0).__aenter__()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.line import NEVER, OLDEST_EVERY, Line, Refusal, Ticket, TicketState
 
 
 class _Gated(Line):
@@ -64,6 +64,37 @@ def test_priority_goes_first() -> None:
     for ticket in (low, high, higher, high_too):
         line.submit(0.0, ticket)
     assert line.advance(1.0) == [higher, high, high_too, low]
+
+
+def test_one_turn_in_ten_goes_by_age() -> None:
+    """However many urgent calls come, whoever has waited longest goes every tenth time, in order of arrival."""
+    line = _Gated(1.0)
+    patient = [Ticket(priority=-number) for number in range(3)]
+    urgent = [Ticket(priority=5) for _ in range(40)]
+    for ticket in (*patient, *urgent):
+        line.submit(0.0, ticket)
+    went = line.advance(1.0)
+    assert [went.index(ticket) + 1 for ticket in patient] == [OLDEST_EVERY, 2 * OLDEST_EVERY, 3 * OLDEST_EVERY]
+    assert [ticket for ticket in went if ticket in urgent] == urgent
+
+
+def test_age_counts_for_those_who_came_before_anybody_was_urgent_and_for_retries() -> None:
+    """The first urgent call may come late, and a call that comes back is as old as it was."""
+    line = _Gated(1.0)
+    old, older = [Ticket() for _ in range(12)], Ticket()
+    assert line.submit(1.0, older)
+    line.opens_s = 2.0
+    for ticket in old:
+        line.submit(1.0, ticket)
+    line.release(1.5, older)
+    line.submit(1.5, older)
+    for _ in range(20):
+        line.submit(1.5, Ticket(priority=1))
+    line.withdraw(old[0])
+    went = line.advance(2.0)
+    assert [went.index(ticket) for ticket in (older, old[1])] == [OLDEST_EVERY - 1, 2 * OLDEST_EVERY - 1]
+    assert old[0] not in went
+    assert line.queued == 0
 
 
 def test_whoever_overtakes_is_timed_for_itself() -> None:

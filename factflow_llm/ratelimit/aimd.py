@@ -43,6 +43,10 @@ _WINDOW_BLOCK_S = 0.4
 """A provider shut for longer than this, and than three calls take, is waiting for its window to end."""
 _FORGET_WINDOW = 3
 """Sound cuts in a row without such a block, after which the window is forgotten."""
+_EARLY = 0.3
+"""Of the time between a refusal and the next admission, the share after which the provider is taken to have opened."""
+_WHOLE = 0.05
+"""So near to a whole number of windows counts as one."""
 _USED = 0.8
 """The share of the rate that must really have been sent for the limit to count as used."""
 _CONVEX = 2.0
@@ -69,8 +73,8 @@ class Mode(Enum):
 class _Cut(NamedTuple):
     """What a ceiling is measured from; kept until it is known when the provider opened again.
 
-    ``recent`` is the rate admitted since the search last doubled; ``net`` what was sent beyond the ceiling since the
-    last cut; ``slack`` what such an excess used to be.
+    ``recent`` is the rate admitted since the search last doubled, at ``recent_since_s``; ``net`` what was sent beyond
+    the ceiling since the last cut; ``slack`` what such an excess used to be.
     """
 
     time_s: float
@@ -80,6 +84,7 @@ class _Cut(NamedTuple):
     rate: float
     admitted: float
     recent: float
+    recent_since_s: float
     net: float
     slack: float
 
@@ -156,7 +161,7 @@ class RateRule:
             ``RATE_LIMITED``; or ``COOL_OFF``, with nothing moved, when not one unit was admitted since the last cut:
             the provider is shut, which says nothing about its rate.
         """
-        admitted, since_s, recent = admitted_to - self._cut_sent, self._opened_s, 0.0
+        admitted, since_s, recent, recent_since_s = admitted_to - self._cut_sent, self._opened_s, 0.0, now
         if self.mode is not Mode.OPEN and admitted < 0.5 * unit:
             self._shut_s = sent_s
             self._cut_sent = self._step_sent = sent
@@ -167,10 +172,19 @@ class RateRule:
             admitted = admitted_to - mark
             sent_s = now
         elif self.mode is Mode.SEARCH:
-            mark_s, mark = self._mark
-            recent = (admitted_to - mark) / max(now - mark_s, 1e-3)
+            recent_since_s, mark = self._mark
+            recent = (admitted_to - mark) / max(now - recent_since_s, 1e-3)
         self._cut = _Cut(
-            now, since_s, self.mode, self.ceiling, self.rate, max(admitted, unit), recent, self._net, self._slack
+            time_s=now,
+            since_s=since_s,
+            mode=self.mode,
+            ceiling=self.ceiling,
+            rate=self.rate,
+            admitted=max(admitted, unit),
+            recent=recent,
+            recent_since_s=recent_since_s,
+            net=self._net,
+            slack=self._slack,
         )
         self._measure(self._cut, sent_s + (retry_after_s or 0.0), unit)
         self._opened_s = max(self._opened_s, now)
@@ -185,12 +199,17 @@ class RateRule:
     def admitted_again(self, sent_s: float, unit: float = 1.0) -> bool:
         """Note that the first call sent after a cut was admitted; return whether that changed the rate.
 
-        If others had been refused in between, the provider opened somewhere between the last of them and this call.
+        If others had been refused in between, the provider opened somewhere between the last of them and this call. The
+        ceiling takes it to have been early: one that is too high is found out at once, one too low only by a climb.
         """
         if self._cut is None or math.isnan(self._shut_s):
             return False
-        before = self.rate
-        self._measure(self._cut, 0.5 * (self._shut_s + sent_s), unit)
+        before, blocked_s = self.rate, self._shut_s - self._cut.time_s
+        unknown_s = sent_s - self._shut_s
+        self._measure(self._cut, self._shut_s + _EARLY * unknown_s, unit)
+        self._opened_s = self._shut_s + 0.5 * unknown_s
+        if blocked_s > _SHORT_BLOCK_S:
+            self.mode = Mode.PROBE  # a window was seen from its beginning to its end: nothing is left to search for
         self._shut_s = math.nan
         return self.rate != before
 
@@ -217,7 +236,7 @@ class RateRule:
             if self._net > max(2.0 * self._slack, _STALE_S * ceiling, _STALE_CALLS * unit):
                 self.mode, self._mark = Mode.SEARCH, (now, sent)
         else:
-            doubling_s = max(config.search_s, 8.0 * unit / before)
+            doubling_s = max(config.search_s, 8.0 * unit / before, self._window_s)
             rate = before * 2.0 ** (dt / doubling_s)
             if now - self._mark[0] >= doubling_s:
                 self._mark = (now, sent)
@@ -229,7 +248,7 @@ class RateRule:
     def _climb_s(self, unit: float) -> float:
         """Return how long a climb from a cut to the ceiling lasts."""
         config = self._config
-        return max(config.probe_s, config.probe_requests * unit / self.ceiling, 2.0 * self._window_s)
+        return max(config.probe_s, config.probe_requests * unit / self.ceiling, 3.0 * self._window_s)
 
     @property
     def _decrease(self) -> float:
@@ -247,15 +266,22 @@ class RateRule:
             ceiling = measured
         elif not sound:
             weighed = (cut.admitted + _PRIOR_CALLS * unit) / (elapsed_s + _PRIOR_CALLS * unit / cut.ceiling)
-            ceiling = min(max(weighed, 0.5 * cut.ceiling), 0.95 * cut.ceiling)
+            least = 0.25 if cut.mode is Mode.SEARCH else 0.5  # a search ends where nothing is known yet
+            ceiling = min(max(weighed, least * cut.ceiling), 0.95 * cut.ceiling)
         elif cut.recent > _GROWN * measured and blocked_s < _SHORT_BLOCK_S:
             ceiling = min(cut.recent, cut.rate)
         else:
             close = abs(measured - cut.ceiling) < 0.1 * cut.ceiling
             ceiling = 0.5 * (cut.ceiling + measured) if close else min(measured, cut.rate)
-            # a window that was not used up admits less than its quota: the rate at which it was full says more
-            reached = cut.rate / (3.0 - 2.0 * self._config.decrease)
+            # windows that were not used up admit less than their quota: the rate at which one was full says more
+            if self._window_s:
+                reached = 0.5 * (measured + cut.rate * max(1.0 - blocked_s / self._window_s, 0.0))
+            else:
+                reached = cut.rate / (3.0 - 2.0 * self._config.decrease)
             ceiling = max(ceiling, min(reached, 1.05 * measured))
+            if cut.recent:  # the end of a search: what filled the last window counts, not the slow climb before
+                filled = cut.recent * (cut.time_s - cut.recent_since_s) / (opened_s - cut.recent_since_s)
+                ceiling = max(ceiling, min(filled, cut.rate))
             self._slack = 0.5 * (cut.slack + max(cut.net, 0.0))
         self._notice_window(blocked_s > max(_WINDOW_BLOCK_S, 3.0 * unit / ceiling), sound, elapsed_s)
         self.ceiling = self.bounded(ceiling)
@@ -263,11 +289,17 @@ class RateRule:
         self._opened_s = opened_s
 
     def _notice_window(self, blocked: bool, sound: bool, elapsed_s: float) -> None:
-        """Take the time between two long blocks for the provider's window; forget it when no more of them come."""
+        """Take the time between two long blocks for the provider's window; forget it when no more of them come.
+
+        Who keeps to a window's quota is refused only at its very end: openings that lie whole windows apart confirm it.
+        """
         if blocked:
             self._window_s = min(self._window_s or math.inf, elapsed_s)
             self._unblocked_cuts = 0
-        elif sound:
+        elif sound and self._window_s:
+            windows = elapsed_s / self._window_s
+            if abs(windows - round(windows)) < _WHOLE:
+                return
             self._unblocked_cuts += 1
             if self._unblocked_cuts >= _FORGET_WINDOW:
                 self._window_s = 0.0

@@ -93,7 +93,8 @@ class RateLimitConfig(FrozenSettings):
         tokens_per_minute: likewise, for both together.
         min_requests_per_minute: the limiter never goes below this rate.
         max_requests_per_minute: the limiter never goes above this rate; ``None`` sets no bound.
-        initial_concurrency: calls in flight before anything is known; doubles each round trip while none is rejected.
+        initial_concurrency: calls in flight before anything is known; doubles each round trip, or second if that is
+            shorter, while none is rejected.
         max_concurrency: calls in flight, at most.
         decrease: multiplicative decrease: after a rejection the rate falls to this share of the *admitted* rate.
         probe_s: additive increase: seconds in which the rate climbs from the cut back to the remembered ceiling.

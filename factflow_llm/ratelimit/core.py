@@ -103,6 +103,7 @@ class LimiterCore(Line):
         self._refusal_s = 0.0
         self._slots = SlotRule(config)
         self._slots_limited = False
+        self._untold: list[Change] = []
         self._gate_s = -NEVER
         self._blocks = 0
         self._cut: _Paced | None = None
@@ -135,11 +136,12 @@ class LimiterCore(Line):
 
     # --- transitions -------------------------------------------------------------------------------------------------
 
-    def cancel(self, now: float, ticket: Ticket) -> None:
-        """Take a waiting ticket out of the line; a granted one is settled as ignored."""
+    def cancel(self, now: float, ticket: Ticket) -> tuple[Change, ...]:
+        """Take a waiting ticket out of the line; a granted one is settled as ignored. Return what changed."""
         self.withdraw(ticket)
-        if ticket.state is TicketState.GRANTED:
-            self.settle(now, ticket, RateLimitSignal(Outcome.IGNORED))
+        if ticket.state is not _GRANTED:
+            return _NO_CHANGES
+        return self.settle(now, ticket, RateLimitSignal(Outcome.IGNORED))
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
         """Take a granted ticket back with what its attempt taught; return what changed and why.
@@ -155,6 +157,9 @@ class LimiterCore(Line):
         outcome = signal.outcome
         self._counts[outcome] += 1
         shown = self._observe(now, ticket, signal.limits) if signal.limits else _NO_CHANGES
+        if self._untold:
+            shown = (*self._untold, *shown)
+            self._untold.clear()
         if outcome is _SUCCEEDED and ticket is not probe:
             paced = not (signal.limits or self._slots_limited or self._active_tokens)
             if self._active_tokens:
@@ -186,7 +191,8 @@ class LimiterCore(Line):
         """Take new settings; what was learned and who waits stay."""
         before = self.config
         self.config = config
-        changes = []
+        changes = [*self._untold]
+        self._untold.clear()
         old_slots = self._slots.limit
         self._slots.retune(config)
         if self._slots.limit != old_slots:
@@ -194,7 +200,7 @@ class LimiterCore(Line):
         for paced in self._axes:
             known = _known(config, paced.axis)
             old, paced_at = paced.rate, paced.rule.rate
-            if known not in (NEVER, _known(before, paced.axis)):
+            if not self._orders or known not in (NEVER, _known(before, paced.axis)):
                 paced.rule = RateRule(
                     config,
                     now=now,
@@ -268,9 +274,14 @@ class LimiterCore(Line):
         """Wait for the gate, then a slot, then every paced axis."""
         if now < self._gate_s:
             return self._gate_s
-        if self.in_flight >= self._slots.limit:
+        slots = self._slots
+        while self.in_flight >= slots.limit:
             self._slots_limited = True
-            return NEVER
+            doubles_at = slots.doubles_at(now)
+            if now < doubles_at:
+                return doubles_at
+            old, reason = slots.limit, slots.double(now)
+            self._untold.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
         for paced in self._active:
             cost = 1.0 if paced is self._requests else self._cost(paced.axis, ticket)
             mirror = paced.mirror
@@ -386,17 +397,17 @@ class LimiterCore(Line):
             return self._moves(now, zip(axes, rates, strict=True), Reason.RATE_LIMITED)
         self._refusal_s = max(now - ticket.granted_s, 0.0)
         changes = []
-        slots = self._slots
+        slots, old = self._slots, self._slots.limit
         paced = self._blamed(signal.axis)
         of_slots = signal.axis is Axis.CONCURRENCY or (
             signal.axis is not Axis.REQUESTS and slots.blames(ticket.in_flight)
         )
-        of_rate = not of_slots
         if of_slots:
-            old = slots.limit
             reason = slots.cut(now, ticket.in_flight, self._round_trip_s or 0.0)
             changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
-        if of_rate:
+        else:
+            if slots.limit != old:  # a wrong suspicion was taken back
+                changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, Reason.RECOVER))
             reason = paced.rule.cut(
                 now,
                 ticket.granted_s,
@@ -473,10 +484,10 @@ class LimiterCore(Line):
         if ticket.epoch < self._epoch:
             return _NO_CHANGES
         old = self._slots.limit
-        self._slots.limit = max(1.0, math.floor(min(old, self.in_flight + 1.0) * 0.9))
+        reason = self._slots.overloaded(self.in_flight)
         self._slots.new_epoch()
         self._next_epoch()
-        return (self._change(now, Axis.CONCURRENCY, old, self._slots.limit, Reason.OVERLOADED),)
+        return (self._change(now, Axis.CONCURRENCY, old, self._slots.limit, reason),)
 
     def _exhausted(self, now: float) -> tuple[Change, ...]:
         self._breaker_s, self.refusing = now + self.config.breaker_s, True

@@ -145,7 +145,7 @@ class AdaptiveRateLimiter:
             try:
                 await future
             except asyncio.CancelledError:
-                core.cancel(self._now(), ticket)
+                self._tell(core.cancel(self._now(), ticket))
                 self._advance(self._now())
                 raise
         if ticket.state is TicketState.REFUSED:

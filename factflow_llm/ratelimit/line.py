@@ -1,5 +1,7 @@
 """The waiting line: tickets in, grants and refusals out, first come first served within a priority.
 
+Higher priorities go first, but every tenth turn belongs to whoever has waited longest: nobody starves.
+
 Whoever decides *when* the head of the line may go derives from :class:`Line` and answers :meth:`Line.turn_s`. A
 waiting ticket holds no send time; ``wake_at`` says when somebody may have a turn as things stand, and any transition
 can move it: whoever drives the line calls :meth:`Line.advance` when it has come.
@@ -15,6 +17,8 @@ from factflow_llm.errors.exceptions import PermitSettledError
 
 NEVER = math.inf
 AT_ONCE = -math.inf
+OLDEST_EVERY = 10
+"""One turn in so many goes by age instead of priority."""
 
 
 class TicketState(Enum):
@@ -107,6 +111,8 @@ class Line:
         self._queue: list[tuple[int, int, Ticket]] = []
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._orders = 0
+        self._ages: list[tuple[int, Ticket]] | None = None  # who waits, by age, once priorities differ
+        self._turns = 0
 
     def open(self, now: float) -> None:
         """Begin: the first ticket has come. Time before that taught nothing."""
@@ -159,7 +165,11 @@ class Line:
         ticket.state = _WAITING
         self.queued += 1
         entry = (-ticket.priority, ticket.order, ticket)
+        if ticket.priority and self._ages is None:
+            self._ages = sorted((other.order, other) for _, _, other in self._queue)
         heappush(self._queue, entry)
+        if self._ages is not None:
+            heappush(self._ages, (ticket.order, ticket))
         if ticket.deadline_s != NEVER:
             heappush(self._deadlines, (ticket.deadline_s, ticket.order, ticket))
             self.wake_at = min(self.wake_at, ticket.deadline_s)
@@ -183,10 +193,11 @@ class Line:
             if ticket.state is not _WAITING:
                 heappop(queue)
                 continue
+            if self._ages is not None:
+                ticket = self._by_age(ticket)
             if self.refusing:
                 refusal = self.refusal(now, ticket)
                 if refusal is not None:
-                    heappop(queue)
                     self._refuse(ticket, refusal)
                     decided.append(ticket)
                     continue
@@ -194,8 +205,8 @@ class Line:
             if at > now:
                 wake = at
                 break
-            heappop(queue)
             self.queued -= 1
+            self._turns += 1
             self.grant(now, ticket)
             decided.append(ticket)
         if queue and deadlines and deadlines[0][0] < wake:
@@ -209,6 +220,14 @@ class Line:
             ticket.state = TicketState.CANCELLED
             self.queued -= 1
             self.wake_at = AT_ONCE
+
+    def _by_age(self, first: Ticket) -> Ticket:
+        """Return who goes instead of the first by priority, if it is the turn of whoever has waited longest."""
+        ages = self._ages
+        assert ages is not None
+        while ages[0][1].state is not _WAITING:
+            heappop(ages)
+        return first if (self._turns + 1) % OLDEST_EVERY else ages[0][1]
 
     def _refuse(self, ticket: Ticket, refusal: Refusal) -> None:
         self.queued -= 1

@@ -1,5 +1,8 @@
 """Calls in flight: slow start, then the largest number that the provider let through, probed by ever longer strides.
 
+A refusal comes sooner than an answer: while there is no evidence, whoever has been under way for a second counts as let
+through, and the limit doubles, however long answers take.
+
 A rejection that names no axis may speak of the rate or of slots. It speaks of slots if, of many calls let through
 lately, none was sent with so many others in flight; and if cutting the number helps. If it does not, the suspicion
 was wrong.
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
 
 
+_GIVE_WAY = 0.9
+_NEWS_S = 1.0
+"""A refusal has arrived by then."""
 _FEW = 3
 """Calls let through from which a suspicion may arise; it needs to be repeated before it counts."""
 
@@ -30,7 +36,7 @@ class SlotRule:
     """
 
     __slots__ = (
-        "_admitted", "_before_blame", "_config", "_next_s", "_peak", "_stride", "_suspect", "limit", "mode",
+        "_admitted", "_before_blame", "_config", "_full_s", "_next_s", "_peak", "_stride", "_suspect", "limit", "mode",
     )  # fmt: skip
 
     def __init__(self, config: RateLimitConfig) -> None:
@@ -42,6 +48,7 @@ class SlotRule:
         self._before_blame: tuple[float, Mode] | None = None
         self._stride = 1.0
         self._next_s = 0.0
+        self._full_s = math.nan
 
     def retune(self, config: RateLimitConfig) -> None:
         """Take new settings and keep what was learned."""
@@ -82,6 +89,26 @@ class SlotRule:
         self._next_s = now + self._hold_s(round_trip_s)
         return Reason.RATE_LIMITED
 
+    def doubles_at(self, now: float) -> float:
+        """Return when a limit that holds calls back will double, unless something is heard before."""
+        if self.mode is not Mode.OPEN or self.limit >= self._config.max_concurrency:
+            return math.inf
+        if math.isnan(self._full_s):
+            self._full_s = now
+        return self._full_s + _NEWS_S
+
+    def double(self, now: float) -> Reason:
+        """Grow because nothing was heard."""
+        self.limit = min(2.0 * self.limit, float(self._config.max_concurrency))
+        self._full_s = now
+        return Reason.SLOW_START
+
+    def overloaded(self, in_flight: int) -> Reason:
+        """Give way a little, for the provider is in trouble; grow again as soon as calls succeed."""
+        self.limit = max(1.0, math.floor(min(self.limit, in_flight + 1.0) * _GIVE_WAY))
+        self.mode, self._stride = Mode.PROBE, 1.0
+        return Reason.OVERLOADED
+
     def new_epoch(self) -> None:
         """Forget what was admitted: a cut was made, on this axis or another."""
         self._peak = self._admitted = 0
@@ -91,7 +118,7 @@ class SlotRule:
         before = self.limit
         top = float(self._config.max_concurrency)
         if self.mode is Mode.OPEN:
-            self.limit = min(before + 1.0, top)
+            self.limit, self._full_s = min(before + 1.0, top), now
             return Reason.SLOW_START if self.limit != before else None
         if now < self._next_s:
             return None
