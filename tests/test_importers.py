@@ -357,6 +357,115 @@ def test_hostile_files(tmp_path: Path, case: str) -> None:
     assert len(str(caught.value)) < 600
 
 
+RAGPULSE = """{"timestamp": "5", "input_length": 7, "output_length": 2, "session_id": "s"}
+{"timestamp": "9", "input_length": 8, "output_length": 3, "session_id": "s"}
+"""
+TRACELAB = """session_id,arrival_time,round_idx,prefix_len,input_len,output_len,tool_wait_after_ms
+a,100,0,0,512,64,250
+a,100,1,576,128,64,0
+"""
+TRACELAB_ROUND = {
+    "session_id": "s",
+    "round_index": 0,
+    "input_tokens_total": 32,
+    "output_tokens": 4,
+    "timing_events": [{"event_type": "user_message", "timestamp": "2026-01-01T00:00:00Z"}],
+}
+ROUNDS = "".join(json.dumps(TRACELAB_ROUND | {"round_index": number}) + "\n" for number in range(2))
+SPANS = "".join(json.dumps(batch(each)) + "\n" for each in (CHAT, OLD))
+RECORDED = (
+    '{"trace_version": "factflow.trace/1", "mode": "recorded", "recording": "r"}\n'
+    '{"call_id": 1, "attempt": 0, "t_arrival": 0.0, "gen_ai.usage.input_tokens": 5, "outcome": "ok"}\n'
+    '{"call_id": 2, "attempt": 0, "t_arrival": 1.0, "gen_ai.usage.input_tokens": 5, "outcome": "ok"}\n'
+)
+# Every importer: a sound file, and the piece of its second row that is replaced by something huge.
+EVERY = {
+    "azure 2023": (AZURE, "3180"),
+    "azure 2024": (AZURE_2024, "2399"),
+    "burstgpt 1": (BURSTGPT_1, "1087"),
+    "burstgpt 3": (BURSTGPT_3, "36,"),
+    "mooncake": (MOONCAKE, "7322"),
+    "ragpulse": (RAGPULSE, " 8,"),
+    "tracelab table": (TRACELAB, "128"),
+    "tracelab rounds": (ROUNDS, "32"),
+    "spans": (SPANS, '"56"'),
+    "ours": (OURS, "7,"),
+    "recording": (RECORDED, " 5,"),
+}
+
+
+@pytest.mark.parametrize(
+    "harm", ["sound", "truncated", "mixed", "huge", "not utf-8", "formula", "long line", "gzip bomb"]
+)
+@pytest.mark.parametrize("importer", EVERY)
+def test_every_importer_on_every_harm(tmp_path: Path, importer: str, harm: str) -> None:
+    """Whichever format, whichever harm: an error with file and line, in bounded memory, and nothing executed."""
+    text, number = EVERY[importer]
+    tail = number.lstrip(' "0123456789')
+    place = text.rindex(number)
+    swapped = text[:place] + "{}" + tail + text[place + len(number) :]
+    data = {
+        "sound": text.encode(),
+        "truncated": text.rstrip("\n")[: -len(text.splitlines()[-1]) * 2 // 3].encode() + b"\n",
+        "mixed": (text + (AZURE if text.startswith("{") else MOONCAKE)).encode(),
+        "huge": swapped.replace("{}", "9" * 40, 1).encode() if "{}" in swapped else b"",
+        "not utf-8": text.encode() + b"\xff\xfe\n",
+        "formula": swapped.replace("{}", "=HYPERLINK(1)", 1).encode(),
+        "long line": text.encode() + b"1" * (10 * 2**20) + b"\n",
+        "gzip bomb": gzip.compress(text.encode() + b"\n" * (80 * 2**20), compresslevel=9),
+    }[harm]
+    path = put(tmp_path, data)
+    if harm == "sound":
+        assert len(read_trace(path)) >= 1
+        return
+    tracemalloc.start()
+    try:
+        with pytest.raises(TraceError, match=r"trace\.txt:\d+: "):
+            read_trace(path)
+        assert tracemalloc.get_traced_memory()[1] < 150 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_parquet_that_is_not_what_it_seems(tmp_path: Path) -> None:
+    """A few kilobytes that hold millions of rows, and columns of text, are refused before they are unpacked."""
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "trace.parquet"
+    read_trace(put(tmp_path, OURS)).write(path)
+    sound = parquet.read_table(path)
+    rows = 5_000_000
+    bomb = pyarrow.table(
+        {
+            name: pyarrow.array(np.zeros(rows), sound.schema.field(name).type, from_pandas=True)
+            for name in sound.column_names
+        }
+    )
+    parquet.write_table(bomb.replace_schema_metadata(sound.schema.metadata), path)
+    assert path.stat().st_size < 2**17
+    with pytest.raises(TraceError, match=r"trace\.parquet: .*decompression bomb"):
+        read_trace(path)
+    name = "gen_ai.usage.input_tokens"
+    texts = sound.set_column(sound.column_names.index(name), name, pyarrow.array(["=1+1"] * len(sound)))
+    parquet.write_table(texts.replace_schema_metadata(sound.schema.metadata), path)
+    with pytest.raises(TraceError, match="input_tokens is a column of string"):
+        read_trace(path)
+
+
+def test_rows_stay_compact(tmp_path: Path) -> None:
+    """Rows are kept as numbers in columns: 24 bytes each here, and not many more while the file is read."""
+    rows = 200_000
+    header, row, _ = AZURE.splitlines(keepends=True)
+    path = put(tmp_path, header + row * rows)
+    tracemalloc.start()
+    trace = read_trace(path)
+    size, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(trace) == rows
+    assert size < 32 * rows
+    assert peak < 200 * rows
+
+
 def test_places_that_are_no_traces(tmp_path: Path) -> None:
     """A path that is missing, a folder without a trace, an archive, a pipe: each is named for what it is."""
     with pytest.raises(TraceError, match="nowhere: no such file"):

@@ -14,7 +14,18 @@ import pandas as pd
 from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import LIMIT_FIGURES, TIME_FIELDS, TOTALS, TRACE_VERSION, VALUE_FIELDS
 from simulators.traces.sessions import numbered
-from simulators.traces.source import MAX_ROWS, MAX_TIME_S, Source, known_count, parse_row, seconds, shown, wrong_time
+from simulators.traces.source import (
+    EXPANSION_FLOOR_BYTES,
+    MAX_EXPANSION,
+    MAX_ROWS,
+    MAX_TIME_S,
+    Source,
+    known_count,
+    parse_row,
+    seconds,
+    shown,
+    wrong_time,
+)
 from simulators.traces.trace import UNKNOWN, Mode, Trace, TraceError, TraceHeader
 
 if TYPE_CHECKING:
@@ -150,8 +161,17 @@ def read_parquet(path: Path) -> Trace:
         header = json.loads((file.schema_arrow.metadata or {}).get(PARQUET_HEADER_KEY, b"{}"))
         if header.get("trace_version") != TRACE_VERSION:
             raise TraceError(f"{path}: Parquet, but not a trace of ours ({TRACE_VERSION}); export it with Trace.write")
-        if file.metadata.num_rows > MAX_ROWS:
-            raise TraceError(f"{path}: {file.metadata.num_rows} rows exceed {MAX_ROWS}; split the file")
+        rows = file.metadata.num_rows
+        if rows > MAX_ROWS:
+            raise TraceError(f"{path}: {rows} rows exceed {MAX_ROWS}; split the file")
+        if 8 * len(TRACE_FIELDS) * rows > max(EXPANSION_FLOOR_BYTES, MAX_EXPANSION * path.stat().st_size):
+            raise TraceError(
+                f"{path}: {path.stat().st_size} bytes of Parquet hold {rows} rows, beyond {MAX_EXPANSION} times: this "
+                "looks like a decompression bomb; write the trace again if you trust it"
+            )
+        for field in TRACE_FIELDS.values():
+            if (kind := str(file.schema_arrow.field(field).type)) not in ("int64", "double"):
+                raise TraceError(f"{path}: {field} is a column of {kind}, not of numbers; write the trace again")
         table = file.read(columns=list(TRACE_FIELDS.values()))
         columns: dict[str, Any] = {}
         for name, field in TRACE_FIELDS.items():
