@@ -135,7 +135,7 @@ def test_one_call_is_one_attempt(
     scripted = Reply(getattr(face, reply), status=int(fault)) if isinstance(reply, str) else reply
 
     async def call(server: Loopback) -> None:
-        async with face.make(server.url, timeout_s=0.2) as client:
+        async with face.make(server.url, timeout_s=0.5 if fault == "silence" else 30) as client:
             if streamed:
                 assert [chunk async for chunk in client.stream(HELLO)] == []
             else:
