@@ -277,10 +277,10 @@ class LimiterCore(Line):
         slots = self._slots
         while self.in_flight >= slots.limit:
             self._slots_limited = True
-            doubles_at = slots.doubles_at(now)
-            if now < doubles_at:
-                return doubles_at
-            old, reason = slots.limit, slots.double(now)
+            grows_at = slots.grows_at(now)
+            if now < grows_at:
+                return grows_at
+            old, reason = slots.limit, slots.grow(now)
             self._untold.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
         for paced in self._active:
             cost = 1.0 if paced is self._requests else self._cost(paced.axis, ticket)

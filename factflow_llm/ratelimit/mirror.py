@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MINUTE_S = 60.0
 _DAY_S = 86_400.0
-_MARGIN = 0.02
+_MARGIN = 0.015
 _BLIND_S = 120.0
 _MOST = 1e12
 """No provider counts so many units or seconds: what is above is nonsense."""
@@ -85,7 +85,7 @@ class Mirror:
     def wait_s(self, now: float, cost: float) -> float:
         """Return the seconds until ``cost`` fits, with a little held back for rounding; 0 when it fits now."""
         needed = min(cost + _MARGIN * self.limit, self.limit)
-        self._refill(now)
+        self._refill(now, needed)
         missing = needed - self._level
         if missing <= 1e-9 * self.limit:
             return 0.0
@@ -97,16 +97,17 @@ class Mirror:
 
     def refused(self, now: float, cost: float) -> bool:
         """Take a refusal; return whether it was to be expected. If not, the mirror turns blind for a while."""
-        self._refill(now)
+        self._refill(now, cost)
         expected = self._level < cost + 2.0 * _MARGIN * self.limit
         self._level = min(self._level, 0.0)
         if not expected:
             self.blind, self._blind_until_s = True, now + _BLIND_S
         return expected
 
-    def _refill(self, now: float) -> None:
+    def _refill(self, now: float, needed: float) -> None:
+        """Let in what has trickled since, up to the most that was ever shown to be left, or what is needed."""
         if math.isnan(self._resets_at_s):
-            self._level = min(self._level + self.rate * (now - self._as_of_s), self.limit)
+            self._level = min(self._level + self.rate * (now - self._as_of_s), max(self._most, needed))
         elif now >= self._resets_at_s:
             self._level = self._most
             self._resets_at_s = math.nan

@@ -1,7 +1,7 @@
 """Calls in flight: slow start, then the largest number that the provider let through, probed by ever longer strides.
 
 A refusal comes sooner than an answer: while there is no evidence, whoever has been under way for a second counts as let
-through, and the limit doubles, however long answers take.
+through, and the limit grows, however long answers take.
 
 A rejection that names no axis may speak of the rate or of slots. It speaks of slots if, of many calls let through
 lately, none was sent with so many others in flight; and if cutting the number helps. If it does not, the suspicion
@@ -89,18 +89,18 @@ class SlotRule:
         self._next_s = now + self._hold_s(round_trip_s)
         return Reason.RATE_LIMITED
 
-    def doubles_at(self, now: float) -> float:
-        """Return when a limit that holds calls back will double, unless something is heard before."""
+    def grows_at(self, now: float) -> float:
+        """Return when a limit that holds calls back will grow, unless something is heard before."""
         if self.mode is not Mode.OPEN or self.limit >= self._config.max_concurrency:
             return math.inf
         if math.isnan(self._full_s):
             self._full_s = now
         return self._full_s + _NEWS_S
 
-    def double(self, now: float) -> Reason:
-        """Grow because nothing was heard."""
-        self.limit = min(2.0 * self.limit, float(self._config.max_concurrency))
-        self._full_s = now
+    def grow(self, now: float) -> Reason:
+        """Grow by one because nothing was heard; at that pace, the limit doubles in the time that news takes."""
+        self.limit = min(self.limit + 1.0, float(self._config.max_concurrency))
+        self._full_s = now - _NEWS_S * (1.0 - 1.0 / self.limit)
         return Reason.SLOW_START
 
     def overloaded(self, in_flight: int) -> Reason:
