@@ -173,7 +173,7 @@ class BucketShape(Shape):
 
     @override
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
-        burst_s = capacity / self.rate
+        burst_s = max(capacity, 1.0) / self.rate  # a hair less than one request would be none
         return Bucket(
             limit=self.rate * per_s, per_s=per_s, burst_s=burst_s, rejections_count=self.rejections_count, **fields
         )
