@@ -1,4 +1,7 @@
-"""Four linked plots in one figure that is made once: every run only moves what is drawn."""
+"""Four linked plots in one figure that is made once: every run only moves what is drawn.
+
+Titles and labels have fixed places: finding them anew takes a fifth of a drawing.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,8 @@ class RunView:
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.yaxis.set_major_formatter(FuncFormatter(look.thousands))
             ax.tick_params(labelsize="small")
+            ax.yaxis.set_label_coords(-0.08, 0.5)
+        axes[-1].xaxis.set_label_coords(0.5, -0.3)
         self._event_lines = [_vertical(ax) for ax in axes]
         self._draw_limit(self.axes["limit"])
         self._draw_counts()

@@ -146,7 +146,7 @@ def bare(ax: Axes) -> None:
 
 def title(ax: Axes, text: str) -> None:
     """Write what the picture shows above its left edge."""
-    ax.set_title(text, loc="left", fontsize="medium")
+    ax.set_title(text, loc="left", fontsize="medium", y=1.0)
 
 
 def percent(share: float, _: object = None) -> str:

@@ -86,9 +86,11 @@ def used_per_window(result: SimResult, axis: Axis, width_s: float | None = None)
     attempts = result.attempts
     if axis is Axis.CONCURRENCY:
         return pd.DataFrame({"time_s": edges[:-1], "used": _in_flight(result, edges)})
-    served = attempts.loc[attempts["outcome"] == Outcome.SUCCEEDED, ["request", "admitted_s"]]
-    sent = pd.concat([served, _unanswered(result)[["request", "admitted_s"]]])
-    used = np.histogram(sent["admitted_s"], edges, weights=_units(result, axis, sent["request"]))[0]
+    served, cut_off = (attempts["outcome"] == Outcome.SUCCEEDED).to_numpy(), _unanswered(result)
+    moments, requests = (
+        np.append(attempts[name].to_numpy()[served], cut_off[name].to_numpy()) for name in ("admitted_s", "request")
+    )
+    used = np.bincount(_windows(moments, edges), _units(result, axis, requests), minlength=len(edges) - 1)
     return pd.DataFrame({"time_s": edges[:-1], "used": used * 60.0 / np.diff(edges)})
 
 
@@ -100,14 +102,15 @@ def outcome_rates(result: SimResult, width_s: float | None = None, client: int |
     """
     edges = _edges(result, width_s)
     attempts = result.attempts if client is None else result.attempts[result.attempts["client"] == client]
-    told = {Outcome.SUCCEEDED, Outcome.RATE_LIMITED, Outcome.OVERLOADED}
-    words = attempts["outcome"].astype(str)
-    words = words.where(words.isin(told), OTHER)
-    told_in_order = (Outcome.SUCCEEDED, Outcome.RATE_LIMITED, Outcome.OVERLOADED, OTHER)
-    sent = {str(word): attempts.loc[words == word, "admitted_s"] for word in told_in_order}
-    sent[IN_FLIGHT] = _unanswered(result, client)["admitted_s"]
-    columns = {word: np.histogram(times, edges)[0] * 60.0 / np.diff(edges) for word, times in sent.items()}
-    return pd.DataFrame(columns, index=pd.Index(edges[:-1], name="time_s"))
+    columns = [str(word) for word in (Outcome.SUCCEEDED, Outcome.RATE_LIMITED, Outcome.OVERLOADED)] + [OTHER, IN_FLIGHT]
+    column_of = {word: column for column, word in enumerate(columns)}
+    of_code = [column_of.get(word, column_of[OTHER]) for word in attempts["outcome"].cat.categories]
+    cut_off = _unanswered(result, client)["admitted_s"].to_numpy()
+    sent_s = np.append(attempts["admitted_s"].to_numpy(), cut_off)
+    column = np.append(np.take(of_code, attempts["outcome"].cat.codes), np.full(len(cut_off), column_of[IN_FLIGHT]))
+    cells = np.bincount(_windows(sent_s, edges) * len(columns) + column, minlength=(len(edges) - 1) * len(columns))
+    per_minute = cells.reshape(-1, len(columns)) * 60.0 / np.diff(edges)[:, None]
+    return pd.DataFrame(per_minute, columns=columns, index=pd.Index(edges[:-1], name="time_s"))
 
 
 def waits(run: SimResult | Recording) -> Floats:
@@ -136,8 +139,7 @@ def wait_percentiles(result: SimResult, width_s: float | None = None) -> pd.Data
     """Return ``p50`` and ``p95`` of the wait of requests that succeeded, by window of arrival; NaN for none."""
     edges = _edges(result, width_s)
     served = result.requests[result.requests["outcome"] == "succeeded"]
-    window = np.searchsorted(edges, served["arrival_s"].to_numpy(), side="right") - 1
-    by_window = served.groupby(window)["wait_s"]
+    by_window = served["wait_s"].groupby(_windows(served["arrival_s"].to_numpy(), edges))
     found = pd.DataFrame({"p50": by_window.quantile(0.5), "p95": by_window.quantile(0.95)})
     return found.reindex(range(len(edges) - 1)).set_index(pd.Index(edges[:-1], name="time_s"))
 
@@ -210,6 +212,11 @@ def _cut(duration_s: float, width_s: float | None) -> Floats:
     return np.append(edges, duration_s) if len(edges) else np.array([0.0, width])
 
 
+def _windows(times: Floats, edges: Floats) -> npt.NDArray[np.int64]:
+    """Return the number of each moment's window; the end belongs to the last."""
+    return np.minimum(np.searchsorted(edges, times, side="right"), len(edges) - 1) - 1
+
+
 def _client_steps(result: SimResult, axis: Axis, client: int) -> tuple[Floats, Floats]:
     changes = result.limits[(result.limits["axis"] == axis) & (result.limits["client"] == client)]
     if changes.empty:
@@ -224,13 +231,13 @@ def _constant(result: SimResult, axis: Axis, client: int) -> float:
     return np.inf if column is None or sent.empty else float(sent[column].iloc[0])
 
 
-def _units(result: SimResult, axis: Axis, requests: pd.Series[int]) -> Floats:
+def _units(result: SimResult, axis: Axis, requests: npt.NDArray[np.int64]) -> Floats:
     if axis is Axis.REQUESTS:
         return np.ones(len(requests))
-    sizes = result.requests.set_index("request")
+    sizes = result.requests
     read, written = sizes["input_tokens"], sizes["output_tokens"]
     cost = {Axis.INPUT_TOKENS: read, Axis.OUTPUT_TOKENS: written}.get(axis, read + written)
-    return requests.map(cost).to_numpy(dtype=np.float64)
+    return cost.to_numpy(dtype=np.float64)[np.searchsorted(sizes["request"], requests)]
 
 
 def _in_flight(result: SimResult, edges: Floats) -> Floats:
@@ -243,11 +250,14 @@ def _in_flight(result: SimResult, edges: Floats) -> Floats:
 
 def _unanswered(result: SimResult, client: int | None = None) -> pd.DataFrame:
     """Return the requests in flight when the run ended: they have an admission, but no attempt that goes with it."""
-    requests = result.requests if client is None else result.requests[result.requests["client"] == client]
-    admitted = requests[(requests["outcome"] == "unfinished") & requests["admitted_s"].notna()]
-    answered = result.attempts.loc[result.attempts["request"].isin(admitted["request"]), ["request", "admitted_s"]]
-    marked = admitted.merge(answered.assign(answered=True), how="left", on=["request", "admitted_s"])
-    return marked[marked["answered"].isna()]
+    requests, attempts = result.requests, result.attempts
+    asked = (requests["outcome"] == "unfinished") & requests["admitted_s"].notna()
+    if client is not None:
+        asked &= requests["client"] == client
+    admitted = requests.loc[asked, ["request", "admitted_s"]]
+    theirs = np.isin(attempts["request"], admitted["request"])
+    last_s = dict(zip(attempts["request"][theirs], attempts["admitted_s"][theirs], strict=True))
+    return admitted[admitted["request"].map(last_s) != admitted["admitted_s"]]
 
 
 def _ends(result: SimResult, ends: pd.Series[float]) -> Floats:
