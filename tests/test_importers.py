@@ -448,7 +448,7 @@ def test_parquet_that_is_not_what_it_seems(tmp_path: Path) -> None:
         }
     )
     parquet.write_table(bomb.replace_schema_metadata(sound.schema.metadata), path)
-    assert path.stat().st_size < 2**17
+    assert path.stat().st_size < rows / 10
     with pytest.raises(TraceError, match=r"trace\.parquet: .*decompression bomb"):
         read_trace(path)
     name = "gen_ai.usage.input_tokens"
