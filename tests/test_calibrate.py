@@ -45,9 +45,11 @@ def demand(requests_per_s: float, seed: int = 1, duration_s: float = 2 * HALVES_
     return synthesize(requests_per_s, duration_s, cv=2.0, max_tokens=MAX_TOKENS, seed=seed)
 
 
-def recorded(folder: Path, provider: Provider, rate: float = 3.0, *, limited: bool = False) -> Recording:
+def recorded(
+    folder: Path, provider: Provider, rate: float = 3.0, *, limited: bool = False, duration_s: float = 2 * HALVES_S
+) -> Recording:
     """Return a recording of that demand before a provider."""
-    return record(provider, demand(rate), folder / "recording.jsonl", limited=limited)
+    return record(provider, demand(rate, duration_s=duration_s), folder / "recording.jsonl", limited=limited)
 
 
 def value(calibration: Calibration, name: str) -> Any:
@@ -174,7 +176,7 @@ def test_a_rare_quota_is_told_behind_a_common_one(tmp_path: Path) -> None:
 def test_habits_of_retry_after(habit: RetryAfter, expected: RetryAfter, tmp_path: Path) -> None:
     """What refused clients hear is told apart, and read as evidence only where it is the truth."""
     truth = Provider(latency=QUICK, meters=(FixedWindow(limit=150, phase_s=7.0),), retry_after=habit)
-    calibration = calibrate(recorded(tmp_path, truth))
+    calibration = calibrate(recorded(tmp_path, truth, duration_s=HALVES_S))
     found = calibration.provider.retry_after
     assert found.habit == expected.habit
     assert found.factor == pytest.approx(expected.factor, rel=0.02)

@@ -126,6 +126,19 @@ def test_a_fixed_window_empties_at_its_phase() -> None:
     assert meter.wait_s(70.0, 1) == 0.0
 
 
+@pytest.mark.parametrize("make", [Bucket, FixedWindow, SlidingWindow])
+def test_a_derated_quota_admits_and_shows_less(make: type[Quota]) -> None:
+    """Under pressure a share of the quota is in force, as Azure says of its pools; headers show that share."""
+    meter = make(limit=10, per_s=60, derating=0.6).meter()
+    admitted = 0
+    while not meter.wait_s(0.0, 1.0):
+        meter.charge(0.0, 1.0)
+        admitted += 1
+    assert admitted == 6
+    assert meter.show(0.0)[:2] == pytest.approx((6.0, 0.0))
+    assert make(limit=10, per_s=60, derating=0.6).units_per_s == pytest.approx(0.1)
+
+
 def test_a_sliding_window_forgets_call_by_call() -> None:
     """Room returns exactly a window after each charge, not all at once."""
     meter = SlidingWindow(limit=2, per_s=60).meter()
