@@ -33,14 +33,17 @@ if TYPE_CHECKING:
     from simulators.neighbours import Neighbour as Neighbour
     from simulators.planning import Plan as Plan
     from simulators.planning import plan as plan
+    from simulators.plots import plot_calibration as plot_calibration
     from simulators.plots import plot_fairness as plot_fairness
     from simulators.plots import plot_frontier as plot_frontier
+    from simulators.plots import plot_heat_map as plot_heat_map
     from simulators.plots import plot_limits as plot_limits
     from simulators.plots import plot_outcomes as plot_outcomes
     from simulators.plots import plot_overview as plot_overview
     from simulators.plots import plot_plan as plot_plan
     from simulators.plots import plot_queue as plot_queue
     from simulators.plots import plot_recovery as plot_recovery
+    from simulators.plots import plot_sensitivity as plot_sensitivity
     from simulators.plots import plot_study as plot_study
     from simulators.plots import plot_trace as plot_trace
     from simulators.plots import plot_waits as plot_waits
@@ -72,6 +75,8 @@ if TYPE_CHECKING:
     from simulators.traces import synthesize as synthesize
     from simulators.tuning import Study as Study
     from simulators.tuning import tune as tune
+    from simulators.variation import Variation as Variation
+    from simulators.variation import vary as vary
     from simulators.worlds import random_worlds as random_worlds
     from simulators.worlds import read_world as read_world
 
@@ -98,19 +103,23 @@ _HOMES = {
     "TraceError": "traces",
     "TraceHeader": "traces",
     "Validation": "calibration.validation",
+    "Variation": "variation",
     "backlog": "scenario",
     "calibrate": "calibrate",
     "compare": "comparison",
     "incident": "faults",
     "plan": "planning",
+    "plot_calibration": "plots",
     "plot_fairness": "plots",
     "plot_frontier": "plots",
+    "plot_heat_map": "plots",
     "plot_limits": "plots",
     "plot_outcomes": "plots",
     "plot_overview": "plots",
     "plot_plan": "plots",
     "plot_queue": "plots",
     "plot_recovery": "plots",
+    "plot_sensitivity": "plots",
     "plot_study": "plots",
     "plot_trace": "plots",
     "plot_waits": "plots",
@@ -129,6 +138,7 @@ _HOMES = {
     "suite_report": "suite",
     "synthesize": "traces",
     "tune": "tuning",
+    "vary": "variation",
     "watch": "dashboard",
 }
 
@@ -155,19 +165,23 @@ __all__ = [
     "TraceError",
     "TraceHeader",
     "Validation",
+    "Variation",
     "backlog",
     "calibrate",
     "compare",
     "incident",
     "plan",
+    "plot_calibration",
     "plot_fairness",
     "plot_frontier",
+    "plot_heat_map",
     "plot_limits",
     "plot_outcomes",
     "plot_overview",
     "plot_plan",
     "plot_queue",
     "plot_recovery",
+    "plot_sensitivity",
     "plot_study",
     "plot_trace",
     "plot_waits",
@@ -187,6 +201,7 @@ __all__ = [
     "suite_report",
     "synthesize",
     "tune",
+    "vary",
     "watch",
 ]
 

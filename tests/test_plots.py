@@ -16,11 +16,15 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 import simulators as sim
+from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.signals import Axis, Outcome, Reason
 from simulators import plots
+from simulators.calibration.validation import Validation
 from simulators.comparison import Comparison
 from simulators.plots import comparisons, look, series
+from simulators.plots.calibrations import calibration_ratios
 from simulators.tuning import Study
+from simulators.variation import Variation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +38,38 @@ TWO_EVENTS = (
     sim.Scenario(sim.backlog(WORKERS, 240), "bucket")
     .at(80, quota=0.5, label="quota halved")
     .at(160, quota=1, label="restored")
+)
+
+
+VARIED = Variation(
+    pd.DataFrame(
+        {
+            "moved": ["", "probe_s", "decrease", "decrease"],
+            "decrease": [0.97, 0.97, 0.5, 0.7],
+            "probe_s": [8.0, 60.0, 8.0, 8.0],
+            "goodput_ratio": [0.9, 0.85, 0.5, 0.7],
+        }
+    ),
+    RateLimitConfig(),
+    ("probe_s", "decrease"),
+    crossed=False,
+)
+VALIDATED = Validation(
+    name="monday",
+    since_s=0.0,
+    until_s=100.0,
+    figures=pd.DataFrame(
+        {
+            "recorded": [0.0, 4.0, 30.0],
+            "simulated": [2.0, 4.4, 27.0],
+            "error": [np.nan, 0.1, -0.1],
+            "least": [0.0, 4.0, 24.0],
+            "most": [4.0, 5.0, 30.0],
+        },
+        index=["429s", "goodput", "wait_p95_s"],
+    ),
+    decisions=pd.Series({"recorded": 0, "predicted": 2, "same": 0}),
+    timing_gap=float("nan"),
 )
 
 
@@ -420,6 +456,45 @@ def test_a_study_shows_defaults_best_and_broken_bounds(kind: Any, study: Study) 
     assert {"within the bound", "too many 429s", "defaults: 80.0%", "best: 85.0%"} <= set(_legend(ax))
     assert ax.get_xlabel()
     assert ax.get_ylabel() == "goodput ÷ oracle's"
+
+
+def test_sensitivity_puts_what_matters_most_on_top() -> None:
+    """A row per setting, widest first; marks below and above the value moved from; a line where nothing was moved."""
+    ax = _draw(plots.plot_sensitivity, VARIED)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["decrease", "probe_s"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    assert [sorted(line.get_xdata()) for line in ax.lines if line.get_color() == look.GREY] == [[0.5, 0.9], [0.85, 0.9]]
+    marks = {line.get_marker(): line.get_xdata().tolist() for line in ax.lines if line.get_color() == look.ORANGE}
+    assert marks == {"^": [0.85]}
+    assert ax.get_xlabel() == "goodput ÷ oracle's (dashed: nothing moved, 90%)"
+
+
+def test_the_heat_map_writes_each_figure_in_its_field() -> None:
+    """First setting up, second across, values ascending; ink tells from the ground."""
+    frame = pd.DataFrame(
+        {"moved": "decrease, probe_s", "decrease": [0.5, 0.5, 0.9, 0.9], "probe_s": [2.0, 8.0, 2.0, 8.0],
+         "wait_p95_s": [1.0, 2.0, 3.0, 180.0]}
+    )  # fmt: skip
+    variation = Variation(frame, RateLimitConfig(), ("decrease", "probe_s"), crossed=True)
+    ax = _draw(plots.plot_heat_map, variation, figure="wait_p95_s")
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title(loc="left")) == ("probe_s", "decrease", "Wait p95")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0.5", "0.9"]
+    assert [text.get_text() for text in ax.texts] == ["1 s", "2 s", "3 s", "3 min"]
+    assert [text.get_color() for text in ax.texts] == ["white"] * 3 + ["black"]
+
+
+def test_calibration_is_what_was_simulated_over_what_was_recorded() -> None:
+    """One row per figure with the range of its seeds; what was recorded as 0 has no ratio, but its numbers."""
+    ratios = calibration_ratios(VALIDATED)
+    assert ratios.loc["goodput"].tolist() == [1.1, 1.0, 1.25]
+    assert ratios.loc["429s"].isna().all()
+    ax = _draw(plots.plot_calibration, VALIDATED)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["429s", "goodput", "wait_p95_s"]
+    assert [text.get_text() for text in ax.texts] == ["0 → 2", "4 → 4.4", "30 s → 27 s"]
+    assert ax.get_xlim()[0] < 0.8 < 1.25 < ax.get_xlim()[1]
+    assert [line.get_xdata().tolist() for line in ax.lines if line.get_linewidth() == 2.0][1:] == [
+        [1.0, 1.25], [0.8, 1.0],
+    ]  # fmt: skip
 
 
 def test_closed_sets_have_a_look_each() -> None:
