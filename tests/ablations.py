@@ -1,0 +1,152 @@
+"""What each mechanism of the limiter is worth: the suite's worlds with one of them switched off at a time.
+
+``python -m tests.ablations --write`` runs them (a quarter of an hour on two cores) and writes the table beside the
+other golden reports. A mechanism that costs nothing when it is missing has no place in the rule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from factflow_llm.ratelimit import aimd, core, slots
+from factflow_llm.ratelimit.aimd import RateRule
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.core import LimiterCore
+from factflow_llm.ratelimit.mirror import Mirror
+from factflow_llm.ratelimit.slots import SlotRule
+from simulators.engine import simulate
+from simulators.policies import oracle
+from simulators.worlds import MeasuredWorld, random_worlds, suite
+
+GOLDEN = Path(__file__).parent / "golden" / "ablations.txt"
+WORLDS = (
+    "bucket-true", "bucket-absent", "burst-true", "fixed-10-true", "fixed-60-absent", "sliding-true", "sliding-absent",
+    "slots", "storm", "openai-1", "openai-1-blind", "azure", "anthropic", "below", "code-2x", "clients-4", "rqc-10",
+    "nall", "rejections-count",
+)  # fmt: skip
+RANDOM_WORLDS = 12
+_WORST = 3
+_NOTHING = 0.05
+
+Patch = Callable[[], Any]
+_step, _grant = RateRule.step, LimiterCore.grant
+
+
+class Ablation(NamedTuple):
+    """A mechanism, and how to do without it."""
+
+    name: str
+    patch: Patch
+    config: RateLimitConfig = RateLimitConfig()
+
+
+def _constant(module: Any, name: str, value: float) -> Patch:
+    return lambda: mock.patch.object(module, name, value)
+
+
+def _method(owner: type, name: str, stand_in: Callable[..., Any]) -> Patch:
+    return lambda: mock.patch.object(owner, name, stand_in)
+
+
+def _always_limited(rule: RateRule, now: float, sent: float, *, limited: bool, unit: float = 1.0) -> Any:
+    return _step(rule, now, sent, limited=True, unit=unit)
+
+
+def _of_every_epoch(limiter: LimiterCore, now: float, ticket: Any) -> None:
+    _grant(limiter, now, ticket)
+    ticket.epoch = 10**9
+
+
+def _nothing() -> Any:
+    return mock.MagicMock()
+
+
+ABLATIONS = (
+    Ablation("epochs: refusals of one burst are one event", _method(LimiterCore, "grant", _of_every_epoch)),
+    Ablation("measured ceiling: 20 calls make a sound sample", _constant(aimd, "SOUND_SAMPLE", 10**9)),
+    Ablation("shallow cuts: 0.97 of what was measured", _nothing, RateLimitConfig(decrease=0.5)),
+    Ablation("the climb steepens above the ceiling", _constant(aimd, "_CONVEX", 0.0)),
+    Ablation("search: a stale ceiling is doubled away from", _constant(aimd, "_STALE_S", math.inf)),
+    Ablation("growth only when the limit was used", _method(RateRule, "step", _always_limited)),
+    Ablation("windows are recognised by long blocks", _constant(aimd, "_WINDOW_BLOCK_S", math.inf)),
+    Ablation("openings whole windows apart confirm a window", _constant(aimd, "_WHOLE", 0.0)),
+    Ablation("an unseen opening is taken to be early", _constant(aimd, "_EARLY", 0.5)),
+    Ablation("canary: the first call after a cut goes alone", _constant(core, "_CANARY_S", 0.0)),
+    Ablation("Retry-After and cool-off gate dispatch", _nothing, RateLimitConfig(cool_off_cap_s=1e-3)),
+    Ablation("slow start of calls in flight", _nothing, RateLimitConfig(initial_concurrency=1024)),
+    Ablation("calls in flight grow in silence", _constant(slots, "_NEWS_S", math.inf)),
+    Ablation("refusals may speak of slots", _method(SlotRule, "blames", lambda rule, in_flight: False)),
+    Ablation("overload takes a tenth off the calls in flight", _constant(slots, "_GIVE_WAY", 1e9)),
+    Ablation("headers are a prior", _method(Mirror, "observe", lambda mirror, *_, **__: False)),
+)
+ALL = Ablation("all of it", _nothing)
+
+
+def worlds() -> list[MeasuredWorld]:
+    """Return where mechanisms are tried: worlds of the suite, and some drawn at random."""
+    known = suite()
+    return [*(known[name] for name in WORLDS), *random_worlds(RANDOM_WORLDS, seed=9).values()]
+
+
+def measure(ablation: Ablation, world: MeasuredWorld, seed: int) -> tuple[float, float]:
+    """Return goodput ratio and share of 429s without the mechanism."""
+    best = simulate(world.scenario, oracle(), seed, world.clients, "summary")
+    with ablation.patch():
+        found = simulate(world.scenario, ablation.config, seed, world.clients, "summary").summary(best)
+    return float(found["goodput_ratio"]), float(found["rejected_share"])
+
+
+def report(seeds: int, jobs: int = 2) -> str:
+    """Return the table: per mechanism the mean change without it, and the worlds that suffer most."""
+    everywhere = worlds()
+    tried = (ALL, *ABLATIONS)
+    asked = itertools.product(range(len(tried)), range(len(everywhere)), range(seeds))
+    found = Parallel(n_jobs=jobs)(delayed(_measure)(*each) for each in asked)
+    means = np.array(found).reshape(len(tried), len(everywhere), seeds, 2).mean(axis=2) * 100
+    base = means[0]
+    lines = [
+        f"{len(everywhere)} worlds, {seeds} paired seeds; goodput ratio and share of 429s, in points of a hundred",
+        f"with {ALL.name}: {base[:, 0].mean():.1f} % of the oracle's goodput, {base[:, 1].mean():.2f} % of 429s",
+        "",
+        f"{'without':54} {'goodput':>8} {'429s':>7}  worlds that suffer most (goodput, 429s)",
+    ]
+    for ablation, mine in zip(ABLATIONS, means[1:], strict=True):
+        moved = mine - base
+        harm = moved[:, 0] - moved[:, 1]
+        worst = ", ".join(
+            f"{everywhere[place].name} {moved[place, 0]:+.1f}, {moved[place, 1]:+.1f}"
+            for place in np.argsort(harm)[:_WORST]
+            if harm[place] < -_NOTHING
+        )
+        goodput, rejected = moved.mean(axis=0)
+        lines.append(f"{ablation.name:54} {goodput:+8.2f} {rejected:+7.2f}  {worst or 'none'}")
+    return "\n".join(lines) + "\n"
+
+
+def _measure(number: int, place: int, seed: int) -> tuple[float, float]:
+    return measure((ALL, *ABLATIONS)[number], worlds()[place], seed)
+
+
+def main() -> None:
+    """Print the table, or write it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.ablations", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help=f"write {GOLDEN.name}")
+    asked = parser.parse_args()
+    text = report(asked.seeds)
+    if asked.write:
+        GOLDEN.write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
