@@ -16,6 +16,7 @@ from factflow_llm.errors import (
     BreakerOpenError,
     DeadlineExceededError,
     ErrorReason,
+    InvalidRequestError,
     PermitSettledError,
     WrongEventLoopError,
 )
@@ -596,3 +597,11 @@ def test_retune_takes_effect_on_those_who_wait() -> None:
         await asyncio.gather(*tasks)
 
     run_virtually(main())
+
+
+@pytest.mark.parametrize("name", ["input_tokens", "output_tokens", "deadline"])
+@pytest.mark.parametrize("value", [-1, float("nan")])
+def test_senseless_permits_are_refused(name: str, value: float) -> None:
+    """A negative number or NaN would disturb the budgets of everybody: the error names it and the remedy."""
+    with pytest.raises(InvalidRequestError, match=rf"{name} = {value!r} must be at least 0; leave it out"):
+        _limiter().permit(**{name: value})  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from factflow_llm.errors import (
     DeadlineExceededError,
     ErrorMetadata,
     ErrorReason,
+    InvalidRequestError,
     LLMErrorClassification,
     PermitSettledError,
     WrongEventLoopError,
@@ -89,14 +90,17 @@ class AdaptiveRateLimiter:
             deadline: on the event loop's clock (``loop.time()``); a call not admitted by then fails.
 
         Raises:
+            InvalidRequestError: for tokens below 0, or a deadline that is no time.
             DeadlineExceededError: on entering, when the deadline passes first.
             BreakerOpenError: on entering, while the quota is exhausted.
             WrongEventLoopError: on entering, from another event loop than the first.
         """
-        ticket = CallTicket(
-            input_tokens, output_tokens, priority=priority, deadline_s=NEVER if deadline is None else deadline
-        )
-        return Permit(self, ticket)
+        deadline_s = NEVER if deadline is None else deadline
+        for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("deadline", deadline_s)):
+            if value is not None and not value >= 0:
+                msg = f"permit(): {name} = {value!r} must be at least 0; leave it out where it is unknown"
+                raise InvalidRequestError(msg)
+        return Permit(self, CallTicket(input_tokens, output_tokens, priority=priority, deadline_s=deadline_s))
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call ``subscriber`` at every change of a limit; return what ends the subscription."""
