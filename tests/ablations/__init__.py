@@ -6,7 +6,6 @@ other golden reports. A mechanism that costs nothing when it is missing has no p
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import math
@@ -28,7 +27,7 @@ from simulators.engine import simulate
 from simulators.policies import oracle
 from simulators.worlds import MeasuredWorld, random_worlds, suite
 
-GOLDEN = Path(__file__).parent / "golden" / "ablations.txt"
+GOLDEN = Path(__file__).parent.parent / "golden" / "ablations.txt"
 WORLDS = (
     "bucket-true", "bucket-absent", "burst-true", "fixed-10-true", "fixed-60-absent", "sliding-true", "sliding-absent",
     "slots", "storm", "openai-1", "openai-1-blind", "azure", "anthropic", "below", "code-2x", "clients-4", "rqc-10",
@@ -155,19 +154,3 @@ def report(seeds: int, jobs: int = 2) -> str:
 
 def _measure(number: int, place: int, seed: int) -> tuple[float, float]:
     return measure(TRIED[number], worlds()[place], seed)
-
-
-def main() -> None:
-    """Print the table, or write it."""
-    parser = argparse.ArgumentParser(prog="python -m tests.ablations", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help=f"write {GOLDEN.name}")
-    asked = parser.parse_args()
-    text = report(asked.seeds)
-    if asked.write:
-        GOLDEN.write_text(text, encoding="utf-8")
-    print(text, end="")
-
-
-if __name__ == "__main__":
-    main()
