@@ -5,7 +5,7 @@ the very machine that decides behind the HTTP face. ``python -m tests.calibrated
 and writes ``tests/golden/calibration/hidden.txt``, the same on every host, in about ten minutes. With ``--over-http``
 the real SDK asks real servers in real time: thirty-two recordings of 90 s, no two runs the same.
 
-The seeds are none of those that were looked at while the calibrator was made.
+The calibrator was made on other seeds; docs/calibration.md says which.
 """
 
 from __future__ import annotations
