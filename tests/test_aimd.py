@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factflow_llm.ratelimit import aimd
 from factflow_llm.ratelimit.aimd import Mode, RateRule
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.signals import Reason
@@ -62,6 +63,16 @@ class _World:
     def wait(self, seconds: float) -> None:
         self.now += seconds
         self.level = min(self.burst, self.level + seconds * self.quota(self.now))
+
+
+class _Windows(_World):
+    """The same in front of ten-second windows of a hundred calls; refusals are told when the next one opens."""
+
+    def wait(self, seconds: float) -> None:
+        before = self.now
+        self.now += seconds
+        if before // 10.0 != self.now // 10.0:
+            self.level = 10.0 * self.quota(self.now)
 
 
 def _reject(rule: RateRule, now: float, sent: float) -> Reason:
@@ -168,6 +179,42 @@ def test_a_halved_quota_is_obeyed() -> None:
     world.run(1260.0)
     assert world.rejected <= 0.05 * (world.admitted + world.rejected)
     assert world.admitted >= 0.88 * 5.0 * 600.0
+
+
+def _in_windows(quota: Callable[[float], float]) -> _World:
+    world = _Windows(_open(), quota=quota, burst=100.0)
+    world.run(300.0)
+    return world
+
+
+def test_windows_are_known_by_their_openings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who fills windows to their last second is hardly refused, and never forgets what they are."""
+    world = _in_windows(lambda _: 10.0)
+    world.run(3300.0)
+    assert world.rejected <= 0.006 * world.admitted
+    assert world.admitted >= 0.985 * 30_000
+    monkeypatch.setattr(aimd, "_WHOLE", 0.0)
+    forgetful = _in_windows(lambda _: 10.0)
+    forgetful.run(3300.0)
+    assert forgetful.rejected > 1.5 * world.rejected
+
+
+def test_the_last_window_ends_a_search() -> None:
+    """A quota that grew is known by what filled one window, not by the long climb that led there."""
+    world = _in_windows(lambda now: 10.0 if now < 600.0 else 20.0)
+    world.run(900.0)
+    assert world.rule.ceiling == pytest.approx(20.0, rel=0.12)
+
+
+def test_a_window_that_was_seen_to_end_leaves_nothing_to_search_for() -> None:
+    """The first refusal opens a search, unless the provider was seen to stay shut and to open again."""
+    shut = _open()
+    for moment in (1.0, 2.0, 4.0, 8.0):
+        shut.cut(moment, moment, 100.0, 100.0)
+    assert shut.mode is Mode.SEARCH
+    assert shut.admitted_again(12.0)
+    assert shut.mode is Mode.PROBE
+    assert 100.0 / 12.0 < shut.ceiling < 100.0 / 8.0
 
 
 def test_new_settings_keep_what_was_learned() -> None:

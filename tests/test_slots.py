@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,3 +144,34 @@ def test_slots_stay_within_their_bounds(history: list[tuple[str, float, int]], t
         else:
             rule.new_epoch()
         assert 1.0 <= rule.limit <= top
+
+
+def test_slots_grow_in_silence() -> None:
+    """Where answers take minutes, a second without a refusal lets one more go, and then twice as many every second."""
+    rule = _rule(16)
+    assert rule.grows_at(10.0) == 11.0
+    now = 11.0
+    while rule.limit < 32.0:
+        assert rule.grow(now) is Reason.SLOW_START
+        now = rule.grows_at(now)
+    assert now == pytest.approx(11.0 + math.log(2.0), abs=0.05)
+
+
+def test_slots_do_not_grow_in_silence_once_there_is_evidence() -> None:
+    """After a refusal or overload only answers make room; nor does silence lead above the configured number."""
+    cut, tired = _proved(), _rule()
+    cut.cut(1.0, 13, 1.0)
+    tired.overloaded(16)
+    assert cut.grows_at(2.0) == tired.grows_at(2.0) == math.inf
+    full = SlotRule(RateLimitConfig(initial_concurrency=4, max_concurrency=4))
+    assert full.grows_at(2.0) == math.inf
+
+
+def test_overload_takes_a_tenth_and_gives_it_back() -> None:
+    """Trouble at the provider costs a tenth of the calls in flight; the first answers of a full house win it back."""
+    rule = _rule(100)
+    assert rule.overloaded(79) is Reason.OVERLOADED
+    assert rule.limit == 72.0
+    for now in range(4):
+        rule.step(float(now), 1.0)
+    assert rule.limit >= 80.0
