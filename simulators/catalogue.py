@@ -6,11 +6,13 @@ import difflib
 import math
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from factflow_llm.errors import ConfigurationError
+from factflow_llm.files import write_new
+from factflow_llm.tables import toml_value
 from simulators.faces import Api, shown_axes
 from simulators.faults import Fault  # noqa: TC001 - pydantic reads the annotation
 from simulators.latency import LatencyModel
@@ -111,6 +113,30 @@ class Provider(BaseModel):
         """Return this provider with more going wrong."""
         return self.model_copy(update={"faults": (*self.faults, *faults)})
 
+    def to_toml(self, path: str | Path | None = None, *, overwrite: bool = False, comment: str = "") -> str:
+        """Write the provider as TOML, without what is default, and return the text; :func:`provider` reads the file.
+
+        Args:
+            path: where to write; ``None`` writes nothing.
+            overwrite: an existing file may be replaced.
+            comment: lines for the top of the file.
+
+        Raises:
+            ConfigurationError: the file exists, or cannot be written.
+        """
+        told = _told(self)
+        tables = {key: value for key, value in told.items() if isinstance(value, dict | list)}
+        lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in told.items() if key not in tables]
+        for key, value in tables.items():
+            for table in value if isinstance(value, list) else [value]:
+                lines += ["", f"[[{key}]]" if isinstance(value, list) else f"[{key}]"]
+                lines += [f"{name} = {toml_value(item)}" for name, item in table.items()]
+        text = "\n".join(lines) + "\n"
+        if path is not None:
+            write_new(Path(path), text, overwrite=overwrite)
+        return text
+
 
 def provider_names() -> list[str]:
     """Return the names of the presets."""
@@ -145,6 +171,21 @@ def _load(path: Path) -> Provider:
         raise ConfigurationError(msg) from None
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {'; '.join(map(_problem, error.errors()))}") from None
+
+
+def _told(model: BaseModel) -> dict[str, Any]:
+    """Return what is not default as plain values; of what comes in kinds, always the kind."""
+    fields = type(model).model_fields
+    values = {name: getattr(model, name) for name in sorted(fields, key=lambda name: name != "kind")}
+    return {
+        name: _plain(value) for name, value in values.items() if name == "kind" or value != fields[name].get_default()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _told(value)
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _problem(error: ErrorDetails) -> str:

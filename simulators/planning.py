@@ -88,16 +88,18 @@ class Plan:
 
         return plot_plan(self, ax=ax, **line)
 
-    def _headline(self) -> str:
+    @property
+    def headline(self) -> str:
+        """What was asked, and the answer, in one line."""
         choice = self.choice
         fits = "no provider meets it as sold" if choice is None else f"{choice} meets it as sold"
         return f"{self.workload}: wait p95 at most {self.deadline_s:g} s; {fits}"
 
     def __repr__(self) -> str:
-        return f"<Plan {self._headline()}>\n{self.table().round(3).to_string()}"
+        return f"<Plan {self.headline}>\n{self.table().round(3).to_string()}"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{self._headline()}</b></p>{self.table().round(3).to_html()}"
+        return f"<p><b>{self.headline}</b></p>{self.table().round(3).to_html()}"
 
 
 def plan(

@@ -17,8 +17,10 @@ import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.recorder import AttemptRow, Recorder, RowOutcome
 from factflow_llm.settings import LLMConfig
+from simulators.cli import notebooks
 from simulators.cli.app import app
 from simulators.comparison import HEADLINES
+from simulators.quotas import Bucket
 
 _ROOT = Path(__file__).parents[1]
 _AZURE = _ROOT.parent / "shared" / "traces" / "azure2023" / "AzureLLMInferenceTrace_code.csv"
@@ -57,7 +59,21 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what works -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [[], ["simulate"], ["replay"], ["compare"], ["tune"], ["serve"], ["providers"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["simulate"],
+        ["replay"],
+        ["compare"],
+        ["tune"],
+        ["plan"],
+        ["calibrate"],
+        ["lab"],
+        ["serve"],
+        ["providers"],
+    ],
+)
 def test_help_teaches_by_example(command: list[str]) -> None:
     """Every help text holds commands to copy."""
     result = _run(*command, "--help")
@@ -140,6 +156,132 @@ def test_replay_of_a_recording_shows_what_really_happened() -> None:
     assert recorded["attempts_per_success"] == pytest.approx(1.5)
     assert recorded["wait_p95_s"] == pytest.approx(3.8)
     assert recorded["goodput_ratio"] is None
+
+
+def test_replay_draws_the_first_policy() -> None:
+    """A picture beside the tables."""
+    assert _run("replay", "sample", "--duration", "60", "--plot", "replay.png").exit_code == 0
+    assert Path("replay.png").read_bytes().startswith(_PNG)
+
+
+def test_plan_tells_which_provider_fits() -> None:
+    """A table with what is needed, for machines all sizes that were tried, and a picture."""
+    words = ["plan", "sample", "--duration", "60", "--provider", "openai-tier-1", "--provider", "openai-tier-3"]
+    result = _run(*words, "--deadline", "1", "--jobs", "1", "--plot", "plan.png")
+    assert result.exit_code == 0, result.output
+    assert "wait p95 at most 1 s; openai-tier-3 meets it as sold" in result.stdout
+    assert Path("plan.png").read_bytes().startswith(_PNG)
+    document = _document(*words, "--deadline", "1", "--jobs", "1")
+    planned = sim.plan(
+        sim.sample_trace().window(0, 60), providers=["openai-tier-1", "openai-tier-3"], deadline=1, jobs=1
+    )
+    assert document["choice"] == planned.choice == "openai-tier-3"
+    assert [row["provider"] for row in document["providers"]] == ["openai-tier-1", "openai-tier-3"]
+    assert len(document["sizes"]) == len(planned.frame)
+
+
+def test_plan_takes_settings_from_a_file() -> None:
+    """A limiter that is held at one call at once waits where the quota would not."""
+    RateLimitConfig(initial_concurrency=1, max_concurrency=1).to_toml("slow.toml")
+    words = ["plan", "sample", "--duration", "60", "--provider", "openai-tier-3", "--jobs", "1"]
+    assert _document(*words)["choice"] == "openai-tier-3"
+    assert _document(*words, "--settings", "slow.toml")["choice"] is None
+
+
+def _record(path: str) -> None:
+    """Write a recording of 60 s before a bucket of a request a second, behind retries without a limiter."""
+    spec = sim.provider("bucket").model_copy(
+        update={"meters": (Bucket(limit=1, per_s=1, burst_s=2),), "latency": sim.LatencyModel(first_token_s=0.2)}
+    )
+    scenario = sim.Scenario(sim.synthesize(1.2, 60, seed=3), spec)
+    run = sim.simulate(scenario, sim.policies.retry_only(), seed=3)
+    sizes = run.requests.set_index("request")
+    with Recorder(path) as recorder:
+        for row in run.attempts.itertuples():
+            ok = row.outcome == "succeeded"
+            request = sizes.loc[row.request]
+            recorder.record(
+                AttemptRow(
+                    call_id=row.request, attempt=row.attempt, arrival_s=request["arrival_s"],
+                    admitted_s=row.admitted_s, sent_s=row.admitted_s, end_s=row.end_s,
+                    first_chunk_s=row.end_s if ok else None, model="m", provider="openai", operation="chat",
+                    input_tokens=int(request["input_tokens"]), output_tokens=int(request["output_tokens"]),
+                    status=200 if ok else 429, outcome=RowOutcome.OK if ok else RowOutcome.RATE_LIMITED,
+                )
+            )  # fmt: skip
+
+
+def test_calibrate_writes_a_provider_to_simulate() -> None:
+    """Findings with their intervals, the rest of the recording foretold, and a file that --provider reads."""
+    _record("recording.jsonl")
+    words = ["calibrate", "recording.jsonl", "--until", "45", "--policy", "retry-only"]
+    result = _run(*words, "--name", "theirs", "--out", "provider.toml", "--plot", "calibration.png")
+    assert result.exit_code == 0, result.output
+    for told in ("requests: window", "bucket", "pinned down", "429s", "which calibration has not seen"):
+        assert told in result.stdout
+    assert Path("calibration.png").read_bytes().startswith(_PNG)
+    assert "requests: window" in Path("provider.toml").read_text()
+    written = sim.provider("provider.toml")
+    assert (written.name, written.meters[0].kind) == ("theirs", "bucket")
+    document = _document(*words)
+    assert document["provider"] == sim.calibrate(
+        sim.read_recording("recording.jsonl"), 45, name="calibrated"
+    ).provider.model_dump(mode="json")
+    assert {row["figure"] for row in document["findings"]} >= {"requests: window", "Retry-After"}
+    assert set(document["validation"]["goodput"]) == {"recorded", "simulated", "error", "least", "most"}
+    assert _run("simulate", "--duration", "20", "--provider", "provider.toml").exit_code == 0
+
+
+def test_calibrate_without_anything_held_out_foretells_nothing() -> None:
+    """All of the recording is looked at: findings, and no comparison."""
+    _record("recording.jsonl")
+    assert _document("calibrate", "recording.jsonl")["validation"] is None
+
+
+def test_lab_opens_the_clones_notebooks_or_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JupyterLab is run on notebook 01, with whatever else was said; a copy keeps what is there already."""
+    commands: list[list[str]] = []
+
+    def ran(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr("simulators.cli.notebooks.subprocess.run", ran)
+    assert _run("lab", "--no-browser", "--port", "8899").exit_code == 3
+    first = "01_first_simulation.ipynb"
+    assert commands[-1][1:] == [
+        "-m", "jupyterlab", str(_ROOT / "notebooks" / first), "--no-browser", "--port", "8899",
+    ]  # fmt: skip
+    Path("mine").mkdir()
+    (Path("mine") / first).write_text("my work")
+    _run("lab", "--to", "mine")
+    assert commands[-1][1:] == ["-m", "jupyterlab", str(Path("mine") / first)]
+    assert (Path("mine") / first).read_text() == "my work"
+    assert len(list(Path("mine").iterdir())) == 6
+
+
+def test_lab_from_a_wheel_copies_the_notebooks_to_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the package is not to be changed: a copy is opened instead."""
+    packaged = tmp_path / "installed" / "simulators"
+    (packaged / "notebooks").mkdir(parents=True)
+    (packaged / "notebooks" / notebooks.FIRST).write_text("{}")
+    monkeypatch.setattr(notebooks, "_PACKAGE", packaged)
+    assert notebooks.folder(None) == Path("factflow-notebooks")
+    assert (Path("factflow-notebooks") / notebooks.FIRST).read_text() == "{}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell: str) -> None:
+    """The script that a shell loads is printed, and answers with the commands that begin so."""
+    environment = os.environ | {"PYTHONPATH": str(_ROOT), "_FACTFLOW_LLM_COMPLETE": f"source_{shell}"}
+    command = [sys.executable, "-m", "simulators"]
+    script = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "factflow-llm" in script
+    asked = {"_FACTFLOW_LLM_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": "factflow-llm ca"}
+    asked |= {"COMP_WORDS": "factflow-llm ca", "COMP_CWORD": "1", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    told = subprocess.run(command, env=environment | asked, capture_output=True, text=True, check=True).stdout
+    assert "calibrate" in told
+    assert "simulate" not in told
 
 
 def test_compare_prints_intervals_and_explains_the_fixed_rate() -> None:
@@ -305,6 +447,16 @@ def test_a_real_trace_is_replayed() -> None:
         (["tune", "--seed", "-1"], "seed = -1"),
         (["tune", "--max-rejected-share", "2"], "max_rejected_share = 2.0"),
         (["serve", "-p", "nobody"], "no provider is called 'nobody'"),
+        (["plan", "none.csv"], "none.csv: no such file"),
+        (["plan", "--deadline", "nan"], "deadline = nan must be a finite number of seconds above 0"),
+        (["plan", "--deadline", "-1"], "deadline = -1.0 must be"),
+        (["plan", "--settings", "typo.toml"], "did you mean 'decrease'"),
+        (["plan", "--provider", "nobody"], "no provider is called 'nobody'"),
+        (["plan", "--plot", "plan.doc"], "cannot draw a .doc"),
+        (["calibrate", "none.jsonl"], "none.jsonl: no such file"),
+        (["calibrate", "wrong.csv"], "wrong.csv"),
+        (["calibrate", "empty.csv", "--plot", "c.png"], "add --until SECONDS"),
+        (["lab", "--to", "empty.csv"], "--to empty.csv: cannot be written"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(words: list[str], told: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import simulators
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.signals import Axis
 from simulators.catalogue import Provider, provider, provider_names
+from simulators.faults import incident
 from simulators.provider import Call, ProviderMachine
 from simulators.streams import Streams
 
@@ -39,12 +40,26 @@ def test_every_preset_serves_a_call(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", provider_names())
-def test_every_preset_survives_being_written_down(name: str) -> None:
-    """What a provider dumps, in Python and in JSON, makes the same provider again, defaults included."""
+def test_every_preset_survives_being_written_down(name: str, tmp_path: Path) -> None:
+    """What a provider dumps, in Python, JSON and TOML, makes the same provider again, defaults included."""
     spec = provider(name)
     assert Provider(**spec.model_dump()) == spec
     assert Provider.model_validate(spec.model_dump(mode="json")) == spec
     assert Provider.model_validate_json(spec.model_dump_json()) == spec
+    spec.to_toml(tmp_path / "written.toml", comment="first line\nsecond line")
+    assert provider(tmp_path / "written.toml") == spec
+
+
+def test_what_goes_wrong_is_written_down_too(tmp_path: Path) -> None:
+    """Quotas and faults keep their kinds in the file, and what is default is left out."""
+    spec = provider("slots").with_faults(*incident("anthropic-529-storm", start_s=300))
+    text = spec.to_toml(tmp_path / "written.toml")
+    assert provider(tmp_path / "written.toml") == spec
+    assert '[[meters]]\nkind = "slots"' in text
+    assert text.count('[[faults]]\nkind = "refused"') == 2
+    assert "clock_skew_s" not in text
+    with pytest.raises(ConfigurationError, match="the file exists"):
+        spec.to_toml(tmp_path / "written.toml")
 
 
 @pytest.mark.parametrize(

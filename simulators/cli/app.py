@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from factflow_llm.errors import FactflowLLMError
+from factflow_llm.errors import ConfigurationError, FactflowLLMError
+from factflow_llm.ratelimit.config import RateLimitConfig
 from simulators.cli import options
 
 
@@ -43,6 +44,10 @@ app = typer.Typer(
       factflow-llm tune requests.csv --provider openai-tier-1 --trials 40 --seed 7 --out limiter.toml
 
     and in llm.toml, which LLMConfig.from_toml loads: rate_limit = "limiter.toml"
+
+    [bold]By hand, with sliders:[/bold]
+
+      factflow-llm lab
     """,
 )
 
@@ -91,6 +96,8 @@ def replay(
     speed: Annotated[float, typer.Option(metavar="FACTOR", help="Ask so many times as fast, bursts kept.")] = 1.0,
     at: options.Events = None,
     seed: options.Seed = 0,
+    plot: options.Plot = None,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Describe a trace and ask the same again: what would other settings, or another provider, have made of it?
@@ -100,16 +107,20 @@ def replay(
     [bold]Examples[/bold]
 
       factflow-llm replay recording.jsonl --provider azure-30k
-      factflow-llm replay AzureLLMInferenceTrace_code.csv --provider openai-tier-3 --speed 10
+      factflow-llm replay AzureLLMInferenceTrace_code.csv --provider openai-tier-3 --speed 10 --plot overview.png
     """
-    from simulators.cli import inputs, reports
+    from simulators.cli import inputs, outputs, reports
     from simulators.parallel import World
 
+    outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     asked = inputs.read_trace_window(trace, duration).sped_up(speed)
     (scenario,) = inputs.read_scenarios(asked, [provider], at or [])
     policies = {word: inputs.read_policy(word, asked) for word in policy}
     recorded = None if duration or speed != 1.0 else inputs.recorded_figures(trace)
-    reports.print_replay(asked, World(scenario, scenario.name, seed), policies, recorded, json=json)
+    world = World(scenario, scenario.name, seed)
+    reports.print_replay(asked, world, policies, recorded, json=json)
+    if plot is not None:
+        outputs.draw_overview(world.run(policies[policy[0]]), plot)
 
 
 @app.command()
@@ -216,6 +227,114 @@ def tune(
     comparison = sim.compare(scenarios, policies, seeds=unseen, jobs=jobs, progress=not json)
     outputs.draw_overview(sim.simulate(scenarios[0], found.best_config, seed=seeds), plot)
     reports.print_study(found, comparison, scenarios, policies, [out, plot, *([study] if study else [])], json=json)
+
+
+@app.command()
+def plan(
+    trace: options.Trace = None,
+    provider: options.Providers = ["openai-tier-1", "openai-tier-3"],  # noqa: B006
+    deadline: Annotated[float, typer.Option(metavar="SECONDS", help="95 % of the requests shall wait no longer.")] = 5,
+    settings: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The limiter's settings; by default the defaults.")
+    ] = None,
+    duration: options.Duration = None,
+    seeds: options.Seeds = 1,
+    jobs: options.Jobs = None,
+    plot: options.Plot = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Find which provider, or how much of its quota, a workload needs, and what happens if it is packed tighter.
+
+    Name providers from the one you would rather have, usually the cheapest. Every size of quota is simulated.
+
+    [bold]Examples[/bold]
+
+      factflow-llm plan requests.csv --provider openai-tier-1 --provider openai-tier-3 --deadline 10
+      factflow-llm plan recording.jsonl --provider my-tier.toml --settings limiter.toml --plot plan.png
+    """
+    import simulators as sim
+    from simulators.cli import inputs, outputs, reports
+
+    outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
+    config = None if settings is None else RateLimitConfig.from_toml(settings)
+    found = sim.plan(
+        inputs.read_trace_window(trace or inputs.SAMPLE, duration),
+        providers=list(dict.fromkeys(provider)),
+        deadline=deadline,
+        config=config,
+        seeds=seeds,
+        jobs=jobs,
+        progress=not json,
+    )
+    if plot is not None:
+        outputs.draw_plan(found, plot)
+    reports.print_plan(found, json=json)
+
+
+@app.command()
+def calibrate(
+    recording: Annotated[str, typer.Argument(metavar="RECORDING", help="What a Recorder wrote in production.")],
+    until: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Look at so much of it; the simulator is then tested on the rest."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the provider.")] = "calibrated",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The provider, as TOML for --provider.")] = None,
+    policy: Annotated[str, typer.Option(help=f"What the recorded clients ran: {options.POLICIES}.")] = "ours",
+    clients: Annotated[int, typer.Option(help="How many independent clients were recorded.")] = 1,
+    plot: options.Plot = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Infer the provider behind a recording, say how well each figure is known, and measure the simulator's error.
+
+    With --until the rest of the recording is foretold, and compared with what really happened; --plot draws that.
+
+    [bold]Examples[/bold]
+
+      factflow-llm calibrate recording.jsonl --out provider.toml
+      factflow-llm calibrate recording.jsonl --until 3600 --policy limiter.toml --plot calibration.png
+      factflow-llm tune recording.jsonl --provider provider.toml
+    """
+    import simulators as sim
+    from simulators.cli import inputs, outputs, reports
+
+    outputs.check_outputs({"--out": out, "--plot": plot}, overwrite=overwrite)
+    if plot is not None and until is None:
+        msg = f"--plot {plot}: the picture compares with what calibration has not seen; add --until SECONDS"
+        raise ConfigurationError(msg)
+    recorded = sim.read_recording(recording)
+    ran = inputs.read_policy(policy, recorded.trace())
+    found = sim.calibrate(recorded, until, name=name)
+    checked = None if until is None else found.validate(policy=ran, clients=clients)
+    if out is not None:
+        found.provider.to_toml(out, overwrite=overwrite, comment=found.report())
+    if plot is not None and checked is not None:
+        outputs.draw_calibration(checked, plot)
+    reports.print_calibration(found, checked, [path for path in (out, plot) if path is not None], json=json)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(
+    ctx: typer.Context,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Copy the notebooks there first; those that are there stay as they are."),
+    ] = None,
+) -> None:
+    """Open the notebooks in JupyterLab; whatever else is given goes to JupyterLab.
+
+    From an installed package the notebooks are copied to ./factflow-notebooks, or to FOLDER.
+
+    [bold]Examples[/bold]
+
+      factflow-llm lab
+      factflow-llm lab --to my-notebooks --no-browser --port 8899
+    """
+    from simulators.cli import notebooks
+
+    raise typer.Exit(notebooks.open_lab(notebooks.folder(to), ctx.args))
 
 
 @app.command()

@@ -8,7 +8,7 @@ import typer
 from simulators.cli.inputs import POLICY_WORDS
 
 _PROVIDERS = "A preset (see factflow-llm providers) or a provider's TOML file"
-_POLICIES = f"{', '.join(POLICY_WORDS)}, fixed:RATE (requests/s), or a settings file .toml"
+POLICIES = f"{', '.join(POLICY_WORDS)}, fixed:RATE (requests/s), or a settings file .toml"
 
 Trace = Annotated[
     str | None, typer.Argument(metavar="TRACE", help="A trace file, or 'sample' (the default): half an hour of chat.")
@@ -28,8 +28,8 @@ Events = Annotated[
     list[str] | None,
     typer.Option("--at", metavar="SECONDS:FACTOR", help="From then on quotas are FACTOR times nominal; repeatable."),
 ]
-Policy = Annotated[str, typer.Option("--policy", help=f"{_POLICIES}.")]
-Policies = Annotated[list[str], typer.Option("--policy", help=f"{_POLICIES}; repeat for several.")]
+Policy = Annotated[str, typer.Option("--policy", help=f"{POLICIES}.")]
+Policies = Annotated[list[str], typer.Option("--policy", help=f"{POLICIES}; repeat for several.")]
 Seed = Annotated[int, typer.Option(help="Of all luck; the same seed gives the same bytes.")]
 Seeds = Annotated[int, typer.Option(help="Worlds per scenario.")]
 Clients = Annotated[int, typer.Option(help="Independent clients that share the quota.")]

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,11 +17,14 @@ from rich.table import Table
 from factflow_llm.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import pandas as pd
+    from matplotlib.axes import Axes
 
+    from simulators.calibration.validation import Validation
     from simulators.comparison import Comparison
+    from simulators.planning import Plan
     from simulators.result import SimResult
 
 _PICTURES = (".png", ".svg", ".pdf")
@@ -73,18 +77,29 @@ def draw_overview(result: SimResult, path: Path) -> None:
 
 def draw_frontier(comparison: Comparison, path: Path) -> None:
     """Draw goodput against the share of 429s into a file."""
-    from matplotlib.figure import Figure
-
     from simulators.plots import plot_frontier
 
-    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
-    plot_frontier(comparison, ax=figure.subplots())
-    _save(figure, path)
+    with _one_picture(path, height=5.0) as ax:
+        plot_frontier(comparison, ax=ax)
+
+
+def draw_plan(plan: Plan, path: Path) -> None:
+    """Draw the wait against the size of the quota into a file."""
+    with _one_picture(path, height=4.5) as ax:
+        plan.plot(ax=ax)
+
+
+def draw_calibration(validation: Validation, path: Path) -> None:
+    """Draw what was simulated beside what was recorded into a file."""
+    from simulators.plots import plot_calibration
+
+    with _one_picture(path, height=4.0) as ax:
+        plot_calibration(validation, ax=ax)
 
 
 def show(frame: pd.DataFrame, title: str, justify: Literal["left", "right"] = "right") -> None:
-    """Print a frame as a table; equal words of the outer index stand once."""
-    table = Table(title=title, title_justify="left")
+    """Print a frame as a table under its title; equal words of the outer index stand once."""
+    table = Table()
     for name in frame.index.names:
         table.add_column(str(name or ""), overflow="fold")
     for name in frame.columns:
@@ -98,7 +113,9 @@ def show(frame: pd.DataFrame, title: str, justify: Literal["left", "right"] = "r
         shown = keys if starts else ("",) * (len(keys) - 1) + keys[-1:]
         table.add_row(*map(str, shown), *map(figure_text, row[1:]))
         above = keys
-    _console().print(table)
+    console = _console()
+    console.print(title, highlight=False, markup=False)
+    console.print(table)
 
 
 def say(text: str) -> None:
@@ -127,6 +144,15 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+
+
+@contextmanager
+def _one_picture(path: Path, height: float) -> Iterator[Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, height), layout="constrained")
+    yield figure.subplots()
+    _save(figure, path)
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from simulators.calibrate import Calibration
+    from simulators.calibration.validation import Validation
     from simulators.comparison import Comparison
+    from simulators.planning import Plan
     from simulators.policies import Policy
     from simulators.result import SimResult
     from simulators.scenario import Scenario
@@ -125,6 +128,39 @@ def print_study(
             "--max-rejected-share."
         )
     say(f'Wrote {", ".join(map(str, files))}. In llm.toml: rate_limit = "{files[0]}"')
+
+
+def print_plan(plan: Plan, *, json: bool) -> None:
+    """Print what each provider does as sold, how much of it is needed, and what less of it would do."""
+    if json:
+        table = plan.table()
+        providers = [{"provider": name} | row for name, row in zip(table.index, records(table), strict=True)]
+        print_json({"choice": plan.choice, "providers": providers, "sizes": records(plan.frame)})
+        return
+    show(plan.table(), plan.headline)
+
+
+def print_calibration(
+    calibration: Calibration, validation: Validation | None, files: Sequence[Path], *, json: bool
+) -> None:
+    """Print what a recording tells of its provider, and how far the simulator is from the rest of it."""
+    frame = calibration.frame().rename_axis("figure")
+    if json:
+        findings = [{"figure": name} | row for name, row in zip(frame.index, records(frame), strict=True)]
+        figures = None if validation is None else validation.figures.to_dict("index")
+        provider_said = calibration.provider.model_dump(mode="json")
+        print_json(
+            {"provider": provider_said, "findings": findings, "validation": figures, "files": [*map(str, files)]}
+        )
+        return
+    told = frame[["value", "known", "note"]].fillna("-")
+    told.insert(1, "interval", [finding.interval for finding in calibration.findings])
+    show(told, f"{calibration.recording.name}: the provider behind it", justify="left")
+    if validation is not None:
+        span = f"{validation.since_s:.0f} s to {validation.until_s:.0f} s, which calibration has not seen"
+        show(validation.figures.rename_axis("figure"), f"Simulated against recorded, {span}")
+    if files:
+        say(f"Wrote {', '.join(map(str, files))}.")
 
 
 def print_providers(*, json: bool) -> None:
