@@ -11,6 +11,7 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.signals import Axis
 from simulators.catalogue import Provider, provider, provider_names
 from simulators.faults import incident
+from simulators.parallel import quotas
 from simulators.provider import Call, ProviderMachine
 from simulators.streams import Streams
 
@@ -77,6 +78,13 @@ def test_what_goes_wrong_is_written_down_too(tmp_path: Path) -> None:
 def test_presets_have_the_published_limits(name: str, capacity: dict[Axis, float]) -> None:
     """Sustained capacity is what the tables say."""
     assert ProviderMachine(provider(name), Streams(1)).capacity(0.0) == pytest.approx(capacity)
+
+
+def test_the_documentation_lists_the_presets_with_their_quotas() -> None:
+    """The table is what `factflow-llm providers` prints."""
+    page = (FOLDER.parents[1] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    rows = [f"| `{name}` | {quotas(provider(name))} |" for name in provider_names()]
+    assert "\n".join(["| preset | quotas |", "|---|---|", *rows]) in page
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
