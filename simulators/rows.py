@@ -56,11 +56,11 @@ class Schema:
 
 
 ATTEMPT = Schema(
-    request="q", attempt="i", client="i", submitted_s="d", admitted_s="d", first_chunk_s="d", end_s="d", status="i",
+    request="q", attempt="i", client="h", submitted_s="d", admitted_s="d", first_chunk_s="d", end_s="d", status="h",
     outcome="b", retry_after_s="d", rate="d", concurrency="d", reason="b", in_flight="i", queued="i",
 )  # fmt: skip
 REQUEST = Schema(
-    request="q", client="i", arrival_s="d", admitted_s="d", end_s="d", attempts="i", end="b", input_tokens="q",
+    request="q", client="h", arrival_s="d", admitted_s="d", end_s="d", attempts="i", end="b", input_tokens="q",
     output_tokens="q",
 )  # fmt: skip
 

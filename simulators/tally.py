@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PERCENTS = (50, 95, 99)
+_ENDS = ("admitted_s", "end_s")
 _SUCCEEDED = OUTCOME_CODES["succeeded"]
 _RATE_LIMITED = OUTCOME_CODES["rate_limited"]
 _DROPPED_BITS = 42
@@ -89,9 +90,11 @@ class Tally:
         """Count columns that were kept; percentiles are exact."""
         tally = cls(horizon_s, clients)
         tally._count_attempts(attempts)
-        wait_s, latency_s = tally._count_requests(requests)
-        if len(wait_s):
-            tally.wait_s, tally.latency_s = (np.percentile(each, PERCENTS).tolist() for each in (wait_s, latency_s))
+        tally._count_requests(requests)
+        if tally.succeeded:
+            tally.wait_s, tally.latency_s = (
+                np.percentile(_since_arrival(requests, until), PERCENTS, overwrite_input=True).tolist() for until in _ENDS
+            )
         return tally
 
     @property
@@ -102,9 +105,9 @@ class Tally:
     def take(self, attempts: Rows, requests: Rows) -> None:
         """Count rows and forget them."""
         self._count_attempts(attempts)
-        wait_s, latency_s = self._count_requests(requests)
-        self._waits.add(wait_s)
-        self._latencies.add(latency_s)
+        self._count_requests(requests)
+        for histogram, until in zip((self._waits, self._latencies), _ENDS, strict=True):
+            histogram.add(_since_arrival(requests, until))
 
     def close(self) -> None:
         """Read the percentiles off the histograms, and let go of those."""
@@ -112,7 +115,7 @@ class Tally:
         del self._waits, self._latencies
 
     def _count_attempts(self, rows: Rows | Columns) -> None:
-        outcomes, seconds = rows["outcome"], rows["admitted_s"].astype(np.int64)
+        outcomes, seconds = rows["outcome"], rows["admitted_s"].astype(np.int32)
         succeeded, rejected = outcomes == _SUCCEEDED, outcomes == _RATE_LIMITED
         self.attempts += len(outcomes)
         self.rejected += int(rejected.sum())
@@ -120,10 +123,16 @@ class Tally:
         self.admitted_per_second += np.bincount(seconds[succeeded], minlength=length)
         self.rejected_per_second += np.bincount(seconds[rejected], minlength=length)
 
-    def _count_requests(self, rows: Rows | Columns) -> tuple[Floats, Floats]:
-        ends, arrival_s = rows["end"], rows["arrival_s"]
+    def _count_requests(self, rows: Rows | Columns) -> None:
+        ends = rows["end"]
         succeeded = ends == ENDING_CODES["succeeded"]
         self.endings += np.bincount(ends, minlength=len(self.endings))
         self.shares += np.bincount(rows["client"][succeeded], minlength=len(self.shares))
         self.tokens += int(rows["input_tokens"][succeeded].sum() + rows["output_tokens"][succeeded].sum())
-        return (rows["admitted_s"] - arrival_s)[succeeded], (rows["end_s"] - arrival_s)[succeeded]
+
+
+def _since_arrival(requests: Rows | Columns, until: str) -> Floats:
+    """Return the seconds from arrival to another moment of the requests that succeeded."""
+    succeeded = requests["end"] == ENDING_CODES["succeeded"]
+    passed_s: Floats = (requests[until] - requests["arrival_s"])[succeeded]
+    return passed_s

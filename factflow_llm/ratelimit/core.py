@@ -249,6 +249,7 @@ class LimiterCore(Line):
             for axis in (Axis.REQUESTS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
         )
         self._requests, *self._tokens = self._axes
+        self._paced = {paced.axis: paced for paced in self._axes}
         self._pace()
         self._next_step_s = now
 
@@ -350,16 +351,19 @@ class LimiterCore(Line):
         """Hold the mirrors to what an answer's headers show."""
         changes: list[Change] = []
         for shown in limits:
-            for paced in self._axes:
-                if paced.axis is not shown.axis:
-                    continue
-                mirror, old = paced.mirror or Mirror(), paced.rate
-                own = _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
-                since = self._total(paced.axis) - _on_axis(paced.axis, *ticket.sent_before) - own
-                if mirror.observe(now, shown, sent_s=ticket.granted_s, spent_since=since):
-                    paced.mirror = mirror
-                    self._pace()
-                changes += self._moves(now, [(paced, old)], Reason.HEADER)
+            paced = self._paced.get(shown.axis)
+            if paced is None:
+                continue
+            mirror = paced.mirror or Mirror()
+            old, old_rate = paced.rate, mirror.rate
+            own = _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
+            since = self._total(paced.axis) - _on_axis(paced.axis, *ticket.sent_before) - own
+            if mirror.observe(now, shown, sent_s=ticket.granted_s, spent_since=since):
+                paced.mirror = mirror
+                self._pace()
+            elif mirror.rate == old_rate:
+                continue
+            changes += self._moves(now, [(paced, old)], Reason.HEADER)
         return tuple(changes)
 
     def _step(self, now: float) -> list[Change]:

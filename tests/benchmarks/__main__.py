@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import imports, loading, permits, simulation, sweep
+from tests.benchmarks import imports, loading, permits, scale, simulation, sweep
 
 PARTS = {
     "simulation": simulation.main,
+    "scale": scale.main,
     "permits": permits.main,
     "imports": imports.main,
     "loading": loading.main,
