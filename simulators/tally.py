@@ -92,8 +92,11 @@ class Tally:
         tally._count_attempts(attempts)
         tally._count_requests(requests)
         if tally.succeeded:
+            taken = (
+                _since_arrival(requests, until) for until in _ENDS
+            )  # one after the other: each is as large as a column
             tally.wait_s, tally.latency_s = (
-                np.percentile(_since_arrival(requests, until), PERCENTS, overwrite_input=True).tolist() for until in _ENDS
+                np.percentile(each, PERCENTS, overwrite_input=True).tolist() for each in taken
             )
         return tally
 
