@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         frame: one row per provider and size of quota: ``provider``, ``quota`` (1 is as sold), ``load`` (mean demand as
-            a share of that quota), ``wait_p95_s`` (of all requests; ``inf`` where more than 5 % were never sent),
+            a share of that quota), ``wait_p95_s`` (of all requests; ``inf`` where more than 5 % were never admitted),
             ``rejected_share``, ``unserved_share`` (without an answer at the end), and ``meets`` the deadline.
         deadline_s: the bound of the wait's 95th percentile.
         workload: its name.
@@ -206,7 +206,8 @@ def _measure(trace: Trace, config: RateLimitConfig, item: tuple[Provider, float,
     scenario = Scenario(trace, spec)
     result = simulate(scenario if quota == 1.0 else scenario.at(0.0, quota=quota), config, seed)
     requests, attempts = result.requests, result.attempts
-    waits = requests["wait_s"].fillna(math.inf).to_numpy(dtype=np.float64)
+    for_ever = requests["wait_s"].isna() | (requests["outcome"] == "never_admissible")
+    waits = requests["wait_s"].mask(for_ever, math.inf).to_numpy(dtype=np.float64)
     return {
         "provider": spec.name,
         "quota": quota,

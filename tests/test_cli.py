@@ -180,6 +180,14 @@ def test_plan_tells_which_provider_fits() -> None:
     assert len(document["sizes"]) == len(planned.frame)
 
 
+def test_plan_says_what_a_quota_can_never_admit() -> None:
+    """A quota below any request meets no deadline, however soon it says so."""
+    Path("tiny.toml").write_text('name = "tiny"\n[[meters]]\nkind = "bucket"\naxis = "tokens"\nlimit = 10\n')
+    result = _run("plan", "sample", "--duration", "20", "--provider", "tiny.toml", "--jobs", "1")
+    assert "no provider meets it as sold" in result.stdout
+    assert "requests are never admissible: larger than a quota (10 tokens per 60 s)" in result.stderr
+
+
 def test_plan_takes_settings_from_a_file() -> None:
     """A limiter that is held at one call at once waits where the quota would not."""
     RateLimitConfig(initial_concurrency=1, max_concurrency=1).to_toml("slow.toml")

@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 
 import simulators as sim
 from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.signals import Axis
 from simulators.planning import Plan, mean_load
 from simulators.plots.plans import plan_curve, plot_plan
+from simulators.quotas import Bucket
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,18 @@ def test_a_request_never_sent_waits_for_ever(plan: Plan) -> None:
     assert (tightest["unserved_share"] >= 0).all()
     none_sent = plan.frame[plan.frame["unserved_share"] > 0.5]
     assert none_sent["wait_p95_s"].map(math.isinf).all()
+
+
+def test_a_request_larger_than_the_quota_waits_for_ever() -> None:
+    """Told at once that it can never be admitted, it has not waited, and was not served either."""
+    tiny = sim.provider("openai-tier-1").model_copy(
+        update={"name": "tiny", "meters": (Bucket(axis=Axis.TOKENS, limit=10),)}
+    )
+    trace = sim.synthesize(2, 30, seed=1)
+    plan = sim.plan(trace, providers=[tiny], deadline=5, jobs=1, progress=False)
+    sold = plan.frame[plan.frame["quota"] == 1.0].iloc[0]
+    assert (sold["wait_p95_s"], sold["unserved_share"], plan.choice) == (math.inf, 1.0, None)
+    assert plan.table().loc["tiny", "quota_needed"] > 10
 
 
 def test_load_is_charged_by_the_providers_own_rules() -> None:

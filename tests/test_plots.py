@@ -60,13 +60,13 @@ VALIDATED = Validation(
     until_s=100.0,
     figures=pd.DataFrame(
         {
-            "recorded": [0.0, 4.0, 30.0],
-            "simulated": [2.0, 4.4, 27.0],
-            "error": [np.nan, 0.1, -0.1],
-            "least": [0.0, 4.0, 24.0],
-            "most": [4.0, 5.0, 30.0],
+            "recorded": [0.0, 4.0, 30.0, 1.0],
+            "simulated": [2.0, 4.4, 27.0, 9.0],
+            "error": [np.nan, 0.1, -0.1, 8.0],
+            "least": [0.0, 4.0, 24.0, 1.5],
+            "most": [4.0, 5.0, 30.0, 12.0],
         },
-        index=["429s", "goodput", "wait_p95_s"],
+        index=["429s", "goodput", "wait_p95_s", "wait_p99_s"],
     ),
     decisions=pd.Series({"recorded": 0, "predicted": 2, "same": 0}),
     timing_gap=float("nan"),
@@ -489,11 +489,12 @@ def test_calibration_is_what_was_simulated_over_what_was_recorded() -> None:
     assert ratios.loc["goodput"].tolist() == [1.1, 1.0, 1.25]
     assert ratios.loc["429s"].isna().all()
     ax = _draw(plots.plot_calibration, VALIDATED)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["429s", "goodput", "wait_p95_s"]
-    assert [text.get_text() for text in ax.texts] == ["0 → 2", "4 → 4.4", "30 s → 27 s"]
-    assert ax.get_xlim()[0] < 0.8 < 1.25 < ax.get_xlim()[1]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["429s", "goodput", "wait_p95_s", "wait_p99_s"]
+    assert [text.get_text() for text in ax.texts] == ["0 → 2", "4 → 4.4", "30 s → 27 s", "1 s → 9 s"]
+    assert ax.get_xlim() == pytest.approx((0.7, 2.1))
+    assert [line.get_marker() for line in ax.lines if line.get_marker() != "None"] == ["o", "o", "o", ">"]
     assert [line.get_xdata().tolist() for line in ax.lines if line.get_linewidth() == 2.0][1:] == [
-        [1.0, 1.25], [0.8, 1.0],
+        [1.0, 1.25], [0.8, 1.0], [1.5, 2.0],
     ]  # fmt: skip
 
 

@@ -258,8 +258,9 @@ def plan(
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     config = None if settings is None else RateLimitConfig.from_toml(settings)
+    workload = inputs.read_trace_window(trace or inputs.SAMPLE, duration)
     found = sim.plan(
-        inputs.read_trace_window(trace or inputs.SAMPLE, duration),
+        workload,
         providers=list(dict.fromkeys(provider)),
         deadline=deadline,
         config=config,
@@ -269,7 +270,7 @@ def plan(
     )
     if plot is not None:
         outputs.draw_plan(found, plot)
-    reports.print_plan(found, json=json)
+    reports.print_plan(found, workload, json=json)
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -56,9 +55,13 @@ def check_outputs(files: Mapping[str, Path | None], *, overwrite: bool) -> None:
         if path.exists() and not overwrite:
             msg = f"{place}: the file exists; choose another name or add --overwrite"
             raise ConfigurationError(msg)
-        if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            msg = f"{place}: cannot be written; choose a folder that exists and that you may write to"
-            raise ConfigurationError(msg)
+        try:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            msg = (
+                f"{place}: cannot be written ({error.strerror}); choose a folder that exists and that you may write to"
+            )
+            raise ConfigurationError(msg) from None
         if option == "--plot" and path.suffix.lower() not in _PICTURES:
             msg = f"{place}: cannot draw a {path.suffix or 'file without suffix'}; choose one of {', '.join(_PICTURES)}"
             raise ConfigurationError(msg)

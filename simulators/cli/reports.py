@@ -16,7 +16,7 @@ from simulators.parallel import World, quotas
 from simulators.peers import absent_peers
 from simulators.policies import Adaptive
 from simulators.provider import Call, ProviderMachine, provider, provider_names
-from simulators.scenario import Backlog
+from simulators.scenario import Backlog, Scenario
 from simulators.streams import Streams
 from simulators.suite import absent_worlds, suite_report
 from simulators.traces.trace import UNKNOWN
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from simulators.planning import Plan
     from simulators.policies import Policy
     from simulators.result import SimResult
-    from simulators.scenario import Scenario
     from simulators.traces import Trace
     from simulators.tuning import Study
 
@@ -130,7 +129,7 @@ def print_study(
     say(f'Wrote {", ".join(map(str, files))}. In llm.toml: rate_limit = "{files[0]}"')
 
 
-def print_plan(plan: Plan, *, json: bool) -> None:
+def print_plan(plan: Plan, trace: Trace, *, json: bool) -> None:
     """Print what each provider does as sold, how much of it is needed, and what less of it would do."""
     if json:
         table = plan.table()
@@ -138,6 +137,8 @@ def print_plan(plan: Plan, *, json: bool) -> None:
         print_json({"choice": plan.choice, "providers": providers, "sizes": records(plan.frame)})
         return
     show(plan.table(), plan.headline)
+    for spec in plan.providers:
+        _note_never_admissible(Scenario(trace, spec))
 
 
 def print_calibration(
@@ -202,4 +203,7 @@ def _note_never_admissible(scenario: Scenario) -> None:
         for read, written, bound in sizes.tolist()
     )
     if never:
-        say(f"{never} of {len(trace)} requests are never admissible: larger than a quota ({quotas(spec)})")
+        say(
+            f"{scenario.name}: {never} of {len(trace)} requests are never admissible: "
+            f"larger than a quota ({quotas(spec)})"
+        )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from simulators.calibration.validation import Validation
 
 _ROOM = 0.1
+_FARTHEST = 2.0
 
 
 def calibration_ratios(validation: Validation) -> pd.DataFrame:
@@ -28,7 +29,8 @@ def calibration_ratios(validation: Validation) -> pd.DataFrame:
 def plot_calibration(validation: Validation, *, ax: Axes | None = None, **marks: Any) -> Axes:
     """Draw each figure simulated over recorded, with the range over the seeds; on the line both agree.
 
-    The numbers beside a figure are what was recorded and what was simulated.
+    The numbers beside a figure are what was recorded and what was simulated. What is more than twice what was recorded
+    is an arrow (▶) at the edge.
 
     Args:
         validation: what ``Calibration.validate`` returned.
@@ -39,9 +41,10 @@ def plot_calibration(validation: Validation, *, ax: Axes | None = None, **marks:
     ax = look.canvas(ax, height=1.0 + 0.3 * len(ratios))
     ax.axvline(1.0, color=look.ink(ax), linewidth=0.9, linestyle=look.DASHES[1], zorder=1)
     for row, name in enumerate(ratios.index.astype(str)):
-        ratio = ratios.loc[name]
+        ratio = ratios.loc[name].clip(upper=_FARTHEST)
+        shape = ">" if ratio["simulated"] == _FARTHEST else "o"
         ax.plot([ratio["least"], ratio["most"]], [row, row], color=look.BLUE, linewidth=2.0, solid_capstyle="butt")
-        style = look.styled(marks, color=look.BLUE, marker="o", markersize=6, linestyle="", zorder=3)
+        style = look.styled(marks, color=look.BLUE, marker=shape, markersize=6, linestyle="", zorder=3)
         ax.plot(ratio["simulated"], row, **style)
         recorded, simulated = (_text(name, figures[column][name]) for column in ("recorded", "simulated"))
         ax.annotate(
@@ -51,7 +54,7 @@ def plot_calibration(validation: Validation, *, ax: Axes | None = None, **marks:
     ax.set_yticks(range(len(ratios)), [str(name) for name in ratios.index])
     ax.set_ylim(len(ratios) - 0.4, -0.6)
     known = ratios.to_numpy()[ratios.notna().to_numpy()]
-    ax.set_xlim(min(0.9, *known) - _ROOM, max(1.1, *known) + _ROOM)
+    ax.set_xlim(min(0.9, *known) - _ROOM, min(max(1.1, *known), _FARTHEST) + _ROOM)
     ax.xaxis.set_major_formatter(FuncFormatter(look.percent))
     ax.set_xlabel("simulated ÷ recorded (mark: mean, bar: range over seeds)")
     look.bare(ax)
