@@ -221,7 +221,7 @@ class Dashboard:
         """Tell how a long run goes on, until it has ended or another one has begun."""
         while job is self._job and not job.done:
             self.messages.guard(self._tell_progress)(job)
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.to_thread(job.wait, _LOOK_EVERY_S)
         if job is self._job:
             self.messages.guard(self._settled)(job)
 
