@@ -366,6 +366,12 @@ def test_tune_admits_that_nothing_kept_the_bound() -> None:
     assert "NO trial kept" in Path("limiter.toml").read_text()
 
 
+def test_tune_admits_that_the_defaults_are_best() -> None:
+    """A single trial is the defaults, and nothing else is claimed."""
+    result = _run("tune", *_SMALL, "--trials", "1", "--seeds", "1", "--jobs", "1", "--max-rejected-share", "0.5")
+    assert "None of 1 trials does better than the defaults: limiter.toml holds those." in result.stderr
+
+
 def test_providers_are_listed_with_their_quotas() -> None:
     """People get a table, machines a list."""
     assert "500 requests per 60 s, 200,000 tokens per 60 s" in _run("providers").stdout

@@ -126,6 +126,8 @@ def print_study(
             f"{int(best['trial'])}, has {best['worst_rejected_share']:.2%}. Try more --trials or a larger "
             "--max-rejected-share."
         )
+    elif best["trial"] == 0:
+        say(f"None of {len(study.frame)} trials does better than the defaults: {files[0]} holds those.")
     say(f'Wrote {", ".join(map(str, files))}. In llm.toml: rate_limit = "{files[0]}"')
 
 
