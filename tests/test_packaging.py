@@ -103,6 +103,14 @@ def test_laboratory_runs_from_the_wheel(equipped: Path) -> None:
     assert truths == ["True"] * 3
 
 
+def test_notebooks_are_copied_from_the_wheel(equipped: Path, tmp_path: Path) -> None:
+    """``factflow-llm lab`` opens copies that may be changed, far from the clone."""
+    done = run(equipped / "python", "-m", "simulators", "lab", "--version", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    copies = sorted(path.name for path in (tmp_path / "factflow-notebooks").iterdir())
+    assert copies == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
 def test_with_the_lab_extra_the_command_helps(equipped: Path) -> None:
     """With the laboratory's packages the same command teaches its use."""
     done = run(equipped / "python", "-m", "simulators", "--help", cwd=equipped)

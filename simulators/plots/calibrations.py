@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from simulators.plots import look
 
@@ -55,6 +55,7 @@ def plot_calibration(validation: Validation, *, ax: Axes | None = None, **marks:
     ax.set_ylim(len(ratios) - 0.4, -0.6)
     known = ratios.to_numpy()[ratios.notna().to_numpy()]
     ax.set_xlim(min(0.9, *known) - _ROOM, min(max(1.1, *known), _FARTHEST) + _ROOM)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.xaxis.set_major_formatter(FuncFormatter(look.percent))
     ax.set_xlabel("simulated ÷ recorded (mark: mean, bar: range over seeds)")
     look.bare(ax)
