@@ -23,8 +23,19 @@ from simulators.demand import calls as _calls
 from simulators.neighbours import Traffic
 from simulators.policies import Controller, KnownTicket, PatientPolicy, Policy, as_policy
 from simulators.provider import Call, ProviderMachine, Verdict
-from simulators.rows import ATTEMPT, CHUNK_BYTES, ENDING_CODES, OUTCOME_CODES, REASON_CODES, REQUEST, Columns, Ending
-from simulators.rows import Frames as _Frames
+from simulators.rows import (
+    ATTEMPT,
+    AXIS_CODES,
+    CHANGE,
+    CHUNK_BYTES,
+    ENDING_CODES,
+    OUTCOME_CODES,
+    REASON_CODES,
+    REQUEST,
+    Columns,
+    Ending,
+    Frames,
+)
 from simulators.scenario import Backlog, Restart, Scenario
 from simulators.streams import Streams
 from simulators.tally import Tally
@@ -43,7 +54,7 @@ _CONSEQUENCES: dict[str, Consequence] = {str(reason): consequence for reason, co
 _SUCCEEDED = Outcome.SUCCEEDED
 _GRANTED = TicketState.GRANTED
 _NAN = math.nan
-_pack_attempt, _pack_request = ATTEMPT.pack, REQUEST.pack
+_pack_attempt, _pack_request, _pack_change = ATTEMPT.pack, REQUEST.pack, CHANGE.pack
 
 Collect = Literal["frames", "summary"]
 
@@ -54,7 +65,7 @@ class Run(NamedTuple):
     Attributes:
         attempts: columns of ``rows.ATTEMPT``, in order of their ends; ``None`` when only the summary was collected.
         requests: columns of ``rows.REQUEST``, in order of their arrival; likewise.
-        changes: client and change; likewise.
+        changes: columns of ``rows.CHANGE``, in order of time; likewise.
         capacity: the provider's: time and units per second by axis, at the start and after each event.
         wasted_tokens: input that a provider read for an answer which nobody got.
         tally: what the figures are made from.
@@ -62,7 +73,7 @@ class Run(NamedTuple):
 
     attempts: Columns | None
     requests: Columns | None
-    changes: list[tuple[int, Change]] | None
+    changes: Columns | None
     capacity: list[tuple[float, dict[Axis, float]]]
     wasted_tokens: int
     tally: Tally
@@ -144,8 +155,8 @@ class _World:
         self.at_once: deque[int] = deque()
         self.attempts = bytearray()
         self.requests = bytearray()
-        self.collector = _Frames() if collect == "frames" else Tally(scenario.horizon_s, clients)
-        self.changes: list[tuple[int, Change]] | None = [] if collect == "frames" else None
+        self.collector = Frames() if collect == "frames" else Tally(scenario.horizon_s, clients)
+        self.changes = bytearray() if collect == "frames" else None
         self.wasted_tokens = 0
         self.open: dict[int, _Request] = {}
         self.jitter = self.streams.stream("jitter", "uniform", _JITTERS)
@@ -223,9 +234,13 @@ class _World:
             collector.close()
             return Run(None, None, None, capacity, self.wasted_tokens, collector)
         attempts, requests = collector.attempts, collector.requests
-        requests.sort("request")
+        attempts.close()
+        requests.close(by="request")
+        changes = Columns(CHANGE)
+        changes.add(np.frombuffer(self.changes or b"", dtype=CHANGE.dtype))
+        changes.close()
         tally = Tally.of(attempts, requests, self.scenario.horizon_s, len(self.controllers))
-        return Run(attempts, requests, self.changes, capacity, self.wasted_tokens, tally)
+        return Run(attempts, requests, changes, capacity, self.wasted_tokens, tally)
 
     def push(self, at: float, kind: int, what: object) -> None:
         heappush(self.heap, (at, self.sequence, kind, what))
@@ -317,7 +332,10 @@ class _World:
 
     def note(self, client: int, changes: tuple[Change, ...]) -> None:
         if self.changes is not None:
-            self.changes += [(client, change) for change in changes]
+            for change in changes:
+                self.changes += _pack_change(
+                    change.time_s, client, AXIS_CODES[change.axis], change.old, change.new, REASON_CODES[change.reason]
+                )
 
     def failed(self, now: float, request: _Request, error: str, retry_after_s: float | None) -> None:
         consequence = _CONSEQUENCES[error]

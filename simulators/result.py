@@ -16,7 +16,17 @@ import pandas as pd
 from factflow_llm.errors import ConfigurationError
 from simulators.engine import Run, simulate
 from simulators.policies import Policy, oracle
-from simulators.rows import ATTEMPT, ENDING_CODES, ENDING_WORDS, OUTCOME_WORDS, REASON_WORDS, REQUEST, Columns
+from simulators.rows import (
+    ATTEMPT,
+    AXIS_WORDS,
+    CHANGE,
+    ENDING_CODES,
+    ENDING_WORDS,
+    OUTCOME_WORDS,
+    REASON_WORDS,
+    REQUEST,
+    Columns,
+)
 from simulators.tally import PERCENTS
 
 if TYPE_CHECKING:
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
 Kept = TypeVar("Kept")
 
 _WINDOW_S = 30
-_WORDS = {"outcome": OUTCOME_WORDS, "reason": REASON_WORDS, "end": ENDING_WORDS}
+_WORDS = {"outcome": OUTCOME_WORDS, "reason": REASON_WORDS, "end": ENDING_WORDS, "axis": AXIS_WORDS}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -65,17 +75,7 @@ class SimResult:
     @cached_property
     def limits(self) -> pd.DataFrame:
         """One row per change of a limit: when, whose, which axis, from what to what, and why."""
-        rows = self._kept(self.run.changes)
-        return pd.DataFrame(
-            {
-                "time_s": np.array([change.time_s for _, change in rows], dtype=np.float64),
-                "client": np.array([client for client, _ in rows], dtype=np.int64),
-                "axis": pd.Categorical([str(change.axis) for _, change in rows]),
-                "old": np.array([change.old for _, change in rows], dtype=np.float64),
-                "new": np.array([change.new for _, change in rows], dtype=np.float64),
-                "reason": pd.Categorical([str(change.reason) for _, change in rows], categories=list(REASON_WORDS)),
-            }
-        )
+        return pd.DataFrame(_columns(self._kept(self.run.changes), CHANGE.names), copy=False)
 
     @cached_property
     def capacity(self) -> pd.DataFrame:

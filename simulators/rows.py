@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from factflow_llm.ratelimit.signals import Outcome, Reason
+from factflow_llm.ratelimit.signals import Axis, Outcome, Reason
 
 Rows = np.ndarray[Any, np.dtype[np.void]]
 Column = npt.NDArray[Any]
@@ -35,8 +35,9 @@ class Ending(StrEnum):
 OUTCOME_CODES: dict[str, int] = {word: code for code, word in enumerate((*Outcome, "cancelled"))}
 REASON_CODES: dict[str, int] = {reason: code for code, reason in enumerate(Reason)}
 ENDING_CODES: dict[str, int] = {ending: code for code, ending in enumerate(Ending)}
-OUTCOME_WORDS, REASON_WORDS, ENDING_WORDS = (
-    tuple(str(word) for word in codes) for codes in (OUTCOME_CODES, REASON_CODES, ENDING_CODES)
+AXIS_CODES: dict[str, int] = {axis: code for code, axis in enumerate(Axis)}
+OUTCOME_WORDS, REASON_WORDS, ENDING_WORDS, AXIS_WORDS = (
+    tuple(str(word) for word in codes) for codes in (OUTCOME_CODES, REASON_CODES, ENDING_CODES, AXIS_CODES)
 )
 
 
@@ -56,13 +57,15 @@ class Schema:
 
 
 ATTEMPT = Schema(
-    request="q", attempt="i", client="h", submitted_s="d", admitted_s="d", first_chunk_s="d", end_s="d", status="h",
-    outcome="b", retry_after_s="d", rate="d", concurrency="d", reason="b", in_flight="i", queued="i",
+    request="i", attempt="i", client="h", submitted_s="d", admitted_s="d", first_chunk_s="d", end_s="d", status="h",
+    outcome="b", retry_after_s="d", rate="d", concurrency="f", reason="b", in_flight="i", queued="i",
 )  # fmt: skip
 REQUEST = Schema(
-    request="q", client="h", arrival_s="d", admitted_s="d", end_s="d", attempts="i", end="b", input_tokens="q",
+    request="i", client="h", arrival_s="d", admitted_s="d", end_s="d", attempts="i", end="b", input_tokens="q",
     output_tokens="q",
 )  # fmt: skip
+
+CHANGE = Schema(time_s="d", client="h", axis="b", old="d", new="d", reason="b")
 
 
 class Collector(Protocol):
@@ -74,38 +77,39 @@ class Collector(Protocol):
 
 
 class Columns:
-    """Columns that grow a chunk of rows at a time, with hardly a byte to spare."""
+    """Columns that grow a chunk of rows at a time, and are closed without a byte to spare."""
 
     def __init__(self, schema: Schema) -> None:
         self._dtype = schema.dtype
-        self._bytes = {name: bytearray() for name in schema.names}
+        self._bytes: dict[str, bytearray | npt.NDArray[np.uint8]] = {name: bytearray() for name in schema.names}
 
     def __len__(self) -> int:
-        name = self._dtype.names[0]  # type: ignore[index]
-        return len(self._bytes[name]) // self._dtype[name].itemsize
+        name, packed = next(iter(self._bytes.items()))
+        return len(packed) // self._dtype[name].itemsize
 
     def __getitem__(self, name: str) -> Column:
         return np.frombuffer(self._bytes[name], dtype=self._dtype[name])
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Columns) and self._bytes == other._bytes
+        return isinstance(other, Columns) and self.tobytes() == other.tobytes()
 
     __hash__ = None  # type: ignore[assignment]
 
     def add(self, rows: Rows) -> None:
         """Append rows."""
         for name, packed in self._bytes.items():
+            assert isinstance(packed, bytearray)
             packed.extend(rows[name].tobytes())
 
-    def sort(self, by: str) -> None:
-        """Order the rows by one column."""
-        order = np.argsort(self[by], kind="stable")
+    def close(self, *, by: str | None = None) -> None:
+        """Take no more rows; order them by one column, if it is given."""
+        order = slice(None) if by is None else np.argsort(self[by], kind="stable").astype(np.int32)
         for name in self._bytes:
-            self._bytes[name] = bytearray(self[name][order].tobytes())
+            self._bytes[name] = np.array(self[name][order]).view(np.uint8)
 
     def tobytes(self) -> bytes:
         """Return all columns, one after the other."""
-        return b"".join(self._bytes.values())
+        return b"".join(bytes(packed) for packed in self._bytes.values())
 
 
 class Frames:

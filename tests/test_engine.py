@@ -33,7 +33,7 @@ import hashlib
 from simulators.engine import simulate
 from simulators.scenario import Scenario, backlog
 run = simulate(Scenario(backlog(24, 120.0, sigma=0.5), "openai-tier-1").impatient(0.1, 5.0), seed=3, clients=2).run
-print(hashlib.sha256(run.attempts.tobytes() + run.requests.tobytes() + repr(run.changes).encode()).hexdigest())
+print(hashlib.sha256(run.attempts.tobytes() + run.requests.tobytes() + run.changes.tobytes()).hexdigest())
 """
 
 
@@ -49,7 +49,7 @@ def _trace(*arrivals_s: float, input_tokens: Any = 100) -> Trace:
 
 
 def _bytes(run: Run) -> tuple[bytes, bytes, Any]:
-    return run.attempts.tobytes(), run.requests.tobytes(), run.changes
+    return run.attempts.tobytes(), run.requests.tobytes(), run.changes.tobytes()
 
 
 def _roomy(**changes: Any) -> Provider:
