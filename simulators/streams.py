@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from factflow_llm.errors import ConfigurationError
+
 Distribution = Literal["uniform", "normal", "exponential"]
 
 _CHUNK = 1024
@@ -60,9 +62,15 @@ class Streams:
 
     Args:
         seed: any integer; equal seeds give equal worlds.
+
+    Raises:
+        ConfigurationError: for a seed that is no integer.
     """
 
     def __init__(self, seed: int) -> None:
+        if not isinstance(seed, int | np.integer):
+            msg = f"seed = {seed!r} must be a whole number; equal seeds give equal worlds"
+            raise ConfigurationError(msg)
         self.seed = seed
 
     def stream(self, name: str, distribution: Distribution = "uniform", width: int = 1) -> Stream:

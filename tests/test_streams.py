@@ -6,9 +6,11 @@ import os
 import statistics
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from factflow_llm.errors import ConfigurationError
 from simulators.streams import Distribution, Streams
 
 _SAY = "from simulators.streams import Streams; print(Streams(7).stream('latency', 'normal', 3).row(2500))"
@@ -65,3 +67,10 @@ def test_other_processes_draw_the_same() -> None:
         for seed in ("0", "77")
     ]
     assert said == [str(Streams(7).stream("latency", "normal", 3).row(2500))] * 2
+
+
+@pytest.mark.parametrize("seed", [1.5, float("nan"), "7", None])
+def test_seeds_are_whole_numbers(seed: Any) -> None:
+    """Anything else is refused before it runs, with the value."""
+    with pytest.raises(ConfigurationError, match=f"seed = {seed!r} must be a whole number"):
+        Streams(seed)
