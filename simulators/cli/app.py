@@ -179,10 +179,12 @@ def tune(
     backlog: options.Workers = None,
     duration: options.Duration = None,
     at: options.Events = None,
-    trials: Annotated[int, typer.Option(help="Settings to try; the first are the defaults.")] = 100,
+    trials: Annotated[int, typer.Option(metavar="N", help="Settings to try; the first are the defaults.")] = 100,
     seed: options.Seed = 0,
     seeds: options.Seeds = 3,
-    max_rejected_share: Annotated[float, typer.Option(help="Largest share of 429s, in every scenario.")] = 0.01,
+    max_rejected_share: Annotated[
+        float, typer.Option(metavar="SHARE", help="Largest share of 429s, in every scenario.")
+    ] = 0.01,
     jobs: options.Jobs = None,
     journal: options.Journal = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The settings, for LLMConfig.")] = Path("limiter.toml"),
@@ -280,10 +282,12 @@ def calibrate(
         float | None,
         typer.Option(metavar="SECONDS", help="Look at so much of it; the simulator is then tested on the rest."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Of the provider.")] = "calibrated",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Of the provider.")] = "calibrated",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The provider, as TOML for --provider.")] = None,
-    policy: Annotated[str, typer.Option(help=f"What the recorded clients ran: {options.POLICIES}.")] = "ours",
-    clients: Annotated[int, typer.Option(help="How many independent clients were recorded.")] = 1,
+    policy: Annotated[
+        str, typer.Option(metavar="POLICY", help=f"What the recorded clients ran: {options.POLICIES}.")
+    ] = "ours",
+    clients: Annotated[int, typer.Option(metavar="N", help="How many independent clients were recorded.")] = 1,
     plot: options.Plot = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -341,8 +345,8 @@ def lab(
 @app.command()
 def serve(
     provider: options.Provider = "openai-tier-1",
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="On which port.")] = 8080,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", help="On which port.")] = 8080,
     speed: Annotated[float, typer.Option(metavar="FACTOR", help="Simulated seconds per second.")] = 1.0,
     seed: options.Seed = 0,
 ) -> None:

@@ -22,25 +22,28 @@ Duration = Annotated[
     float | None,
     typer.Option("--duration", metavar="SECONDS", help="Use so much of the trace (all), or of the backlog (1800)."),
 ]
-Provider = Annotated[str, typer.Option("--provider", "-p", help=f"{_PROVIDERS}.")]
-Providers = Annotated[list[str], typer.Option("--provider", "-p", help=f"{_PROVIDERS}; repeat for several.")]
+Provider = Annotated[str, typer.Option("--provider", "-p", metavar="PROVIDER", help=f"{_PROVIDERS}.")]
+Providers = Annotated[
+    list[str], typer.Option("--provider", "-p", metavar="PROVIDER", help=f"{_PROVIDERS}; repeat for several.")
+]
 Events = Annotated[
     list[str] | None,
     typer.Option("--at", metavar="SECONDS:FACTOR", help="From then on quotas are FACTOR times nominal; repeatable."),
 ]
-Policy = Annotated[str, typer.Option("--policy", help=f"{POLICIES}.")]
-Policies = Annotated[list[str], typer.Option("--policy", help=f"{POLICIES}; repeat for several.")]
-Seed = Annotated[int, typer.Option(help="Of all luck; the same seed gives the same bytes.")]
-Seeds = Annotated[int, typer.Option(help="Worlds per scenario.")]
-Clients = Annotated[int, typer.Option(help="Independent clients that share the quota.")]
-Jobs = Annotated[int | None, typer.Option(help="Processes; by default one per core.")]
+Policy = Annotated[str, typer.Option("--policy", metavar="POLICY", help=f"{POLICIES}.")]
+Policies = Annotated[list[str], typer.Option("--policy", metavar="POLICY", help=f"{POLICIES}; repeat for several.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of all luck; the same seed gives the same bytes.")]
+Seeds = Annotated[int, typer.Option(metavar="N", help="Worlds per scenario.")]
+Clients = Annotated[int, typer.Option(metavar="N", help="Independent clients that share the quota.")]
+Jobs = Annotated[int | None, typer.Option(metavar="N", help="Processes; by default one per core.")]
 Journal = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Keep every finished run; interrupted, the same command goes on with FILE."),
 ]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Existing files may be replaced.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", metavar="", help="Existing files may be replaced.")]
 Suite = Annotated[
-    bool, typer.Option("--suite", help="All limiters, installed peers included, in all worlds of the suite.")
+    bool,
+    typer.Option("--suite", metavar="", help="All limiters, installed peers included, in all worlds of the suite."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON for machines, and nothing else.")]
