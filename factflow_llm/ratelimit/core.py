@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _NO_CHANGES: tuple[Change, ...] = ()
 _SUCCEEDED = Outcome.SUCCEEDED
 _GRANTED = TicketState.GRANTED
+_count_in = Line.grant
 _EWMA = 0.1
 _CANARY_S = 0.5
 """The longest wait for news of the first call after a cut."""
@@ -112,6 +113,7 @@ class LimiterCore(Line):
         self._round_trip_s: float | None = None
         self._requests_sent = self._input_sent = self._output_sent = 0.0
         self._mean_input = self._mean_output = 0.0
+        self._served = 0
         self._counts = dict.fromkeys(Outcome, 0)
         self.open(0.0)
 
@@ -152,28 +154,28 @@ class LimiterCore(Line):
         if ticket.state is not _GRANTED:
             msg = f"{ticket!r} cannot be settled: only a granted ticket can, and only once"
             raise PermitSettledError(msg)
-        wake_at, probe = self.wake_at, self._breaker_probe
+        wake_at = self.wake_at
         self.release(now, ticket)
-        outcome = signal.outcome
-        self._counts[outcome] += 1
         shown = self._observe(now, ticket, signal.limits) if signal.limits else _NO_CHANGES
         if self._untold:
             shown = (*self._untold, *shown)
             self._untold.clear()
-        if outcome is _SUCCEEDED and ticket is not probe:
-            paced = not (signal.limits or self._slots_limited or self._active_tokens)
-            if self._active_tokens:
-                self._settle_tokens(ticket, signal)
-            changes = self._succeeded(now, ticket, signal)
-            if paced and not changes:
-                self.wake_at = wake_at  # whoever waits, waits for the pace, which this left as it is
-            return shown + changes
-        self._settle_tokens(ticket, signal)
-        return shown + self._others(now, ticket, signal)
+        if signal.outcome is not _SUCCEEDED or ticket is self._breaker_probe:
+            self._settle_tokens(ticket, signal)
+            return shown + self._others(now, ticket, signal)
+        self._served += 1
+        paced = not (signal.limits or self._slots_limited or self._active_tokens)
+        if self._active_tokens:
+            self._settle_tokens(ticket, signal)
+        changes = self._succeeded(now, ticket, signal)
+        if paced and not changes:
+            self.wake_at = wake_at  # whoever waits, waits for the pace, which this left as it is
+        return shown + changes if shown else changes
 
     def _others(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
         """Learn from what is no common success."""
         outcome = signal.outcome
+        self._counts[outcome] += 1
         if ticket is self._breaker_probe:
             self._breaker_probe = None
             if outcome is Outcome.SUCCEEDED:
@@ -233,7 +235,7 @@ class LimiterCore(Line):
             breaker_open=self._breaker_s is not None,
             last_reason=self.last_reason,
             round_trip_s=self._round_trip_s,
-            succeeded=self._counts[Outcome.SUCCEEDED],
+            succeeded=self._served + self._counts[Outcome.SUCCEEDED],
             rate_limited=self._counts[Outcome.RATE_LIMITED],
             overloaded=self._counts[Outcome.OVERLOADED],
             ignored=self._counts[Outcome.IGNORED],
@@ -294,7 +296,7 @@ class LimiterCore(Line):
 
     def grant(self, now: float, ticket: Ticket) -> None:
         """Count the ticket in and take what it is expected to cost."""
-        super().grant(now, ticket)
+        _count_in(self, now, ticket)
         if self._epoch_s is None:
             self._epoch_s = now
             if self._cut is not None:  # a canary: who comes next waits until it could have been refused
@@ -320,8 +322,9 @@ class LimiterCore(Line):
     # --- learning ----------------------------------------------------------------------------------------------------
 
     def _succeeded(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        took = max(now - ticket.granted_s, 0.0)
-        mean = self._round_trip_s
+        took, mean = now - ticket.granted_s, self._round_trip_s
+        if took < 0.0:
+            took = 0.0
         self._round_trip_s = took if mean is None else mean + _EWMA * (took - mean)
         read, written = signal.input_tokens, signal.output_tokens
         if read is not None:

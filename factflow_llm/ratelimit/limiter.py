@@ -96,10 +96,11 @@ class AdaptiveRateLimiter:
             WrongEventLoopError: on entering, from another event loop than the first.
         """
         deadline_s = NEVER if deadline is None else deadline
-        for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("deadline", deadline_s)):
-            if value is not None and not value >= 0:
-                msg = f"permit(): {name} = {value!r} must be at least 0; leave it out where it is unknown"
-                raise InvalidRequestError(msg)
+        if not ((input_tokens or 0) >= 0 and (output_tokens or 0) >= 0 and deadline_s >= 0):
+            given = {"input_tokens": input_tokens, "output_tokens": output_tokens, "deadline": deadline}
+            name, value = next((name, value) for name, value in given.items() if value is not None and not value >= 0)
+            msg = f"permit(): {name} = {value!r} must be at least 0; leave it out where it is unknown"
+            raise InvalidRequestError(msg)
         return Permit(self, CallTicket(input_tokens, output_tokens, priority=priority, deadline_s=deadline_s))
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
