@@ -68,7 +68,8 @@ class Streams:
     """
 
     def __init__(self, seed: int) -> None:
-        if not isinstance(seed, int | np.integer):
+        given: object = seed
+        if not isinstance(given, int | np.integer):
             msg = f"seed = {seed!r} must be a whole number; equal seeds give equal worlds"
             raise ConfigurationError(msg)
         self.seed = seed

@@ -10,7 +10,7 @@ from factflow_llm.errors import PermitSettledError
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
-from factflow_llm.ratelimit.signals import Axis, Outcome, RateLimitSignal, Reason
+from factflow_llm.ratelimit.signals import Axis, AxisLimit, Outcome, RateLimitSignal, Reason
 
 OK = RateLimitSignal(Outcome.SUCCEEDED)
 LIMITED = RateLimitSignal(Outcome.RATE_LIMITED)
@@ -537,3 +537,23 @@ def test_every_change_joins_on() -> None:
                 last[change.axis] = change.new
     assert core.rate == last[Axis.REQUESTS]
     assert core.concurrency == last[Axis.CONCURRENCY]
+
+
+def test_headers_do_not_lift_the_highest_rate() -> None:
+    """Where headers show more to be left than the settings allow, the settings hold, before and after a retune."""
+    core = _core(max_requests_per_minute=60.0)
+    plenty = RateLimitSignal(Outcome.SUCCEEDED, limits=(AxisLimit(Axis.REQUESTS, 500.0, 400.0, 12.0),))
+    first = Ticket()
+    assert core.submit(0.0, first)
+    core.settle(0.5, first, plenty)
+    for most, until_s in ((60.0, 20.0), (120.0, 40.0)):
+        core.retune(until_s - 20.0, RateLimitConfig(max_requests_per_minute=most))
+        granted, now = 0, until_s - 20.0
+        while now < until_s:
+            ticket = Ticket(deadline_s=now + 0.01)
+            if core.submit(now, ticket):
+                granted += 1
+                core.settle(now, ticket, RateLimitSignal(Outcome.IGNORED))
+            core.advance(now + 0.01)
+            now += 0.05
+        assert granted == pytest.approx(20.0 * most / 60.0, abs=2)

@@ -66,15 +66,17 @@ class AIMDMetrics:
 class _Paced:
     """A paced axis: the rule that measures its quota, the budget that paces by it, and the mirror of what headers show.
 
-    ``limited`` tells whether it held somebody back since the rule's last step.
+    ``cap`` holds a mirror to the settings' highest rate, to which the rule keeps by itself; ``limited`` tells whether
+    the axis held somebody back since the rule's last step.
     """
 
-    __slots__ = ("axis", "budget", "limited", "mirror", "rule")
+    __slots__ = ("axis", "budget", "cap", "limited", "mirror", "rule")
 
     def __init__(self, axis: Axis, rule: RateRule, now: float) -> None:
         self.axis = axis
         self.rule = rule
         self.budget = Budget(rule.rate, level=NEVER, now=now)  # nothing was sent yet: the first call goes at once
+        self.cap = Budget(rule.bounded(NEVER), level=NEVER, now=now)
         self.mirror: Mirror | None = None
         self.limited = False
 
@@ -214,6 +216,7 @@ class LimiterCore(Line):
                 paced.rule.retune(config)
             if paced.rule.rate != paced_at:
                 paced.budget.set_rate(now, paced.rule.rate)
+            paced.cap.set_rate(now, paced.rule.bounded(NEVER))
             changes += self._moves(now, [(paced, old)], Reason.RETUNED)
         self._pace()
         self.wake_at = now
@@ -288,7 +291,10 @@ class LimiterCore(Line):
         for paced in self._active:
             cost = 1.0 if paced is self._requests else self._cost(paced.axis, ticket)
             mirror = paced.mirror
-            wait_s = (paced.budget if mirror is None or mirror.blind else mirror).wait_s(now, cost)
+            if mirror is None or mirror.blind:
+                wait_s = paced.budget.wait_s(now, cost)
+            else:
+                wait_s = max(mirror.wait_s(now, cost), paced.cap.wait_s(now, cost))
             if wait_s > 0.0 and now + wait_s > now:
                 paced.limited = True
                 return now + wait_s
@@ -313,6 +319,7 @@ class LimiterCore(Line):
             paced.budget.reserve(cost)
             if paced.mirror is not None:
                 paced.mirror.spend(cost)
+                paced.cap.reserve(cost)
 
     def _cost(self, axis: Axis, ticket: Ticket) -> float:
         read = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
