@@ -86,23 +86,32 @@ class RetryConfig(FrozenSettings):
 class RateLimitConfig(FrozenSettings):
     """The adaptive limiter's settings.
 
+    What a default is worth was measured in 31 worlds, a third of them drawn at random (``tests/golden/ablations.txt``;
+    goodput and share of 429s in points of a hundred, against 98.1 and 1.06). ``decrease=0.5`` is the textbook's AIMD.
+
     Attributes:
         requests_per_minute: a quota you know; the limiter starts there instead of searching. ``None`` finds it.
         input_tokens_per_minute: likewise, for tokens read.
         output_tokens_per_minute: likewise, for tokens written.
         tokens_per_minute: likewise, for both together.
-        min_requests_per_minute: the limiter never goes below this rate.
-        max_requests_per_minute: the limiter never goes above this rate; ``None`` sets no bound.
+        min_requests_per_minute: the limiter never goes below this rate. One call in two minutes, so that a provider
+            that admits anything at all is always tried again.
+        max_requests_per_minute: the limiter never goes above this rate, whatever headers show; ``None`` sets no bound.
         initial_concurrency: calls in flight before anything is known; doubles each round trip, or second if that is
-            shorter, while none is rejected.
-        max_concurrency: calls in flight, at most.
-        decrease: multiplicative decrease: after a rejection the rate falls to this share of the *admitted* rate.
-        probe_s: additive increase: seconds in which the rate climbs from the cut back to the remembered ceiling.
-        probe_requests: the climb lasts at least this many requests, so that a small quota is not probed too often.
-        search_s: once the ceiling has proved stale, the rate doubles in this many seconds.
-        cool_off_s: the first pause after a rejection that names no time; doubles while nothing is admitted.
-        cool_off_cap_s: no pause is longer than this, whatever a Retry-After says.
-        breaker_s: with the quota exhausted, waiting calls fail at once; after this long one call tries again.
+            shorter, while none is rejected. 4 costs 0.9 of goodput; 64 costs 2 of 429s at first where quotas are small.
+        max_concurrency: calls in flight, at most. It protects this process, not the provider.
+        decrease: multiplicative decrease: after a rejection the rate falls to this share of the *admitted* rate. 0.9
+            costs 1.0 of goodput, 0.5 costs 11; 0.985 gains 0.2 on average and loses 0.7 on a plain bucket.
+        probe_s: additive increase: seconds in which the rate climbs from the cut back to the remembered ceiling. 4
+            costs 0.13 of 429s; 16 saves 0.14 of them for 0.1 of goodput, 4 of it where slots grow.
+        probe_requests: the climb lasts at least this many requests, so that a small quota is not probed too often. 30
+            costs 0.23 of 429s, 120 costs 0.6 of goodput.
+        search_s: once the ceiling has proved stale, the rate doubles in this many seconds. 2 and 8 differ by 0.1.
+        cool_off_s: the first pause after a rejection that names no time; doubles while nothing is admitted. 1 second
+            costs 0.4 of goodput, 0.02 costs 0.06 of 429s.
+        cool_off_cap_s: no pause is longer than this, whatever a Retry-After says: two of the longest windows in use.
+        breaker_s: with the quota exhausted, waiting calls fail at once; after this long one call tries again. One call
+            a minute is nothing to a provider, and a minute is soon enough for somebody who has just paid.
         retry: how a rejected or failed call is retried.
     """
 
