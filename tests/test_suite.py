@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -328,19 +329,36 @@ def test_the_command_prints_the_report_and_draws_the_picture(tmp_path: Path, mon
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_command_refuses_what_the_suite_decides() -> None:
-    """Another workload, provider or policy beside ``--suite`` is an error, not ignored."""
-    result = CliRunner().invoke(app, ["compare", "--suite", "--backlog", "3", "--policy", "ours"])
+def test_the_command_takes_some_of_the_contenders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--policy`` chooses among those who take part; a name nobody has is refused with the nearest."""
+    monkeypatch.setattr(measured, "suite", lambda: {"rqc-10": suite()["rqc-10"]})
+    asked = ["compare", "--suite", "--seeds", "1", "--jobs", "1", "--policy"]
+    result = CliRunner().invoke(app, [*asked, "ours"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("2 worlds, 1 policies, 1 paired seeds")
+    result = CliRunner().invoke(app, [*asked, "Polar"])
     assert result.exit_code == 2
-    assert "--policy, --backlog: --suite decides this" in result.output
+    assert "nobody in the suite is called so; did you mean 'Polars'?" in " ".join(result.output.split())
+
+
+def test_the_command_refuses_what_the_suite_decides() -> None:
+    """Another workload or provider beside ``--suite`` is an error, not ignored."""
+    result = CliRunner().invoke(app, ["compare", "--suite", "--backlog", "3", "--provider", "bucket"])
+    assert result.exit_code == 2
+    assert "--provider, --backlog: --suite decides this" in result.output
 
 
 @pytest.mark.slow
-def test_the_golden_report_is_what_the_suite_finds() -> None:
-    """Twenty seeds of every world and everybody: `factflow-llm compare --suite --seeds 20 > tests/golden/suite.txt`."""
-    if absent := absent_peers() | absent_worlds():
+@pytest.mark.parametrize("policies", [["ours", "retry only"], None], ids=["ours", "everybody"])
+def test_the_golden_reports_are_what_the_suite_finds(policies: list[str] | None) -> None:
+    """`compare --suite` writes suite.txt; with `--policy ours --policy "retry only" --seeds 20` suite-ours.txt."""
+    if absent := absent_worlds() | ({} if policies else absent_peers()):
         pytest.skip(f"needs all peers and traces: {absent}")
-    golden = GOLDEN.read_text(encoding="utf-8")
-    for package in {peer.package for peer in PEERS}:
+    golden = (GOLDEN.parent / ("suite-ours.txt" if policies else "suite.txt")).read_text(encoding="utf-8")
+    for package in set() if policies else {peer.package for peer in PEERS}:
         assert f"{package} {version(package)}" in golden, "another release of a peer: write the report anew"
-    assert suite_report(run_suite(seeds=20, progress=False)) == golden
+    seeds = re.search(r"(\d+) paired seeds", golden)
+    assert seeds is not None
+    everybody = measured.contenders()
+    chosen = {name: everybody[name] for name in policies or everybody}
+    assert suite_report(run_suite(chosen, seeds=int(seeds[1]), progress=False)) == golden

@@ -148,6 +148,7 @@ def compare(
       factflow-llm compare --backlog 64 --provider bucket --provider slots
       factflow-llm compare requests.csv --policy ours --policy limiter.toml --policy fixed:3 --plot frontier.png
       factflow-llm compare --suite --seeds 20 --plot frontier.png
+      factflow-llm compare --suite --policy ours --policy inspect_ai
     """
     import simulators as sim
     from simulators.cli import inputs, outputs, reports
@@ -155,8 +156,10 @@ def compare(
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     if suite:
-        inputs.refuse_beside("--suite", ctx, {"seeds", "jobs", "journal", "plot", "overwrite", "json"})
-        measured = run_suite(seeds=seeds, jobs=jobs, progress=not json, journal=journal)
+        inputs.refuse_beside("--suite", ctx, {"policy", "seeds", "jobs", "journal", "plot", "overwrite", "json"})
+        measured = run_suite(
+            inputs.read_contenders(ctx, policy), seeds=seeds, jobs=jobs, progress=not json, journal=journal
+        )
         if plot is not None:
             outputs.draw_frontier(measured, plot)
         reports.print_suite(measured, json=json)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.recorder import RowOutcome
+from factflow_llm.tables import nearest
 from simulators import policies
 from simulators.bythebook import by_the_book
 from simulators.provider import ProviderMachine
@@ -95,6 +96,25 @@ def read_scenarios(workload: Trace | Backlog, providers: Sequence[str], events: 
         ConfigurationError: for an unknown provider, or an event that says nothing or leaves no room for a request.
     """
     return [_with_events(Scenario(workload, name), events) for name in dict.fromkeys(providers)]
+
+
+def read_contenders(ctx: typer.Context, names: Sequence[str]) -> dict[str, Policy]:
+    """Return those who take part in the suite: the named ones, or all when none is named.
+
+    Raises:
+        ConfigurationError: nobody in the suite has that name.
+    """
+    from simulators.suite import contenders
+
+    everybody = contenders()
+    source = ctx.get_parameter_source("policy")
+    if source is None or source.name != "COMMANDLINE":
+        return everybody
+    for name in names:
+        if name not in everybody:
+            msg = f"--policy {name}: nobody in the suite is called so{nearest(name, everybody)}"
+            raise ConfigurationError(msg)
+    return {name: everybody[name] for name in names}
 
 
 def read_policy(word: str, workload: Trace | Backlog) -> Policy:
