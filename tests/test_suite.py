@@ -111,7 +111,7 @@ def test_a_trace_is_asked_at_a_factor_of_its_speed(tmp_path: Path) -> None:
 
 def test_the_documented_file_is_a_world(tmp_path: Path) -> None:
     """The example in the documentation can be read as it stands."""
-    page = (GOLDEN.parents[2] / "docs" / "suite.md").read_text(encoding="utf-8")
+    page = (GOLDEN.parents[3] / "docs" / "suite.md").read_text(encoding="utf-8")
     example = page.partition("```toml\n")[2].partition("```")[0]
     world = read_world(written(tmp_path, example))
     assert (world.clients, len(world.scenario.neighbours)) == (4, 1)
@@ -351,10 +351,10 @@ def test_the_command_refuses_what_the_suite_decides() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("policies", [["ours", "retry only"], None], ids=["ours", "everybody"])
 def test_the_golden_reports_are_what_the_suite_finds(policies: list[str] | None) -> None:
-    """`compare --suite` writes suite.txt; with `--policy ours --policy "retry only" --seeds 20` suite-ours.txt."""
+    """`compare --suite` writes everybody.txt; with `--policy ours --policy "retry only" --seeds 20` ours.txt."""
     if absent := absent_worlds() | ({} if policies else absent_peers()):
         pytest.skip(f"needs all peers and traces: {absent}")
-    golden = (GOLDEN.parent / ("suite-ours.txt" if policies else "suite.txt")).read_text(encoding="utf-8")
+    golden = (GOLDEN.parent / ("ours.txt" if policies else "everybody.txt")).read_text(encoding="utf-8")
     for package in set() if policies else {peer.package for peer in PEERS}:
         assert f"{package} {version(package)}" in golden, "another release of a peer: write the report anew"
     seeds = re.search(r"(\d+) paired seeds", golden)

@@ -27,7 +27,7 @@ from simulators.engine import simulate
 from simulators.policies import oracle
 from simulators.worlds import MeasuredWorld, random_worlds, suite
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "ablations.txt"
+GOLDEN = Path(__file__).parent.parent / "golden" / "suite" / "ablations.txt"
 WORLDS = (
     "bucket-true", "bucket-absent", "burst-true", "fixed-10-true", "fixed-60-absent", "sliding-true", "sliding-absent",
     "slots", "storm", "openai-1", "openai-1-blind", "azure", "anthropic", "below", "code-2x", "clients-4", "rqc-10",
