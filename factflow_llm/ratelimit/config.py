@@ -86,8 +86,9 @@ class RetryConfig(FrozenSettings):
 class RateLimitConfig(FrozenSettings):
     """The adaptive limiter's settings.
 
-    What a default is worth was measured in 31 worlds, a third of them drawn at random (``tests/golden/suite/ablations.txt``;
-    goodput and share of 429s in points of a hundred, against 98.1 and 1.06). ``decrease=0.5`` is the textbook's AIMD.
+    What a default is worth was measured in 31 worlds, a third of them drawn at random: goodput and share of 429s in
+    points of a hundred, against 98.1 and 1.06 (``tests/golden/suite/ablations.txt``). ``decrease=0.5`` is the
+    textbook's AIMD.
 
     Attributes:
         requests_per_minute: a quota you know; the limiter starts there instead of searching. ``None`` finds it.

@@ -16,7 +16,7 @@ from simulators.parallel import World, make_worlds, processes
 from simulators.policies import Adaptive, Policy
 
 FOLDER = Path(__file__).parent
-SUITE = FOLDER / "suite" / "everybody.txt"  # written by `factflow-llm compare --suite > tests/golden/suite/everybody.txt`
+SUITE = FOLDER / "suite" / "everybody.txt"
 SEED = 7
 # Callers who never pause, and a quota that is halved when everybody has settled.
 WORKLOAD = sim.backlog(workers=48, duration_s=240.0, input_tokens=1000.0, output_tokens=150.0, sigma=0.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tests.golden import FOLDER, SUITE, path, reports
+from tests.golden import FOLDER, path, reports
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     if not given.write:
         print("".join(f"{preset}\n{text}" for preset, text in texts.items()), end="")
         return
-    for old in {*FOLDER.glob("*.txt")} - {SUITE}:
+    for old in FOLDER.glob("*.txt"):
         old.unlink()
     for preset, text in texts.items():
         path(preset).write_text(text, encoding="utf-8")
