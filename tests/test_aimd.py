@@ -258,3 +258,15 @@ def test_a_rate_stays_within_its_bounds(
             assert 0.5 <= rule.rate <= 100.0
             assert 0.5 <= rule.ceiling <= 100.0
         assert not math.isnan(rule.next_step_s)
+
+
+def test_a_refusal_that_was_long_under_way_ends_a_search() -> None:
+    """Sent before the search last doubled and heard of after it, it tells nothing of what was admitted since."""
+    rule = RateRule(CONFIG, now=0.0, ceiling=10.0)
+    now = sent = 0.0
+    while rule.mode is not Mode.SEARCH:
+        now = max(rule.next_step_s, now + 0.1)
+        sent += 60.0
+        rule.step(now, sent, limited=True)
+    assert rule.cut(now + 30.0, now, sent, sent - 30.0, retry_after_s=0.0) is Reason.RATE_LIMITED
+    assert rule.ceiling > 0.0

@@ -279,7 +279,8 @@ class RateRule:
             else:
                 reached = cut.rate / (3.0 - 2.0 * self._config.decrease)
             ceiling = max(ceiling, min(reached, 1.05 * measured))
-            if cut.recent:  # the end of a search: what filled the last window counts, not the slow climb before
+            if cut.recent > 0.0 and opened_s > cut.recent_since_s:
+                # the end of a search: what filled the last window counts, not the slow climb before
                 filled = cut.recent * (cut.time_s - cut.recent_since_s) / (opened_s - cut.recent_since_s)
                 ceiling = max(ceiling, min(filled, cut.rate))
             self._slack = 0.5 * (cut.slack + max(cut.net, 0.0))
