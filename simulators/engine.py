@@ -10,35 +10,21 @@ from __future__ import annotations
 import math
 from collections import deque
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from factflow_llm.errors.metadata import REASONS, Consequence, ErrorReason, LLMErrorClassification
 from factflow_llm.ratelimit.backoff import retry_delay_s
-from factflow_llm.ratelimit.line import Refusal, Ticket, TicketState
-from factflow_llm.ratelimit.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
+from factflow_llm.ratelimit.line import Refusal, TicketState
+from factflow_llm.ratelimit.signals import Axis, AxisLimit, Outcome, RateLimitSignal
 from simulators.demand import Sessions
 from simulators.demand import calls as _calls
+from simulators.ledger import Collect, Ledger, Request, Run
 from simulators.neighbours import Traffic
-from simulators.policies import Controller, KnownTicket, PatientPolicy, Policy, as_policy
-from simulators.provider import Call, ProviderMachine, Verdict
-from simulators.rows import (
-    ATTEMPT,
-    AXIS_CODES,
-    CHANGE,
-    CHUNK_BYTES,
-    ENDING_CODES,
-    OUTCOME_CODES,
-    REASON_CODES,
-    REQUEST,
-    Columns,
-    Ending,
-    Frames,
-)
+from simulators.policies import Controller, PatientPolicy, Policy, as_policy
+from simulators.provider import Call, ProviderMachine
+from simulators.rows import Ending
 from simulators.scenario import Backlog, Restart, Scenario
 from simulators.streams import Streams
-from simulators.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,51 +39,6 @@ ANSWERED_AT_ONCE_S = 1.0
 _CONSEQUENCES: dict[str, Consequence] = {str(reason): consequence for reason, consequence in REASONS.items()}
 _SUCCEEDED = Outcome.SUCCEEDED
 _GRANTED = TicketState.GRANTED
-_NAN = math.nan
-_pack_attempt, _pack_request, _pack_change = ATTEMPT.pack, REQUEST.pack, CHANGE.pack
-
-Collect = Literal["frames", "summary"]
-
-
-class Run(NamedTuple):
-    """What a run leaves behind.
-
-    Attributes:
-        attempts: columns of ``rows.ATTEMPT``, in order of their ends; ``None`` when only the summary was collected.
-        requests: columns of ``rows.REQUEST``, in order of their arrival; likewise.
-        changes: columns of ``rows.CHANGE``, in order of time; likewise.
-        capacity: the provider's: time and units per second by axis, at the start and after each event.
-        wasted_tokens: input that a provider read for an answer which nobody got.
-        tally: what the figures are made from.
-    """
-
-    attempts: Columns | None
-    requests: Columns | None
-    changes: Columns | None
-    capacity: list[tuple[float, dict[Axis, float]]]
-    wasted_tokens: int
-    tally: Tally
-
-
-class _Request(KnownTicket):
-    """A request on its way: its place in line, and what its rows will tell."""
-
-    __slots__ = (
-        "arrival_s", "attempt", "client", "concurrency", "ended", "rate", "reason", "sends", "submitted_s", "verdict",
-    )  # fmt: skip
-    concurrency: float
-    rate: float
-    reason: Reason
-    submitted_s: float
-    verdict: Verdict
-
-    def __init__(self, call: Call, arrival_s: float, client: int, deadline_s: float) -> None:
-        Ticket.__init__(self, call.input_tokens, call.max_tokens, deadline_s=deadline_s)
-        self.call = call
-        self.arrival_s = arrival_s
-        self.client = client
-        self.attempt = self.sends = 0
-        self.ended = False
 
 
 def simulate(
@@ -153,12 +94,8 @@ class _World:
         self.heap: list[tuple[float, int, int, Any]] = []
         self.sequence = 0
         self.at_once: deque[int] = deque()
-        self.attempts = bytearray()
-        self.requests = bytearray()
-        self.collector = Frames() if collect == "frames" else Tally(scenario.horizon_s, clients)
-        self.changes = bytearray() if collect == "frames" else None
-        self.wasted_tokens = 0
-        self.open: dict[int, _Request] = {}
+        self.ledger = Ledger(collect, scenario.horizon_s, clients)
+        self.open: dict[int, Request] = {}
         self.jitter = self.streams.stream("jitter", "uniform", _JITTERS)
         self.patience = self.streams.stream("patience", "uniform", 1)
         self.patience_left = self.streams.stream("patience length", "exponential", 1)
@@ -224,23 +161,8 @@ class _World:
                 self.machine.scale(now, what.quota, what.axis)
                 capacity.append((now, self.machine.capacity(now)))
         for request in self.open.values():
-            self.record_request(_NAN, request, Ending.UNFINISHED)
-        self.hand_over()
-        return self.left_behind(capacity)
-
-    def left_behind(self, capacity: list[tuple[float, dict[Axis, float]]]) -> Run:
-        collector = self.collector
-        if isinstance(collector, Tally):
-            collector.close()
-            return Run(None, None, None, capacity, self.wasted_tokens, collector)
-        attempts, requests = collector.attempts, collector.requests
-        attempts.close()
-        requests.close(by="request")
-        changes = Columns(CHANGE)
-        changes.add(np.frombuffer(self.changes or b"", dtype=CHANGE.dtype))
-        changes.close()
-        tally = Tally.of(attempts, requests, self.scenario.horizon_s, len(self.controllers))
-        return Run(attempts, requests, changes, capacity, self.wasted_tokens, tally)
+            self.ledger.request(math.nan, request, Ending.UNFINISHED)
+        return self.ledger.close(capacity)
 
     def push(self, at: float, kind: int, what: object) -> None:
         heappush(self.heap, (at, self.sequence, kind, what))
@@ -263,13 +185,13 @@ class _World:
 
     def begin(self, now: float, call: Call, client: int) -> None:
         scenario, deadline_s = self.scenario, self.retry.deadline_s
-        request = _Request(call, now, client, math.inf if deadline_s is None else now + deadline_s)
+        request = Request(call, now, client, math.inf if deadline_s is None else now + deadline_s)
         self.open[call.index] = request
         if scenario.impatient_share and self.patience.row(call.index)[0] < scenario.impatient_share:
             self.push(now + scenario.patience_s * self.patience_left.row(call.index)[0], _GIVE_UP, call.index)
         self.submit(now, request)
 
-    def submit(self, now: float, request: _Request) -> None:
+    def submit(self, now: float, request: Request) -> None:
         request.submitted_s = now
         client = request.client
         if self.controllers[client].submit(now, request):
@@ -279,7 +201,7 @@ class _World:
         else:
             self.arm(client)
 
-    def send(self, now: float, request: _Request) -> None:
+    def send(self, now: float, request: Request) -> None:
         controller = self.controllers[request.client]
         request.rate, request.concurrency = controller.rate, controller.concurrency
         request.reason = controller.last_reason
@@ -304,7 +226,7 @@ class _World:
             self.timers[client] = (wake_at, self.sequence, client)
             self.sequence += 1
 
-    def answer(self, now: float, request: _Request) -> None:
+    def answer(self, now: float, request: Request) -> None:
         verdict, client, call = request.verdict, request.client, request.call
         if verdict.handle is not None:
             self.machine.finish(now, verdict.handle)
@@ -321,8 +243,8 @@ class _World:
         controller = self.controllers[client]
         changes = controller.settle(now, request, signal)
         if changes:
-            self.note(client, changes)
-        self.record_attempt(now, request, outcome)
+            self.ledger.changes(client, changes)
+        self.ledger.attempt(now, request, outcome)
         if controller.wake_at <= now:
             self.decide(now, client)
         if error is None:
@@ -330,14 +252,7 @@ class _World:
         else:
             self.failed(now, request, error, heard_s)
 
-    def note(self, client: int, changes: tuple[Change, ...]) -> None:
-        if self.changes is not None:
-            for change in changes:
-                self.changes += _pack_change(
-                    change.time_s, client, AXIS_CODES[change.axis], change.old, change.new, REASON_CODES[change.reason]
-                )
-
-    def failed(self, now: float, request: _Request, error: str, retry_after_s: float | None) -> None:
+    def failed(self, now: float, request: Request, error: str, retry_after_s: float | None) -> None:
         consequence = _CONSEQUENCES[error]
         if consequence.classification is LLMErrorClassification.TERMINAL:
             never = error == ErrorReason.REQUEST_EXCEEDS_LIMIT
@@ -358,7 +273,7 @@ class _World:
             request.attempt += 1
             self.push(now + delay_s, _RETRY, request)
 
-    def refused(self, now: float, request: _Request) -> None:
+    def refused(self, now: float, request: Request) -> None:
         late = request.refusal is Refusal.DEADLINE
         self.finish(now, request, Ending.REFUSED_DEADLINE if late else Ending.REFUSED_BREAKER)
 
@@ -368,18 +283,18 @@ class _World:
             return
         controller = self.controllers[request.client]
         if self.hang_up(now, request):
-            self.note(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
+            self.ledger.changes(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
         else:
             controller.withdraw(request)
         self.decide(now, request.client)
         self.finish(now, request, Ending.CANCELLED)
 
-    def hang_up(self, now: float, request: _Request) -> bool:
+    def hang_up(self, now: float, request: Request) -> bool:
         """Drop the request's connection and return whether it had one."""
         if request.state is not _GRANTED:
             return False
         self.machine.finish(now, request.verdict.handle)
-        self.record_attempt(now, request, "cancelled")
+        self.ledger.attempt(now, request, "cancelled")
         return True
 
     def restart(self, now: float, event: Restart) -> None:
@@ -391,17 +306,17 @@ class _World:
         fresh = []
         for old in mine:
             old.ended = True
-            request = self.open[old.call.index] = _Request(old.call, old.arrival_s, old.client, old.deadline_s)
+            request = self.open[old.call.index] = Request(old.call, old.arrival_s, old.client, old.deadline_s)
             request.attempt = old.attempt + self.hang_up(now, old)
             request.sends = old.sends
             fresh.append(request)
         for request in fresh:
             self.submit(now, request)
 
-    def finish(self, now: float, request: _Request, ending: Ending) -> None:
+    def finish(self, now: float, request: Request, ending: Ending) -> None:
         request.ended = True
         del self.open[request.call.index]
-        self.record_request(now, request, ending)
+        self.ledger.request(now, request, ending)
         if self.closed:
             if now == request.arrival_s:
                 self.push(now + ANSWERED_AT_ONCE_S, _ARRIVAL, request.client)
@@ -413,53 +328,6 @@ class _World:
             following = self.sessions.after(request.call.index, now)
             if following is not None:
                 self.push(following[0], _NEXT_ROUND, (following[1], request.client))
-
-    def record_attempt(self, now: float, request: _Request, outcome: str) -> None:
-        call, verdict, sent_s = request.call, request.verdict, request.granted_s
-        if outcome is not _SUCCEEDED and verdict.status == 200:
-            self.wasted_tokens += call.input_tokens
-        told_s = verdict.retry_after_s
-        self.attempts += _pack_attempt(
-            call.index,
-            request.attempt,
-            request.client,
-            request.submitted_s,
-            sent_s,
-            sent_s + verdict.first_chunk_s,
-            now,
-            verdict.status,
-            OUTCOME_CODES[outcome],
-            _NAN if told_s is None else told_s,
-            request.rate,
-            request.concurrency,
-            REASON_CODES[request.reason],
-            request.in_flight,
-            request.queued,
-        )
-
-    def record_request(self, now: float, request: _Request, ending: Ending) -> None:
-        call = request.call
-        self.requests += _pack_request(
-            call.index,
-            request.client,
-            request.arrival_s,
-            request.granted_s,
-            now,
-            request.sends,
-            ENDING_CODES[ending],
-            call.input_tokens,
-            call.output_tokens,
-        )
-        if len(self.attempts) >= CHUNK_BYTES:
-            self.hand_over()
-
-    def hand_over(self) -> None:
-        """Give the rows packed so far to whoever collects them."""
-        attempts = np.frombuffer(bytes(self.attempts), dtype=ATTEMPT.dtype)
-        requests = np.frombuffer(bytes(self.requests), dtype=REQUEST.dtype)
-        self.collector.take(attempts, requests)
-        self.attempts.clear()
-        self.requests.clear()
 
 
 def _reset_s(limits: tuple[AxisLimit, ...]) -> float | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
-from simulators.engine import Run, simulate
+from simulators.engine import simulate
 from simulators.policies import Policy, oracle
 from simulators.rows import (
     ATTEMPT,
@@ -30,6 +30,7 @@ from simulators.rows import (
 from simulators.tally import PERCENTS
 
 if TYPE_CHECKING:
+    from simulators.ledger import Run
     from simulators.scenario import Scenario
 
 Kept = TypeVar("Kept")

@@ -1,13 +1,10 @@
-"""What a run writes down: one packed row per attempt and per request, kept as columns or counted and forgotten.
-
-The engine packs a row in half a microsecond; every few thousand rows go, as columns, to whoever collects.
-"""
+"""The rows of a run, per attempt, per request and per change of a limit: their fields, their words, their columns."""
 
 from __future__ import annotations
 
 import struct
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +13,6 @@ from factflow_llm.ratelimit.signals import Axis, Outcome, Reason
 
 Rows = np.ndarray[Any, np.dtype[np.void]]
 Column = npt.NDArray[Any]
-
-CHUNK_BYTES = 1 << 19
 
 
 class Ending(StrEnum):
@@ -66,14 +61,6 @@ REQUEST = Schema(
 )  # fmt: skip
 
 CHANGE = Schema(time_s="d", client="h", axis="b", old="d", new="d", reason="b")
-
-
-class Collector(Protocol):
-    """Whoever takes the rows of a run."""
-
-    def take(self, attempts: Rows, requests: Rows) -> None:
-        """Take the next rows, in order of their ends."""
-        ...
 
 
 class Columns:

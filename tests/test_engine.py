@@ -14,7 +14,7 @@ import pytest
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
-from simulators.engine import Run, simulate
+from simulators.engine import simulate
 from simulators.latency import LatencyModel
 from simulators.policies import fixed_rate, oracle, retry_only
 from simulators.provider import Provider, provider
@@ -25,6 +25,7 @@ from simulators.traces import Trace, synthesize
 from simulators.traces.trace import TraceHeader
 
 if TYPE_CHECKING:
+    from simulators.ledger import Run
     from simulators.result import SimResult
 
 SWIFT = LatencyModel(first_token_s=0.5, first_token_sigma=0.0, per_token_s=0.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from factflow_llm.errors import ConfigurationError
-from simulators import engine
+from simulators import ledger
 from simulators.engine import simulate
 from simulators.policies import retry_only
 from simulators.rows import ATTEMPT, REQUEST, Columns
@@ -36,7 +36,7 @@ def test_both_collections_tell_the_same(policy: object, clients: int) -> None:
 def test_chunks_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often rows are handed over, the columns and the figures are the same."""
     whole = simulate(MIXED, seed=3)
-    monkeypatch.setattr(engine, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(ledger, "CHUNK_BYTES", 1000)
     parts = simulate(MIXED, seed=3)
     assert parts.run.attempts == whole.run.attempts
     assert parts.run.requests == whole.run.requests
