@@ -13,23 +13,20 @@ from simulators.suite import missed, run_suite
 from simulators.worlds import Targets, absent_worlds, suite
 
 SEEDS = 4
-SHORT = {
-    "nall": "rejected",  # 180 refusals at 0.99 of the quota, where 56 at 0.92 are asked for
-    "clients-4": "jain",  # nothing pulls shares together once each client has measured its own
-    "clients-16": "jain",  # 0.978 over twenty seeds
-    "rqc-10": "rejected_share",  # 3.1 %: ten clients learn of a window by filling it together
+SHORT: dict[str, dict[str, float | None]] = {
+    "nall": {"rejected": None},  # 180 refusals at 0.99 of the quota, where 56 at 0.92 are asked for
+    # nothing pulls shares together once each client has measured its own; 2.06 % over twenty seeds
+    "clients-4": {"jain": None, "rejected_share": 0.025},
+    "clients-16": {"jain": None},  # 0.978 over twenty seeds
+    "rqc-10": {"rejected_share": None},  # 3.1 %: ten clients learn of a window by filling it together
 }
-"""Figures that are missed, or met on some seeds only; docs/limiter.md says why."""
+"""What is held instead, where figures are missed, or met on some seeds only; docs/limiter.md says why."""
 
 
 @pytest.mark.parametrize("name", [name for name, world in suite().items() if world.targets != Targets()])
 def test_targets_are_met(name: str) -> None:
     """Goodput, share of 429s, recovery, fairness and added waits are within what the world's file asks for."""
-    targets = suite()[name].targets
-    if name in SHORT:
-        targets = targets.model_copy(
-            update={SHORT[name]: None, **({"rejected_share": 0.025} if name == "clients-4" else {})}
-        )
+    targets = suite()[name].targets.model_copy(update=SHORT.get(name, {}))
     policies = {"ours": as_policy(None), "retry only": retry_only()}
     if targets.added_wait_p99_s is None:
         del policies["retry only"]
@@ -38,6 +35,7 @@ def test_targets_are_met(name: str) -> None:
 
 def test_nothing_is_said_to_be_missed_that_is_not_asked_for() -> None:
     """What falls short names a world of the suite and one of its targets."""
-    for name, figure in SHORT.items():
+    for name, figures in SHORT.items():
         assert name not in absent_worlds()
-        assert getattr(suite()[name].targets, figure) is not None
+        for figure in figures:
+            assert getattr(suite()[name].targets, figure) is not None
