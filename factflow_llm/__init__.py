@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
     from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
     from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
-    from factflow_llm.ratelimit.core import AIMDMetrics
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+    from factflow_llm.ratelimit.metrics import AIMDMetrics
     from factflow_llm.ratelimit.signals import Axis, RateLimitSignal, Reason
     from factflow_llm.recorder import AttemptRow, AttemptSink, Recorder
     from factflow_llm.settings import LLMConfig, LLMProviderConfig, ModelType, ProviderName
@@ -173,7 +173,7 @@ _HOMES = {
         "protocols": ("EmbeddingClientProtocol", "LLMClientProtocol"),
         "ratelimit.client": ("RateLimitedClient", "RateLimitedEmbeddingClient"),
         "ratelimit.config": ("RateLimitConfig", "RetryConfig"),
-        "ratelimit.core": ("AIMDMetrics",),
+        "ratelimit.metrics": ("AIMDMetrics",),
         "ratelimit.limiter": ("AdaptiveRateLimiter",),
         "ratelimit.signals": ("Axis", "RateLimitSignal", "Reason"),
         "recorder": ("AttemptRow", "AttemptSink", "Recorder"),

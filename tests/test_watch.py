@@ -11,7 +11,7 @@ import pytest
 import simulators as sim
 from factflow_llm import AdaptiveRateLimiter, RateLimitConfig
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.core import AIMDMetrics
+from factflow_llm.ratelimit.metrics import AIMDMetrics
 from factflow_llm.ratelimit.signals import Axis, Change, Reason
 from simulators.dashboard.live import Sample, curves_of_samples
 

@@ -2,25 +2,23 @@
 
 Rules, which hold for every driver:
 
-1. ``now`` is an argument of every transition and never runs backwards. Nothing here reads a clock, sleeps or draws
-luck.
+1. ``now`` is an argument of every transition and never runs backwards. Nothing reads a clock, sleeps or draws luck.
 2. A ticket waits in line, is granted (the driver sends the call) or refused, and after a grant is settled exactly once.
-3. A waiting ticket holds no send time. A driver calls :meth:`LimiterCore.advance` when ``wake_at`` has come, which any
-transition can move.
+3. A waiting ticket holds no send time. Any transition can move ``wake_at``, when a driver calls ``advance``.
 4. Within a priority, first come, first served. Nobody overtakes a large call that waits for its tokens.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from factflow_llm.errors import PermitSettledError
 from factflow_llm.ratelimit.aimd import RateRule
-from factflow_llm.ratelimit.budget import Budget
 from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.metrics import AIMDMetrics
 from factflow_llm.ratelimit.mirror import Mirror
+from factflow_llm.ratelimit.paced import PacedAxis, known_rate, on_axis
 from factflow_llm.ratelimit.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 from factflow_llm.ratelimit.slots import SlotRule
 
@@ -36,58 +34,6 @@ _count_in = Line.grant
 _EWMA = 0.1
 _CANARY_S = 0.5
 """The longest wait for news of the first call after a cut."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AIMDMetrics:
-    """What the limiter knows and does at one moment.
-
-    Rates are per second; ``inf`` means no limit is known on that axis.
-    """
-
-    time_s: float
-    in_flight: int
-    queued: int
-    concurrency_limit: float
-    requests_per_s: float
-    input_tokens_per_s: float
-    output_tokens_per_s: float
-    tokens_per_s: float
-    blocked_until_s: float | None
-    breaker_open: bool
-    last_reason: Reason
-    round_trip_s: float | None
-    succeeded: int
-    rate_limited: int
-    overloaded: int
-    ignored: int
-
-
-class _Paced:
-    """A paced axis: the rule that measures its quota, the budget that paces by it, and the mirror of what headers show.
-
-    ``cap`` holds a mirror to the settings' highest rate, to which the rule keeps by itself; ``limited`` tells whether
-    the axis held somebody back since the rule's last step.
-    """
-
-    __slots__ = ("axis", "budget", "cap", "limited", "mirror", "rule")
-
-    def __init__(self, axis: Axis, rule: RateRule, now: float) -> None:
-        self.axis = axis
-        self.rule = rule
-        self.budget = Budget(rule.rate, level=NEVER, now=now)  # nothing was sent yet: the first call goes at once
-        self.cap = Budget(rule.bounded(NEVER), level=NEVER, now=now)
-        self.mirror: Mirror | None = None
-        self.limited = False
-
-    @property
-    def active(self) -> bool:
-        return self.mirror is not None or self.rule.rate != NEVER
-
-    @property
-    def rate(self) -> float:
-        mirror = self.mirror
-        return self.rule.rate if mirror is None or mirror.blind else self.rule.bounded(mirror.rate)
 
 
 class LimiterCore(Line):
@@ -109,7 +55,7 @@ class LimiterCore(Line):
         self._untold: list[Change] = []
         self._gate_s = -NEVER
         self._blocks = 0
-        self._cut: _Paced | None = None
+        self._cut: PacedAxis | None = None
         self._breaker_s: float | None = None
         self._breaker_probe: Ticket | None = None
         self._round_trip_s: float | None = None
@@ -202,16 +148,10 @@ class LimiterCore(Line):
         if self._slots.limit != old_slots:
             changes.append(self._change(now, Axis.CONCURRENCY, old_slots, self._slots.limit, Reason.RETUNED))
         for paced in self._axes:
-            known = _known(config, paced.axis)
+            known = known_rate(config, paced.axis)
             old, paced_at = paced.rate, paced.rule.rate
-            if not self._orders or known not in (NEVER, _known(before, paced.axis)):
-                paced.rule = RateRule(
-                    config,
-                    now=now,
-                    sent=self._total(paced.axis),
-                    ceiling=known,
-                    of_requests=paced.axis is Axis.REQUESTS,
-                )
+            if not self._orders or known not in (NEVER, known_rate(before, paced.axis)):
+                paced.rule = self._rule(now, paced.axis, known)
             else:
                 paced.rule.retune(config)
             if paced.rule.rate != paced_at:
@@ -248,8 +188,10 @@ class LimiterCore(Line):
         """Begin: time before the first ticket taught nothing."""
         config = self.config
         self._axes = tuple(
-            _Paced(
-                axis, RateRule(config, now=now, ceiling=_known(config, axis), of_requests=axis is Axis.REQUESTS), now
+            PacedAxis(
+                axis,
+                RateRule(config, now=now, ceiling=known_rate(config, axis), of_requests=axis is Axis.REQUESTS),
+                now,
             )
             for axis in (Axis.REQUESTS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
         )
@@ -257,6 +199,10 @@ class LimiterCore(Line):
         self._paced = {paced.axis: paced for paced in self._axes}
         self._pace()
         self._next_step_s = now
+
+    def _rule(self, now: float, axis: Axis, ceiling: float) -> RateRule:
+        sent, of_requests = self._total(axis), axis is Axis.REQUESTS
+        return RateRule(self.config, now=now, sent=sent, ceiling=ceiling, of_requests=of_requests)
 
     def _pace(self) -> None:
         """List the axes that can hold somebody back."""
@@ -315,7 +261,7 @@ class LimiterCore(Line):
         self._input_sent += read
         self._output_sent += written
         for paced in self._active:
-            cost = 1.0 if paced is self._requests else _on_axis(paced.axis, 1.0, read, written)
+            cost = 1.0 if paced is self._requests else on_axis(paced.axis, 1.0, read, written)
             paced.budget.reserve(cost)
             if paced.mirror is not None:
                 paced.mirror.spend(cost)
@@ -324,7 +270,7 @@ class LimiterCore(Line):
     def _cost(self, axis: Axis, ticket: Ticket) -> float:
         read = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
         written = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
-        return _on_axis(axis, 1.0, read, written)
+        return on_axis(axis, 1.0, read, written)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -366,8 +312,8 @@ class LimiterCore(Line):
                 continue
             mirror = paced.mirror or Mirror()
             old, old_rate = paced.rate, mirror.rate
-            own = _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
-            since = self._total(paced.axis) - _on_axis(paced.axis, *ticket.sent_before) - own
+            own = on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
+            since = self._total(paced.axis) - on_axis(paced.axis, *ticket.sent_before) - own
             if mirror.observe(now, shown, sent_s=ticket.granted_s, spent_since=since):
                 paced.mirror = mirror
                 self._pace()
@@ -426,7 +372,7 @@ class LimiterCore(Line):
                 now,
                 ticket.granted_s,
                 self._total(paced.axis),
-                _on_axis(paced.axis, *ticket.sent_before),
+                on_axis(paced.axis, *ticket.sent_before),
                 unit=self._unit(paced.axis),
                 retry_after_s=told_s,
             )
@@ -445,7 +391,7 @@ class LimiterCore(Line):
     def _expected(self, now: float, ticket: Ticket, axis: Axis | None) -> bool:
         """Tell whether a mirror had shown the budget to be empty; one that had not turns blind."""
         return any(
-            paced.mirror.refused(now, _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
+            paced.mirror.refused(now, on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
             for paced in self._axes
             if paced.mirror is not None and not paced.mirror.blind and axis in (None, paced.axis)
         )
@@ -467,10 +413,10 @@ class LimiterCore(Line):
     def _moves(
         self,
         now: float,
-        before: Iterable[tuple[_Paced, float]],
+        before: Iterable[tuple[PacedAxis, float]],
         reason: Reason,
         *,
-        always: _Paced | None = None,
+        always: PacedAxis | None = None,
     ) -> tuple[Change, ...]:
         """Return the changes of those axes whose rate is another than before, and of the one that is told always."""
         return tuple(
@@ -488,7 +434,7 @@ class LimiterCore(Line):
         self._blocks += 1
         self._gate_s = max(self._gate_s, now + min(pause, cap))
 
-    def _blamed(self, axis: Axis | None) -> _Paced:
+    def _blamed(self, axis: Axis | None) -> PacedAxis:
         for paced in self._tokens:
             if paced.axis is axis:
                 return paced
@@ -514,11 +460,11 @@ class LimiterCore(Line):
         read = (ticket.reserved_input if signal.input_tokens is None else signal.input_tokens) if served else 0.0
         written = (ticket.reserved_output if signal.output_tokens is None else signal.output_tokens) if served else 0.0
         for paced in self._active_tokens:
-            reserved = _on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
-            paced.budget.settle(reserved, _on_axis(paced.axis, 1.0, read, written))
+            reserved = on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
+            paced.budget.settle(reserved, on_axis(paced.axis, 1.0, read, written))
 
     def _total(self, axis: Axis) -> float:
-        return _on_axis(axis, self._requests_sent, self._input_sent, self._output_sent)
+        return on_axis(axis, self._requests_sent, self._input_sent, self._output_sent)
 
     def _unit(self, axis: Axis) -> float:
         """Return the size of a typical call on the axis."""
@@ -527,21 +473,3 @@ class LimiterCore(Line):
     def _change(self, now: float, axis: Axis, old: float, new: float, reason: Reason) -> Change:
         self.last_reason = reason
         return Change(now, axis, old, new, reason)
-
-
-def _known(config: RateLimitConfig, axis: Axis) -> float:
-    per_minute = {
-        Axis.REQUESTS: config.requests_per_minute,
-        Axis.INPUT_TOKENS: config.input_tokens_per_minute,
-        Axis.OUTPUT_TOKENS: config.output_tokens_per_minute,
-        Axis.TOKENS: config.tokens_per_minute,
-    }[axis]
-    return NEVER if per_minute is None else per_minute / 60.0
-
-
-def _on_axis(axis: Axis, requests: float, read: float, written: float) -> float:
-    if axis is Axis.REQUESTS:
-        return requests
-    if axis is Axis.INPUT_TOKENS:
-        return read
-    return written if axis is Axis.OUTPUT_TOKENS else read + written

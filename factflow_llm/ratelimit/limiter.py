@@ -19,7 +19,7 @@ from factflow_llm.errors import (
     get_error_metadata,
 )
 from factflow_llm.ratelimit.config import RateLimitConfig
-from factflow_llm.ratelimit.core import AIMDMetrics, LimiterCore
+from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.headers import parse_limits
 from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal
@@ -27,6 +27,7 @@ from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSigna
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from factflow_llm.ratelimit.metrics import AIMDMetrics
     from factflow_llm.types import Usage
 
 _log = logging.getLogger(__name__)

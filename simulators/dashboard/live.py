@@ -21,8 +21,8 @@ from simulators.plots.series import MOVES, per_minute
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from factflow_llm.ratelimit.core import AIMDMetrics
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+    from factflow_llm.ratelimit.metrics import AIMDMetrics
 
 _MOST_WINDOWS = 120
 _COUNTERS = {"succeeded": "succeeded", "rate_limited": "rate_limited", "overloaded": "overloaded", "other": "ignored"}
