@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from factflow_llm.ratelimit.signals import AxisLimit
+    from factflow_llm.ratelimit.signals import Axis, AxisLimit
 
 TRACE_VERSION = "factflow.trace/1"
 TOTALS = "factflow.recorder"
@@ -57,6 +57,7 @@ VALUE_FIELDS = {
     "error": "error.type",
     "outcome": "outcome",
     "retry_after_s": "factflow.retry_after_s",
+    "axis": "factflow.ratelimit.axis",
     "limit": "factflow.limiter.limit",
     "in_flight": "factflow.limiter.in_flight",
     "queue_depth": "factflow.limiter.queue_depth",
@@ -97,6 +98,7 @@ class AttemptRow(NamedTuple):
         error: a word of ``ErrorReason``.
         outcome: a word of ``RowOutcome``.
         retry_after_s: the provider's wish.
+        axis: the dimension that a refusal named, or that its headers show to be used up.
         limit: the limiter's limit at admission, in requests per second; ``inf`` is written as unknown.
         in_flight: attempts under way at admission, this one included.
         queue_depth: calls waiting at admission.
@@ -122,6 +124,7 @@ class AttemptRow(NamedTuple):
     error: str | None = None
     outcome: str = RowOutcome.OK
     retry_after_s: float | None = None
+    axis: Axis | None = None
     limit: float | None = None
     in_flight: int | None = None
     queue_depth: int | None = None

@@ -15,6 +15,7 @@ from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import AttemptRow
 from factflow_llm.types import (
     CompletionResponse,
@@ -457,7 +458,8 @@ def test_one_row_per_attempt() -> None:
     rows = _Rows()
 
     async def main() -> None:
-        client = _Chat(_StatusError(429, retry_after="3", x_ratelimit_limit_requests="60"), takes_s=2.0)
+        shown = {"x_ratelimit_limit_requests": "60", "x_ratelimit_remaining_requests": "0"}
+        client = _Chat(_StatusError(429, retry_after="3", **shown), takes_s=2.0)
         await _wrap(client, recorder=rows).complete(HELLO, max_tokens=50)
 
     run_virtually(main())
@@ -466,6 +468,7 @@ def test_one_row_per_attempt() -> None:
     assert (refused.attempt, answered.attempt) == (0, 1)
     assert (refused.arrival_s, refused.admitted_s, refused.end_s) == (0.0, 0.0, 2.0)
     assert (refused.outcome, refused.status, refused.retry_after_s) == ("rate_limited", 429, 3.0)
+    assert (refused.axis, answered.axis) == (Axis.REQUESTS, None)
     assert refused.headers is not None
     assert refused.headers["x-ratelimit-limit-requests"] == "60"
     assert refused.limits[0].limit == 60.0

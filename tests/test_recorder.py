@@ -61,6 +61,7 @@ def test_row(tmp_path: Path) -> None:
         outcome=RowOutcome.RATE_LIMITED,
         input_tokens=0,
         retry_after_s=2.5,
+        axis=Axis.REQUESTS,
         limit=8.0,
         in_flight=3,
         queue_depth=0,
@@ -87,6 +88,7 @@ def test_row(tmp_path: Path) -> None:
         "error.type": "rate_limit",
         "outcome": "rate_limited",
         "factflow.retry_after_s": 2.5,
+        "factflow.ratelimit.axis": "requests",
         "factflow.limiter.limit": 8.0,
         "factflow.limiter.in_flight": 3,
         "factflow.limiter.queue_depth": 0,
@@ -97,6 +99,15 @@ def test_row(tmp_path: Path) -> None:
         "factflow.ratelimit.requests.remaining": 0.0,
     }
     assert totals == {"factflow.recorder": {"rows": 1, "dropped": 0, "closed": True}}
+
+
+def test_a_dimension_is_one_of_ours(tmp_path: Path) -> None:
+    """A recording that names a dimension nobody knows is refused, with the line and the words that are known."""
+    path = tmp_path / "r.jsonl"
+    record(path, row(status=429, outcome="rate_limited", axis=Axis.TOKENS))
+    path.write_text(path.read_text().replace('"tokens"', '"wishes"'))
+    with pytest.raises(TraceError, match=r"r.jsonl:2: factflow.ratelimit.axis is 'wishes'; it must be one of req"):
+        read_recording(path)
 
 
 def test_unknown_is_left_out(tmp_path: Path) -> None:
@@ -126,7 +137,7 @@ def test_recording_is_a_frame_and_a_trace(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     record(
         path,
-        row("b", 0, 105.0, status=429, outcome="rate_limited", input_tokens=9),
+        row("b", 0, 105.0, status=429, outcome="rate_limited", input_tokens=9, axis=Axis.TOKENS),
         row("a", 0, 100.0, status=200, input_tokens=5, output_tokens=7, max_tokens=50),
         row("b", 1, 105.0, status=200, input_tokens=10, output_tokens=8),
         row("c", 0, 107.0, outcome="cancelled", limits=(AxisLimit(Axis.TOKENS, remaining=3.0),)),
@@ -136,6 +147,7 @@ def test_recording_is_a_frame_and_a_trace(tmp_path: Path) -> None:
     assert recording.attempts["arrival_s"].tolist() == [5.0, 0.0, 5.0, 7.0]
     assert recording.attempts["tokens_remaining"].iloc[3] == 3.0
     assert "requests_limit" not in recording.attempts
+    assert recording.attempts["axis"].fillna("unknown").tolist() == ["tokens", "unknown", "unknown", "unknown"]
     assert recording.attempts["status"].isna().tolist() == [False, False, False, True]
     trace = recording.trace()
     assert trace.arrival_s.tolist() == [0.0, 5.0, 7.0]

@@ -217,6 +217,7 @@ class _Limited(Generic[ClientT]):
                 error=metadata.reason.value if metadata else None,
                 outcome=_row_outcome(admission, error, metadata),
                 retry_after_s=metadata.retry_after_s if metadata else None,
+                axis=metadata.axis if metadata else None,
                 limit=admission.limit if admission else None,
                 in_flight=admission.in_flight if admission else None,
                 queue_depth=admission.queued if admission else None,

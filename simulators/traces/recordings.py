@@ -50,8 +50,9 @@ _FIGURE_FIELDS = {name: VALUE_FIELDS[name] for name in ("retry_after_s", "limit"
     f"{axis}_{figure}": f"factflow.ratelimit.{axis}.{figure}" for axis in Axis for figure in LIMIT_FIGURES
 }
 _TEXT_FIELDS = {"call_id": "call_id"} | {
-    name: VALUE_FIELDS[name] for name in ("model", "provider", "operation", "error", "outcome", "reason")
+    name: VALUE_FIELDS[name] for name in ("model", "provider", "operation", "error", "outcome", "axis", "reason")
 }
+_AXES = tuple(map(str, Axis))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -294,6 +295,8 @@ class _Rows:
             value = row.get(field)
             if not isinstance(value, str | int | None) or (name == "call_id" and value is None):
                 raise source.fault(f"{field} is {shown(value)}; it must be a word or number", line)
+            if name == "axis" and value is not None and value not in _AXES:
+                raise source.fault(f"{field} is {shown(value)}; it must be one of {', '.join(_AXES)}", line)
             self._texts[name].append(self._words.setdefault(value, value))
 
 
