@@ -162,6 +162,37 @@ def test_recording_is_a_frame_and_a_trace(tmp_path: Path) -> None:
     assert read_trace(tmp_path / "again.jsonl").header == trace.header
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n", r"a trace of requests \(azure\); factflow-llm replay .* read"),
+        ('{"timestamp": 1, "input_length": 2, "output_length": 3}\n', r"a trace of requests \(mooncake\)"),
+        ('{"trace_version": "factflow.trace/1", "mode": "imported"}\n', r"a trace of requests \(factflow\)"),
+        ('[\n {"name": "chat"}]', "OpenTelemetry spans are traces"),
+        ("0,1.5,0.5,Gamma,1,2\n", r"\(ServeGen\)"),
+        ("[[meters]]\nlimit = 5\n", "TOML; a provider goes to --provider"),
+        ('name = "limiter"\n', "the settings of a limiter to --policy"),
+        ("<html>\n", "it begins with '<html>'; give the first file that a Recorder wrote"),
+        ("{" * 2000 + "\n", "give the first file that a Recorder wrote"),
+    ],
+)
+def test_what_is_no_recording_is_called_what_it_is(content: str, told: str, tmp_path: Path) -> None:
+    """Who gives something else than a recording reads what it seems to be and what takes it, not that it is damaged."""
+    path = tmp_path / "other"
+    path.write_text(content)
+    with pytest.raises(TraceError, match=rf"other:1: not a recording \(factflow.trace/1\): .*{told}"):
+        read_recording(path)
+
+
+def test_a_folder_and_parquet_are_no_recordings(tmp_path: Path) -> None:
+    """Neither is opened as text."""
+    with pytest.raises(TraceError, match="a folder; give the first file that a Recorder wrote"):
+        read_recording(tmp_path)
+    (tmp_path / "trace.parquet").write_bytes(b"PAR1")
+    with pytest.raises(TraceError, match="Parquet holds traces; factflow-llm replay"):
+        read_recording(tmp_path / "trace.parquet")
+
+
 def test_files_rotate(tmp_path: Path) -> None:
     """Files stay below their bound, each loads alone, and all load as one with one clock."""
     path = tmp_path / "r.jsonl"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 from array import array
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from simulators.traces.recordings import read_ours, read_parquet
+from simulators.traces.recordings import REPLAYED, read_ours, read_parquet
 from simulators.traces.servegen import CHUNK, read_servegen
 from simulators.traces.sessions import conversations, numbered
 from simulators.traces.source import MAX_ROWS, Source, count, known_count, parse_row, seconds, shown, wrong_time
@@ -21,6 +24,8 @@ from simulators.traces.trace import UNKNOWN, Floats, Integers, Mode, Trace, Trac
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+_TOML = re.compile(r"#|\[+[\w.\"-]+\]+$|[\w.\"-]+\s*=")
 
 
 def read_trace(path: str | Path, *, seed: int = 0) -> Trace:
@@ -71,6 +76,27 @@ def _recognised(source: Source, first: str) -> Callable[[Source], Trace]:
         raise source.fault(f"looks like {nearest.name} but lacks {', '.join(lacking)}; {found}", 1)
     formats = ", ".join(dict.fromkeys(each.name for each in (*_CSV, *_JSON)))
     raise source.fault(f"not a trace of a known format ({formats}, ServeGen); {found}", 1)
+
+
+def seems(first: str) -> str:
+    """Say what a file that is no recording and begins with the line ``first`` seems to be, and what reads it."""
+    text = first.strip()
+    names: set[str] = set()
+    if text.startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            names = set(json.loads(text))
+    elif text:
+        names = set(field_names(text))
+    for each in (*_JSON, *_CSV):
+        if each.needs <= names:
+            return f"it looks like a trace of requests ({each.name}); {REPLAYED}"
+    if CHUNK.fullmatch(first):
+        return f"it looks like a trace of requests (ServeGen); {REPLAYED}"
+    if text in ("{", "["):
+        return f"it looks like a JSON document; of those, OpenTelemetry spans are traces, and {REPLAYED}"
+    if _TOML.match(text):
+        return "it looks like TOML; a provider goes to --provider, the settings of a limiter to --policy"
+    return f"it begins with {shown(text[:40])}; give the first file that a Recorder wrote"
 
 
 def _azure(source: Source) -> Trace:

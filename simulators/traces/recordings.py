@@ -42,6 +42,7 @@ TRACE_FIELDS = {
     "think_time_s": "think_time_s",
 }
 PARQUET_HEADER_KEY = b"factflow.trace"
+REPLAYED = "factflow-llm replay and sim.read_trace read those"
 _COUNT_FIELDS = {"attempt": "attempt"} | {
     name: VALUE_FIELDS[name]
     for name in ("input_tokens", "output_tokens", "max_tokens", "status", "in_flight", "queue_depth")
@@ -102,10 +103,14 @@ def read_recording(path: str | Path) -> Recording:
         TraceError: with file, line, value and remedy, for anything else than a recording.
     """
     path = Path(path)
+    if path.is_dir():
+        raise TraceError(f"{path}: a folder; give the first file that a Recorder wrote")
     rows = _Rows()
     part, file = 0, path
     while True:
         with Source(file) as source:
+            if source.is_parquet:
+                raise source.fault(f"not a recording ({TRACE_VERSION}): Parquet holds traces; {REPLAYED}")
             header = rows.read(source, part)
         part += 1
         file = path.with_name(f"{path.stem}.{part}{path.suffix}")
@@ -220,7 +225,7 @@ class _Rows:
         first = next(lines, None)
         if first is None:
             raise source.fault("the file is empty; a recording starts with a header")
-        header = _our_header(source, first[0], parse_row(source, first[0], first[1]))
+        header = _recording_header(source, first[0], first[1])
         if part and header.get("recording") != self._recording:
             raise source.fault("belongs to another recording; move it elsewhere", first[0])
         self._recording = header.get("recording")
@@ -298,6 +303,18 @@ class _Rows:
             if name == "axis" and value is not None and value not in _AXES:
                 raise source.fault(f"{field} is {shown(value)}; it must be one of {', '.join(_AXES)}", line)
             self._texts[name].append(self._words.setdefault(value, value))
+
+
+def _recording_header(source: Source, line: int, text: str) -> dict[str, Any]:
+    """Return the header of a recording, or say what the file seems to be instead, and who reads it."""
+    header: dict[str, Any] = {}
+    if "trace_version" in text:
+        header = _our_header(source, line, parse_row(source, line, text))
+        if header.get("mode") == Mode.RECORDED and "rows_emitted" not in header:
+            return header
+    from simulators.traces.importers import seems  # the formats know this one
+
+    raise source.fault(f"not a recording ({TRACE_VERSION}): {seems(text)}", line)
 
 
 def _our_header(source: Source, line: int, header: dict[str, Any]) -> dict[str, Any]:
