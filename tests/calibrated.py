@@ -29,7 +29,8 @@ from simulators.calibration.replay import verdicts
 from simulators.policies import RetryOnly
 from simulators.quotas import FixedWindow, Quota, Slots
 from tests.golden import FOLDER
-from tests.recordings import hidden, hidden_over_http, record, record_over_http
+from tests.recordings import hidden, record
+from tests.recordings_over_http import hidden_over_http, record_over_http
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +43,6 @@ OVER_HTTP = FOLDER / "calibration" / "over-http.txt"
 SEEDS = range(3000, 3040)
 SEEDS_OVER_HTTP = range(4000, 4032)
 UNTIL_S = 1080.0
-UNTIL_OVER_HTTP_S = 54.0
 WORLDS = 9
 REACHED = 5  # a quota that refused fewer attempts than this before UNTIL_S was hardly put to the test
 
@@ -98,8 +98,8 @@ def judge_over_http(seed: int) -> Judgement:
     provider, trace, limited = hidden_over_http(seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"hidden-{seed}.jsonl"
-        recording, begun_s = record_over_http(provider, trace, path, limited=limited, seed=seed)
-    return judged_by(seed, provider, recording, begun_s, UNTIL_OVER_HTTP_S, limited=limited)
+        made = record_over_http(provider, trace, path, limited=limited, seed=seed)
+    return judged_by(seed, provider, made.recording, made.zero_s, made.split_s, limited=limited)
 
 
 def judged_by(

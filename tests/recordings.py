@@ -1,16 +1,11 @@
-"""Recordings for calibration: production code and the real recorder before hidden providers."""
+"""Recordings for calibration, in virtual time: production code and the real recorder before hidden providers."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import time
 from typing import TYPE_CHECKING, Any
 
-import openai
-
-from factflow_llm.clients.openai import OpenAIClient
 from factflow_llm.ratelimit.client import RateLimitedClient
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
@@ -25,7 +20,6 @@ from simulators.latency import LatencyModel
 from simulators.provider import Call, Provider, ProviderMachine
 from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
 from simulators.scenario import Scenario
-from simulators.server import running_server
 from simulators.streams import Streams
 from simulators.traces import Recording, Trace, read_recording, synthesize
 from tests.production import SimulatedClient, SimulatedError
@@ -35,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_TOKENS = 400
+NAMING = 0.7  # so many of the hidden providers name the dimension that refused
 
 
 class _Client(SimulatedClient):
@@ -136,6 +131,7 @@ def hidden(seed: int, duration_s: float = 1800.0) -> tuple[Provider, Trace, bool
         retry_after=RetryAfter(**habit),
         shows_limits=plan != "slots" and plan != "input" and luck.random() < 0.4,
         faults=(Refused(status=503, share=luck.uniform(0.003, 0.02)),) if luck.random() < 0.3 else (),
+        names_axis=luck.random() < NAMING,
     )
     return provider, trace, limited
 
@@ -159,78 +155,3 @@ def _quota(luck: random.Random, axis: Axis, per_s: float) -> Quota:
     if luck.random() < 0.5:
         return FixedWindow(**about, enforced_over_s=over_s)
     return SlidingWindow(**about, enforced_over_s=over_s)
-
-
-def hidden_over_http(seed: int, duration_s: float = 90.0) -> tuple[Provider, Trace, bool]:
-    """Return the same, but such that it can be told in 90 s of real time: more calls, shorter windows."""
-    luck = random.Random(f"over HTTP {seed}")
-    limited = luck.random() < 0.4
-    rate = luck.uniform(9.0, 14.0)
-    load = luck.uniform(1.2, 1.4) if limited else luck.uniform(1.0, 1.1)
-    trace = synthesize(rate * load, duration_s, cv=luck.choice([1.0, 2.0]), max_tokens=MAX_TOKENS, seed=seed)
-    mean_tokens = float(trace.input_tokens.mean()) + MAX_TOKENS
-    latency = LatencyModel(
-        first_token_s=luck.uniform(0.1, 0.4),
-        first_token_sigma=luck.uniform(0.2, 0.4),
-        per_token_s=luck.uniform(0.001, 0.003),
-        rejection_s=luck.uniform(0.01, 0.05),
-    )
-    answer_s = latency.first_token_s * 1.1 + latency.per_token_s * float(trace.output_tokens.mean())
-    plan = luck.choices(["requests", "tokens", "slots"], [3, 3, 1])[0]
-    quota = {
-        "requests": lambda: _brief_quota(luck, Axis.REQUESTS, rate),
-        "tokens": lambda: _brief_quota(luck, Axis.TOKENS, rate * mean_tokens),
-        "slots": lambda: Slots(limit=max(round(rate * answer_s), 2), retry_after_s=luck.choice([0.5, 1.0])),
-    }[plan]()
-    provider = Provider(
-        name=f"hidden {seed}",
-        meters=(quota,),
-        latency=latency,
-        retry_after=RetryAfter(**luck.choice([{}, {"shown_in": "whole_seconds"}, {"habit": "absent"}])),
-        shows_limits=plan != "slots" and luck.random() < 0.2,
-    )
-    return provider, trace, limited
-
-
-def _brief_quota(luck: random.Random, axis: Axis, per_s: float) -> Quota:
-    about: dict[str, Any] = {"axis": axis, "limit": round(per_s) * 60}  # whole units per window, whichever it is
-    shape = luck.choice(["bucket", "fixed", "sliding"])
-    if shape == "bucket":
-        return Bucket(**about, burst_s=luck.choice([1.0, 2.0, 5.0]))
-    over_s = luck.choice([1.0, 2.0, 3.0, 5.0])
-    if shape == "fixed":
-        return FixedWindow(**about, enforced_over_s=over_s, phase_s=luck.uniform(0.0, over_s))
-    return SlidingWindow(**about, enforced_over_s=over_s)
-
-
-def record_over_http(
-    provider: Provider, trace: Trace, path: Path, *, limited: bool = False, seed: int = 0
-) -> tuple[Recording, float]:
-    """Return what a recorder saw of the real SDK before a provider's HTTP face, and the face's time at its zero."""
-    limiter = AdaptiveRateLimiter(RateLimitConfig()) if limited else None
-    with running_server(provider, seed=seed) as server, Recorder(path) as recorder:
-        begun_s = asyncio.run(_ask_over_http(f"{server.url}/v1", trace, recorder, limiter))
-        its_zero_s = server.now - (time.monotonic() - begun_s)
-    return read_recording(path), its_zero_s
-
-
-async def _ask_over_http(url: str, trace: Trace, recorder: Recorder, limiter: AdaptiveRateLimiter | None) -> float:
-    """Ask at the trace's times; return when the first call arrived."""
-    loop = asyncio.get_running_loop()
-    start_s = loop.time() + 0.5 - float(trace.arrival_s[0])
-    sdk = OpenAIClient("simulated", api_key="sk-test", base_url=url)
-    client = RateLimitedClient(sdk, limiter, recorder=recorder)
-
-    async def ask(number: int) -> float:
-        await asyncio.sleep(start_s + float(trace.arrival_s[number]) - loop.time())
-        begun_s = loop.time()
-        text = "word" * (int(trace.input_tokens[number]) - 1)  # the face takes four letters for a token, and one more
-        headers = {"x-simulated-output-tokens": str(trace.output_tokens[number])}
-        with contextlib.suppress(openai.APIError):
-            await client.complete([Message.user(text)], max_tokens=MAX_TOKENS, extra_headers=headers)
-        return begun_s
-
-    try:
-        return min(await asyncio.gather(*map(ask, range(len(trace)))))
-    finally:
-        await client.aclose()

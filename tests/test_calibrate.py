@@ -16,7 +16,7 @@ from simulators.calibration.answers import fit_whole_answers
 from simulators.calibration.evidence import Evidence, currencies
 from simulators.calibration.findings import Finding, Known, roundest
 from simulators.calibration.habits import wilson
-from simulators.calibration.replay import verdicts
+from simulators.calibration.replay import refusals, verdicts
 from simulators.calibration.search import judge
 from simulators.calibration.shapes import BucketShape, FixedShape, Ledger, Shape, SlidingShape, SlotsShape
 from simulators.catalogue import RetryAfter
@@ -28,7 +28,8 @@ from simulators.quotas import Bucket, FixedWindow, Quota, Settlement, SlidingWin
 from simulators.streams import Streams
 from simulators.traces import synthesize
 from tests.calibrated import GOLDEN, compare, in_all, judgements, off, rate, rebased, report, shape, table
-from tests.recordings import MAX_TOKENS, record, record_over_http
+from tests.recordings import MAX_TOKENS, record
+from tests.recordings_over_http import record_over_http
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -224,6 +225,37 @@ def test_the_meters_themselves_agree_with_the_truth(refused: tuple[Provider, Tra
     assert {0.0, 1.0} <= set(said.blamed[evidence.refused])
 
 
+def test_the_order_of_arrival_does_not_change_the_count(refused: tuple[Provider, Trace, Recording]) -> None:
+    """Recorded sends that a network shuffled name other attempts; how many are refused is told all the same."""
+    truth, trace, recording = refused
+    attempts = recording.attempts.copy()
+    quotas = rebased(truth.meters, float(trace.arrival_s[0]))
+    evidence = Evidence.of(attempts)
+    assert refusals(quotas, evidence).tolist() == evidence.refused.tolist()
+    attempts["sent_s"] -= np.random.default_rng(1).exponential(0.3, len(attempts))
+    shuffled = Evidence.of(attempts)
+    count = shuffled.refused.sum()
+    assert abs(refusals(quotas, shuffled).sum() - count) <= 0.02 * count
+    assert verdicts(quotas, shuffled).refused.sum() < 0.95 * count, "not what this test is about"
+
+
+def test_a_named_dimension_is_believed(refused: tuple[Provider, Trace, Recording]) -> None:
+    """A quota explains no refusal that named another dimension; one that named none may be anybody's."""
+    attempts = refused[2].attempts
+    evidence = Evidence.of(attempts)
+    named = attempts["axis"].to_numpy()[evidence.rows]
+    assert set(named[evidence.refused]) == {"requests", "tokens"}
+    requests, *others = currencies(evidence)
+    tokens = next(each for each in others if each.axis is Axis.TOKENS)
+    phase_s = float((3.0 - refused[1].arrival_s[0]) % 60.0)
+    shapes = (BucketShape(200 / 60), requests, "tokens"), (FixedShape(60.0, phase_s), tokens, "requests")
+    for its_shape, currency, other in shapes:
+        candidate = judge(its_shape, Ledger(evidence, currency), None)
+        assert candidate.explained.any()
+        assert not (candidate.explained & (named == other)).any()
+    assert Evidence.of(attempts.assign(axis=None)).speaks_for(Axis.REQUESTS).all()
+
+
 def test_costs_are_the_quotas_own(refused: tuple[Provider, Trace, Recording]) -> None:
     """Each currency charges what a quota made of its fields charges."""
     from simulators.calibration.replay import _calls
@@ -386,8 +418,8 @@ def test_findings_in_words() -> None:
 def test_over_http(quota: Quota, tmp_path: Path) -> None:
     """Recorded through the real SDK, a server's quota is told although calls take time to get there."""
     provider = Provider(latency=LatencyModel(first_token_s=0.15, per_token_s=0.0, rejection_s=0.02), meters=(quota,))
-    trace = synthesize(14.0, 30.0, cv=2.0, seed=3)
-    calibration = calibrate(record_over_http(provider, trace, tmp_path / "http.jsonl")[0])
+    trace = synthesize(1.0, 3000.0, cv=2.0, seed=3)
+    calibration = calibrate(record_over_http(provider, trace, tmp_path / "http.jsonl").recording)
     (found,) = (each for each in calibration.provider.meters if each.axis is Axis.REQUESTS)
     assert shape(found) == shape(quota), calibration.report()
     assert rate(found) == pytest.approx(rate(quota), rel=0.03), calibration.report()

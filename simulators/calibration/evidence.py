@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import RowOutcome
 from simulators.quotas import Estimate, Settlement
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _UNSET_OUTPUT_TOKENS = 16
+_AXES = tuple(Axis)
+_NONE = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +33,14 @@ class Evidence:
         admitted: the quotas let it pass: answered, broken off, or hung up on.
         refused: a quota refused it, which is to be explained.
         rejected: a quota refused it, be that to be explained here or not.
+        named: the dimension that a refusal named, as its place in ``Axis``; -1 where it named none.
         told_s: the Retry-After of a refusal; NaN without one.
         by_reset: no Retry-After was stated, but headers told when the used-up limit resets, and clients went by that.
         reset_s: by axis, in how long the limit resets, as the headers of each answer told; NaN where they did not.
         tokens: input, output and ``max_tokens``; NaN where unknown.
         embeds: the calls are embeddings: they write nothing.
+        answer_s: how long the answer took or would have taken: as long as that of the same call when it was let in, or
+            the typical one.
         rows: positions in the recording's frame.
         delay_s: attempts reach the provider up to so much after they were sent; 0 where time is virtual.
     """
@@ -47,11 +50,13 @@ class Evidence:
     admitted: Bools
     refused: Bools
     rejected: Bools
+    named: Integers
     told_s: Floats
     by_reset: Bools
     reset_s: dict[Axis, Floats]
     tokens: dict[str, Floats]
     embeds: bool
+    answer_s: Floats
     rows: Integers
     delay_s: float = 0.0
 
@@ -69,6 +74,9 @@ class Evidence:
         told = np.where(refused, _floats(attempts, "retry_after_s"), np.nan)
         by_reset = np.abs(told - _used_up_reset_s(attempts)) < 1e-6
         resets = {axis: _floats(attempts, f"{axis}_reset_s") for axis in Axis if f"{axis}_reset_s" in attempts}
+        end = _floats(attempts, "end_s")
+        took = pd.Series(np.where(outcome == RowOutcome.OK, end - sent, np.nan), index=attempts.index)
+        answer = took.groupby(attempts["call_id"]).transform("max").fillna(took.median())
         tokens = {}
         for name in ("input_tokens", "output_tokens", "max_tokens"):
             answered = attempts[name].where(outcome == RowOutcome.OK)
@@ -76,15 +84,17 @@ class Evidence:
             tokens[name] = known.to_numpy(dtype=np.float64, na_value=np.nan)[order]
         return cls(
             sent_s=sent[order],
-            end_s=_floats(attempts, "end_s")[order],
+            end_s=end[order],
             admitted=(admitted & ~refused)[order],
             refused=refused[order],
             rejected=refused[order],
+            named=np.where(refused, _named(attempts), _NONE)[order],
             told_s=np.where(by_reset, np.nan, told)[order],
             by_reset=by_reset[order],
             reset_s={axis: reset[order] for axis, reset in resets.items()},
             tokens=tokens,
             embeds=bool((attempts["operation"] == "embeddings").all()),
+            answer_s=answer.to_numpy(dtype=np.float64)[order],
             rows=order,
         )
 
@@ -109,6 +119,11 @@ class Evidence:
     def turned_away(self) -> Integers:
         """Numbers of the refused attempts."""
         return np.flatnonzero(self.refused)
+
+    def speaks_for(self, axis: Axis) -> Bools:
+        """Return whether attempts may have been refused on that axis: the refusal named it, or none."""
+        may: Bools = (self.named == _NONE) | (self.named == _AXES.index(axis))
+        return may
 
     @property
     def duration_s(self) -> float:
@@ -177,6 +192,13 @@ def _proportional(one: Floats, other: Floats) -> bool:
 
 def _same(one: Floats | None, other: Floats | None) -> bool:
     return (one is None) == (other is None) and (one is None or other is None or np.array_equal(one, other))
+
+
+def _named(attempts: pd.DataFrame) -> Integers:
+    places = np.full(len(attempts), _NONE, dtype=np.int64)
+    for place, axis in enumerate(_AXES):
+        places[(attempts["axis"] == axis).to_numpy()] = place
+    return places
 
 
 def _used_up_reset_s(attempts: pd.DataFrame) -> Floats:

@@ -42,36 +42,75 @@ def verdicts(quotas: Sequence[Quota], evidence: Evidence) -> Verdicts:
     return Verdicts(wait_s > 0, wait_s, blamed)
 
 
+def refusals(quotas: Sequence[Quota], evidence: Evidence) -> Bools:
+    """Return which attempts fresh meters refuse, if nothing but the sends is known: they go by their own verdicts.
+
+    Near a limit a network decides who comes first. Meters that are charged with what was admitted in truth then forgive
+    whoever was sent before the last that was admitted; those that go by themselves refuse another, but as many.
+    """
+    books = _Books(quotas, evidence)
+    refused = np.zeros(len(evidence), dtype=bool)
+    for index in np.flatnonzero(evidence.admitted | evidence.rejected).tolist():
+        now = float(evidence.sent_s[index])
+        costs = books.opened(index, now)
+        refused[index] = any(meter.wait_s(now, units) > 0 for meter, units in zip(books.meters, costs, strict=True))
+        if refused[index]:
+            books.reject(now, costs)
+        else:
+            books.admit(index, now, costs, now + float(evidence.answer_s[index]))
+    return refused
+
+
 def replayed(
     quotas: Sequence[Quota], evidence: Evidence
 ) -> Iterator[tuple[int, float, Sequence[Meter], Sequence[float]]]:
     """Yield each attempt: its number, its time, the meters as it finds them, and what it would cost."""
-    gates = [(quota.meter(), quota.cost_rule(), quota.final_rule(), quota.rejections_count) for quota in quotas]
-    meters = [meter for meter, _, _, _ in gates]
-    open_: list[tuple[float, int, Call, list[tuple[int, Any, float]]]] = []
-    for index, call in enumerate(_calls(evidence)):
+    books = _Books(quotas, evidence)
+    for index in range(len(evidence)):
         now = float(evidence.sent_s[index])
-        while open_ and open_[0][0] <= now:
-            end_s, _, ended, receipts = heapq.heappop(open_)
-            for place, receipt, reserved in receipts:
-                meter, _, final, _ = gates[place]
-                assert final is not None
-                meter.correct(end_s, receipt, final(ended, ended.output_tokens) - reserved)
-        costs = [1.0 if cost is None else cost(call) for _, cost, _, _ in gates]
-        yield index, now, meters, costs
+        costs = books.opened(index, now)
+        yield index, now, books.meters, costs
         if evidence.admitted[index]:
-            receipts = []
-            for place, (meter, _, final, _) in enumerate(gates):
-                receipt = meter.charge(now, costs[place])
-                if final is not None:
-                    receipts.append((place, receipt, costs[place]))
-            end_s = float(evidence.end_s[index])
-            if receipts and math.isfinite(end_s):
-                heapq.heappush(open_, (end_s, index, call, receipts))
+            books.admit(index, now, costs, float(evidence.end_s[index]))
         elif evidence.rejected[index]:
-            for place, (meter, _, _, counts) in enumerate(gates):
-                if counts:
-                    meter.penalise(now, costs[place])
+            books.reject(now, costs)
+
+
+class _Books:
+    """Meters, what each attempt costs there, and the answers that are not over yet."""
+
+    def __init__(self, quotas: Sequence[Quota], evidence: Evidence) -> None:
+        self.meters = [quota.meter() for quota in quotas]
+        self._rules = [(quota.cost_rule(), quota.final_rule(), quota.rejections_count) for quota in quotas]
+        self._calls = _calls(evidence)
+        self._open: list[tuple[float, int, list[tuple[int, Any, float]]]] = []
+
+    def opened(self, index: int, now: float) -> list[float]:
+        """Correct what ended by ``now``, and return what the attempt costs."""
+        while self._open and self._open[0][0] <= now:
+            end_s, number, receipts = heapq.heappop(self._open)
+            ended = self._calls[number]
+            for place, receipt, reserved in receipts:
+                _, final, _ = self._rules[place]
+                assert final is not None
+                self.meters[place].correct(end_s, receipt, final(ended, ended.output_tokens) - reserved)
+        return [1.0 if cost is None else cost(self._calls[index]) for cost, _, _ in self._rules]
+
+    def admit(self, index: int, now: float, costs: Sequence[float], end_s: float) -> None:
+        """Charge the attempt, whose answer ends at ``end_s``."""
+        receipts = []
+        for place, (_, final, _) in enumerate(self._rules):
+            receipt = self.meters[place].charge(now, costs[place])
+            if final is not None:
+                receipts.append((place, receipt, costs[place]))
+        if receipts and math.isfinite(end_s):
+            heapq.heappush(self._open, (end_s, index, receipts))
+
+    def reject(self, now: float, costs: Sequence[float]) -> None:
+        """Penalise the attempt, where rejections count."""
+        for place, (_, _, counts) in enumerate(self._rules):
+            if counts:
+                self.meters[place].penalise(now, costs[place])
 
 
 def _calls(evidence: Evidence) -> list[Call]:

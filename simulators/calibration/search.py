@@ -131,7 +131,8 @@ def _sizes_that_refuse(shape: Shape, ledger: Ledger, told: Told | None, refused:
     """Return, for each refusal, from which size on and below which size the quota explains it."""
     evidence = ledger.evidence
     at = evidence.turned_away
-    least, most = np.full(len(at), -math.inf), refused.copy()
+    ours = evidence.speaks_for(ledger.currency.axis)[at]
+    least, most = np.full(len(at), -math.inf), np.where(ours, refused, -math.inf)
     if told is None:
         return least, most
     told_s, early_s, late_s = (column[at] for column in told)
@@ -141,7 +142,7 @@ def _sizes_that_refuse(shape: Shape, ledger: Ledger, told: Told | None, refused:
         return least, most
     told_s, early_s, late_s, at = told_s[heard], early_s[heard], late_s[heard], at[heard]
     least[heard] = shape.critical(ledger, at, Bound.LEAST, told_s + late_s)
-    most[heard] = np.minimum(refused[heard], shape.critical(ledger, at, Bound.MOST, np.maximum(told_s - early_s, 0.0)))
+    most[heard] = np.minimum(most[heard], shape.critical(ledger, at, Bound.MOST, np.maximum(told_s - early_s, 0.0)))
     return least, np.maximum(most, least)
 
 
@@ -252,6 +253,8 @@ def _candidates(evidence: Evidence, told: Told | None) -> Iterator[Candidate]:
     slots = Ledger(evidence, Currency(Axis.CONCURRENCY, np.ones(len(evidence))))
     yield judge(SlotsShape(float(np.median(heard)) if len(heard) else 1.0), slots, told)
     for currency in currencies(evidence):
+        if not evidence.speaks_for(currency.axis)[evidence.turned_away].any():
+            continue
         ledger = Ledger(evidence, currency)
         spans = _spans(ledger, told, None)
         yield from _buckets(ledger, told)
@@ -280,7 +283,8 @@ def _fixed(
 
 def _emptied_buckets(ledger: Ledger, told: Told | None) -> list[Candidate]:
     """Return buckets that rejections empty: from then on, what is admitted and refused tells the rate by itself."""
-    passed, refused = ledger.demanded(ledger.evidence.taken), ledger.demanded(ledger.evidence.turned_away)
+    turned_away = np.flatnonzero(ledger.evidence.refused & ledger.evidence.speaks_for(ledger.currency.axis))
+    passed, refused = ledger.demanded(ledger.evidence.taken), ledger.demanded(turned_away)
     tried = []
     for odd in range(min(_ODD, len(passed), len(refused))):  # so many on either side may have other reasons
         low, high = float(passed[-1 - odd]), float(refused[odd])
@@ -332,7 +336,8 @@ class _Spans(NamedTuple):
 def _spans(ledger: Ledger, told: Told | None, considered: Bools | None) -> _Spans:
     """A refusal followed by an admission of the same weight has a new window in between; headers may say when."""
     evidence = ledger.evidence
-    at = evidence.turned_away if considered is None else np.flatnonzero(evidence.refused & considered)
+    asked = evidence.refused & evidence.speaks_for(ledger.currency.axis)
+    at = np.flatnonzero(asked if considered is None else asked & considered)
     begin, end = evidence.sent_s[at], np.full(len(at), math.inf)
     taken = np.append(evidence.taken, -1)
     following = np.searchsorted(evidence.taken, at)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from factflow_llm.recorder import RowOutcome
 from simulators.calibration.evidence import Evidence
-from simulators.calibration.replay import verdicts
+from simulators.calibration.replay import refusals
 from simulators.engine import simulate
 from simulators.scenario import Scenario
 
@@ -33,10 +33,11 @@ class Validation:
         name: of the recording.
         since_s: begin of that time.
         until_s: its end.
-        figures: one row per figure: ``recorded``, ``simulated`` (mean over seeds), ``error`` (relative), and the
+        figures: the closed loop: what comes of the recorded demand when clients and provider are both simulated. One
+            row per figure: ``recorded``, ``simulated`` (mean over seeds), ``error`` (relative), and the
             ``least`` and ``most`` of the seeds.
-        decisions: what the calibrated quotas say to the recorded sends themselves: refusals recorded, refusals
-            predicted, and those that are the same attempts.
+        decisions: the open loop: what the calibrated quotas alone say to the recorded sends, of whose fate they are
+            told nothing: refusals recorded, refusals predicted, and those that are the same attempts.
         timing_gap: how far the 429s of recording and simulation are apart in time: the largest difference between the
             shares of them that came by any moment (0 same times, 1 nothing in common); NaN without 429s.
     """
@@ -142,9 +143,8 @@ def _figures(calls: pd.DataFrame, refused_s: Floats, since_s: float, until_s: fl
 
 def _decisions(provider: Provider, attempts: pd.DataFrame, since_s: float) -> pd.Series[Any]:
     evidence = Evidence.of(attempts)
-    said = verdicts(provider.meters, evidence)
-    asked = (evidence.sent_s >= since_s) & (evidence.admitted | evidence.refused)
-    recorded, predicted = evidence.refused & asked, said.refused & asked
+    held_out = evidence.sent_s >= since_s
+    recorded, predicted = evidence.refused & held_out, refusals(provider.meters, evidence) & held_out
     counts = {"recorded": recorded.sum(), "predicted": predicted.sum(), "same": (recorded & predicted).sum()}
     return pd.Series(counts, dtype=np.int64)
 
