@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from simulators.provider import Call
+from simulators.calls import Call
 from simulators.scenario import Backlog, Scenario
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from simulators.streams import Streams
     from simulators.traces import Trace
 
-_UNKNOWN = -1
-_CHUNK = 4096
+_UNKNOWN: Final = -1
+_CHUNK: Final = 4096
 
 
 def calls(scenario: Scenario, streams: Streams) -> Iterator[tuple[float, Call]]:
@@ -45,7 +45,9 @@ class Sessions:
     def first_rounds(self) -> Iterator[tuple[float, Call]]:
         """Yield what waits for nobody, in order of arrival: first rounds and requests of no session."""
         later = set(self._next.values())
-        return (each for each in self._calls if each[1].index not in later)
+        for each in self._calls:
+            if each[1].index not in later:
+                yield each
 
     def after(self, index: int, now: float) -> tuple[float, Call] | None:
         """Return when the round after call ``index``, which ended ``now``, comes; ``None`` if that was the last."""

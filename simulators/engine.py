@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from factflow_llm.errors.metadata import REASONS, Consequence, ErrorReason, LLMErrorClassification
 from factflow_llm.ratelimit.backoff import retry_delay_s
@@ -18,13 +18,14 @@ from factflow_llm.ratelimit.line import Refusal, TicketState
 from factflow_llm.ratelimit.signals import Axis, AxisLimit, Outcome, RateLimitSignal
 from simulators.demand import Sessions
 from simulators.demand import calls as _calls
-from simulators.ledger import Collect, Ledger, Request, Run
+from simulators.ledger import Collect, Ledger, Run
 from simulators.neighbours import Traffic
 from simulators.policies import Controller, PatientPolicy, Policy, as_policy
 from simulators.provider import Call, ProviderMachine
 from simulators.rows import Ending
 from simulators.scenario import Backlog, Restart, Scenario
 from simulators.streams import Streams
+from simulators.tickets import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,13 +33,19 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
     from simulators.result import SimResult
 
-_EVENT, _ARRIVAL, _ANSWER, _RETRY, _GIVE_UP, _NEXT_ROUND, _NEIGHBOUR = range(7)
-_JITTERS = 16
-ANSWERED_AT_ONCE_S = 1.0
+_EVENT: Final = 0
+_ARRIVAL: Final = 1
+_ANSWER: Final = 2
+_RETRY: Final = 3
+_GIVE_UP: Final = 4
+_NEXT_ROUND: Final = 5
+_NEIGHBOUR: Final = 6
+_JITTERS: Final = 16
+ANSWERED_AT_ONCE_S: Final = 1.0
 """What a caller in a closed loop waits who was answered, or refused, in no time: else no time would pass at all."""
-_CONSEQUENCES: dict[str, Consequence] = {str(reason): consequence for reason, consequence in REASONS.items()}
-_SUCCEEDED = Outcome.SUCCEEDED
-_GRANTED = TicketState.GRANTED
+_CONSEQUENCES: Final[dict[str, Consequence]] = {str(reason): consequence for reason, consequence in REASONS.items()}
+_SUCCEEDED: Final = Outcome.SUCCEEDED
+_GRANTED: Final = TicketState.GRANTED
 
 
 def simulate(
@@ -128,8 +135,11 @@ class _World:
             if at_once and wake_at > now:
                 self.begin(now, next(self.calls)[1], at_once.popleft())
                 continue
-            due = heap[0] if heap else (math.inf, 0)
-            if wake_at < due[0] or (wake_at == due[0] and due[1] >= 0):
+            if heap:
+                due_s, place, kind, what = heap[0]
+            else:
+                due_s, place = math.inf, 0
+            if wake_at < due_s or (wake_at == due_s and place >= 0):
                 if wake_at > horizon:
                     break
                 if wake_at > now:
@@ -137,10 +147,10 @@ class _World:
                 timers[client] = (math.inf, 0, client)
                 self.decide(now, client)
                 continue
-            now = due[0]
+            now = due_s
             if now > horizon:
                 break
-            _, _, kind, what = heappop(heap)
+            heappop(heap)
             if kind == _ANSWER:
                 if not what.ended:
                     self.answer(now, what)

@@ -10,7 +10,7 @@ import math
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from factflow_llm.ratelimit.signals import Axis, AxisLimit
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Exact = tuple[Axis, float, float, float]
 """Axis, limit, what is left, seconds until nothing is missing: before any rounding."""
 
-_EPS = 1e-6  # units and milliseconds: float noise must not turn 120 ms into 119
+_EPS: Final = 1e-6  # units and milliseconds: float noise must not turn 120 ms into 119
 
 
 class Api(StrEnum):
@@ -33,7 +33,7 @@ class Api(StrEnum):
     LOCAL = "local"
 
 
-_SHOWN_AXES = {
+_SHOWN_AXES: Final = {
     Api.OPENAI: (Axis.REQUESTS, Axis.TOKENS),
     Api.AZURE: (Axis.REQUESTS, Axis.TOKENS),
     Api.ANTHROPIC: (Axis.REQUESTS, Axis.TOKENS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS),

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.signals import AxisLimit
-    from simulators.quotas import Call
+    from simulators.calls import Call
     from simulators.streams import Streams
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -6,13 +6,11 @@ Rows are packed on the hot path and handed over in chunks, to columns that are k
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
-from factflow_llm.ratelimit.line import Ticket
 from factflow_llm.ratelimit.signals import Outcome
-from simulators.oracle import KnownTicket
 from simulators.rows import (
     ATTEMPT,
     AXIS_CODES,
@@ -28,13 +26,15 @@ from simulators.rows import (
 from simulators.tally import Tally
 
 if TYPE_CHECKING:
-    from factflow_llm.ratelimit.signals import Axis, Change, Reason
-    from simulators.provider import Call, Verdict
+    from factflow_llm.ratelimit.signals import Axis, Change
+    from simulators.tickets import Request
 
-CHUNK_BYTES = 1 << 19
-_NAN = math.nan
-_SUCCEEDED = Outcome.SUCCEEDED
-_pack_attempt, _pack_request, _pack_change = ATTEMPT.pack, REQUEST.pack, CHANGE.pack
+CHUNK_BYTES: Final = 1 << 19
+_NAN: Final = math.nan
+_SUCCEEDED: Final = Outcome.SUCCEEDED
+_pack_attempt: Final = ATTEMPT.pack
+_pack_request: Final = REQUEST.pack
+_pack_change: Final = CHANGE.pack
 
 Collect = Literal["frames", "summary"]
 
@@ -57,27 +57,6 @@ class Run(NamedTuple):
     capacity: list[tuple[float, dict[Axis, float]]]
     wasted_tokens: int
     tally: Tally
-
-
-class Request(KnownTicket):
-    """A request on its way: its place in line, and what its rows will tell."""
-
-    __slots__ = (
-        "arrival_s", "attempt", "client", "concurrency", "ended", "rate", "reason", "sends", "submitted_s", "verdict",
-    )  # fmt: skip
-    concurrency: float
-    rate: float
-    reason: Reason
-    submitted_s: float
-    verdict: Verdict
-
-    def __init__(self, call: Call, arrival_s: float, client: int, deadline_s: float) -> None:
-        Ticket.__init__(self, call.input_tokens, call.max_tokens, deadline_s=deadline_s)
-        self.call = call
-        self.arrival_s = arrival_s
-        self.client = client
-        self.attempt = self.sends = 0
-        self.ended = False
 
 
 class Ledger:

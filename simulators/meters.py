@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from typing_extensions import override
 
-_SLACK_S = 1e-9  # a nanosecond: rounding of times must not turn "come back in w seconds" into one refusal more
-_SLACK = 1e-9  # the same for units
+_SLACK_S: Final = 1e-9  # a nanosecond: rounding of times must not turn "come back in w seconds" into one refusal more
+_SLACK: Final = 1e-9  # the same for units
 
 
 class Meter(ABC):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from factflow_llm.ratelimit.config import FrozenSettings, PositiveFloat
-from simulators.quotas import Call
+from simulators.calls import Call
 
 if TYPE_CHECKING:
     from simulators.provider import ProviderMachine, Verdict

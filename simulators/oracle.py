@@ -9,22 +9,13 @@ from typing import TYPE_CHECKING
 from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.ratelimit.line import NEVER, Line, Ticket
 from factflow_llm.ratelimit.signals import Change, RateLimitSignal, Reason
+from simulators.tickets import KnownTicket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from simulators.policies import Controller
-    from simulators.provider import Call, ProviderMachine
-
-
-class KnownTicket(Ticket):
-    """A ticket that carries the whole truth about its call, for yardsticks that may look."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Call, *, output_tokens: int | None, priority: int = 0, deadline_s: float = NEVER) -> None:
-        super().__init__(call.input_tokens, output_tokens, priority=priority, deadline_s=deadline_s)
-        self.call = call
+    from simulators.provider import ProviderMachine
 
 
 class _Oracle(Line):

@@ -10,12 +10,14 @@ import heapq
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from factflow_llm.ratelimit.native import mypyc_attr
 from factflow_llm.ratelimit.signals import Axis, AxisLimit
+from simulators.calls import Call, CallKind
 from simulators.catalogue import Compute, Provider, RetryAfter, provider, provider_names
 from simulators.faces import Api, date_header, limit_headers, shown_axes, shown_limits
 from simulators.faults import FaultLayer
-from simulators.latency import Latency
-from simulators.quotas import DAY_S, Call, CallKind, Quota, Refusal
+from simulators.quotas import DAY_S, Quota, Refusal
+from simulators.times import Latency
 
 if TYPE_CHECKING:
     from simulators.streams import Streams
@@ -111,6 +113,7 @@ class _Flight:
         return math.ceil(self.call.output_tokens * written)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ProviderMachine:
     """The running state of a provider; equal seeds and equal calls get equal verdicts.
 
@@ -281,10 +284,11 @@ class ProviderMachine:
 
     def _limits(self, now: float, call: Call) -> tuple[AxisLimit, ...]:
         """Return what headers show; of several windows on one axis, the one that takes longest to be full again."""
-        exact = [
-            (axis, *(meters[0].show(now) if len(meters) == 1 else max([m.show(now) for m in meters], key=_reset_s)))
-            for axis, meters in self._shown
-        ]
+        exact = []
+        for axis, meters in self._shown:
+            shown = meters[0].show(now) if len(meters) == 1 else max([m.show(now) for m in meters], key=_reset_s)
+            limit, left, reset_s = shown
+            exact.append((axis, limit, left, reset_s))
         limits = shown_limits(self.spec.api, exact, self._start_utc_s + now)
         return limits if self._faults is None else self._faults.veil(now, call, limits)
 

@@ -7,8 +7,6 @@ after it ran. Any number of quotas stand together; all must admit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -16,6 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import override
 
 from factflow_llm.ratelimit.signals import Axis
+from simulators.calls import Call as Call  # noqa: PLC0414 - handed on, as are the kinds
+from simulators.calls import CallKind as CallKind  # noqa: PLC0414
+from simulators.calls import CostRule, FinalRule, estimate_rule, final_rule, input_rule, nothing, output_rule, released
+from simulators.calls import Estimate as Estimate  # noqa: PLC0414
+from simulators.calls import Settlement as Settlement  # noqa: PLC0414
 from simulators.meters import (
     BucketMeter,
     FixedWindowMeter,
@@ -31,58 +34,6 @@ _ROUNDING = 1e-9
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class CallKind(StrEnum):
-    """What a call asks for."""
-
-    CHAT = "chat"
-    EMBEDDING = "embedding"
-
-
-@dataclass(slots=True)
-class Call:
-    """One request as the provider sees it; a retry is the same call again.
-
-    ``index`` is the call's place in the world: its luck is drawn by it, whatever the policy.
-    """
-
-    index: int
-    input_tokens: int
-    output_tokens: int = 0
-    max_tokens: int | None = None
-    kind: CallKind = CallKind.CHAT
-    cached_input_tokens: int = 0
-
-
-CostRule = Callable[[Call], float]
-FinalRule = Callable[[Call, float], float]
-
-
-class Estimate(StrEnum):
-    """How a provider guesses a call's tokens before it runs.
-
-    ``SUM`` is input plus ``max_tokens`` (captures of OpenAI traffic fit it), ``MAX`` the larger of both (what OpenAI's
-    guide says), ``INPUT`` the input alone, ``OUTPUT`` ``max_tokens`` alone (what Microsoft's Azure simulator does). An
-    embedding call has no output whatever the rule.
-    """
-
-    SUM = "sum"
-    MAX = "max"
-    INPUT = "input"
-    OUTPUT = "output"
-
-
-class Settlement(StrEnum):
-    """What becomes of the estimate once the answer is complete.
-
-    ``NEVER`` keeps it (unused ``max_tokens`` are not given back), ``AT_END`` corrects it to the tokens really used,
-    ``REALTIME`` charges output only once it has been produced.
-    """
-
-    NEVER = "never"
-    AT_END = "at_end"
-    REALTIME = "realtime"
 
 
 class Refusal(StrEnum):
@@ -161,41 +112,19 @@ class _Quota(BaseModel):
         """Return the function that estimates a call's units at admission; ``None``: every call costs 1."""
         if self.axis in (Axis.REQUESTS, Axis.CONCURRENCY):
             return None
-        input_of = self._input_rule()
-        weight = self.output_weight if self.weighs_reservation else 1.0
-        unset = self.unset_output_tokens
-
-        def output_of(call: Call) -> float:
-            if call.kind is CallKind.EMBEDDING:
-                return 0.0
-            return weight * (unset if call.max_tokens is None else call.max_tokens)
-
+        input_of = input_rule(self.cached_input_counts)
+        output_of = output_rule(self.output_weight if self.weighs_reservation else 1.0, self.unset_output_tokens)
         if self.axis is Axis.OUTPUT_TOKENS:
-            return _nothing if self.settlement is Settlement.REALTIME else output_of
+            return nothing if self.settlement is Settlement.REALTIME else output_of
         if self.axis is Axis.INPUT_TOKENS or self.settlement is Settlement.REALTIME:
             return input_of
-        return {
-            Estimate.SUM: lambda call: input_of(call) + output_of(call),
-            Estimate.MAX: lambda call: max(input_of(call), output_of(call)),
-            Estimate.INPUT: input_of,
-            Estimate.OUTPUT: lambda call: input_of(call) if call.kind is CallKind.EMBEDDING else output_of(call),
-        }[self.estimate]
+        return estimate_rule(self.estimate, input_of, output_of)
 
     def final_rule(self) -> FinalRule | None:
         """Return what a call that produced so many tokens costs in the end; ``None``: the estimate stands."""
         if self.axis is Axis.REQUESTS or self.settlement is Settlement.NEVER:
             return None
-        input_of, weight = self._input_rule(), self.output_weight
-        if self.axis is Axis.INPUT_TOKENS:
-            return lambda call, produced: input_of(call)
-        if self.axis is Axis.OUTPUT_TOKENS:
-            return lambda call, produced: weight * produced
-        return lambda call, produced: input_of(call) + weight * produced
-
-    def _input_rule(self) -> CostRule:
-        if self.cached_input_counts:
-            return lambda call: call.input_tokens
-        return lambda call: call.input_tokens - call.cached_input_tokens
+        return final_rule(self.axis, input_rule(self.cached_input_counts), self.output_weight)
 
 
 class Bucket(_Quota):
@@ -307,7 +236,7 @@ class Slots(_Quota):
 
     @override
     def final_rule(self) -> FinalRule:
-        return _released
+        return released
 
 
 Quota = Annotated[
@@ -324,11 +253,3 @@ def _one_request_fits(quota: _Quota, span_s: float | None, name: str) -> None:
         f"{span_s:g}, so none could ever pass; {name} must be at least {1 / quota.units_per_s:g}"
     )
     raise ValueError(msg)
-
-
-def _nothing(call: Call) -> float:
-    return 0.0
-
-
-def _released(call: Call, produced: float) -> float:
-    return 0.0

@@ -7,7 +7,7 @@ process or on ``PYTHONHASHSEED``.
 from __future__ import annotations
 
 import zlib
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from factflow_llm.errors import ConfigurationError
 
 Distribution = Literal["uniform", "normal", "exponential"]
 
-_CHUNK = 1024
-_KEPT = 16
+_CHUNK: Final = 1024
+_KEPT: Final = 16
 
 
 class Stream:
@@ -34,7 +34,7 @@ class Stream:
 
     def row(self, index: int) -> list[float]:
         """Return the ``width`` draws that belong to ``index`` (index >= 0)."""
-        number, offset = divmod(index, _CHUNK)
+        number = index // _CHUNK
         if number != self._last_number:
             chunk = self._chunks.get(number)
             if chunk is None:
@@ -42,7 +42,7 @@ class Stream:
                     del self._chunks[next(iter(self._chunks))]
                 chunk = self._chunks[number] = self._draw(number)
             self._last, self._last_number = chunk, number
-        return self._last[offset]
+        return self._last[index % _CHUNK]
 
     def _draw(self, number: int) -> list[list[float]]:
         generator = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, 0, number]))
@@ -67,12 +67,11 @@ class Streams:
         ConfigurationError: for a seed that is no integer.
     """
 
-    def __init__(self, seed: int) -> None:
-        given: object = seed
-        if not isinstance(given, int | np.integer):
+    def __init__(self, seed: object) -> None:
+        if not isinstance(seed, int | np.integer):
             msg = f"seed = {seed!r} must be a whole number; equal seeds give equal worlds"
             raise ConfigurationError(msg)
-        self.seed = seed
+        self.seed = int(seed)
 
     def stream(self, name: str, distribution: Distribution = "uniform", width: int = 1) -> Stream:
         """Return the stream called ``name``: ``width`` draws per index."""

@@ -7,8 +7,10 @@ rate, so a cut takes effect on everybody who waits.
 from __future__ import annotations
 
 import math
+from typing import Final
 
-_EPSILON = 1e-9
+_NO_LIMIT: Final = math.inf
+_EPSILON: Final = 1e-9
 
 
 class Budget:
@@ -21,7 +23,7 @@ class Budget:
 
     __slots__ = ("_as_of_s", "level", "rate")
 
-    def __init__(self, rate: float = math.inf, *, level: float = 0.0, now: float = 0.0) -> None:
+    def __init__(self, rate: float = _NO_LIMIT, *, level: float = 0.0, now: float = 0.0) -> None:
         self.rate = rate
         self.level = level
         self._as_of_s = now
@@ -32,7 +34,7 @@ class Budget:
     def wait_s(self, now: float, cost: float) -> float:
         """Return the seconds until ``cost`` fits; 0 when it fits now."""
         rate = self.rate
-        if rate == math.inf:
+        if rate == _NO_LIMIT:
             return 0.0
         level = self.level + (now - self._as_of_s) * rate
         self.level = level = level if level < cost else cost  # noqa: FURB136 - the hot path: a call costs more
@@ -42,17 +44,17 @@ class Budget:
 
     def reserve(self, cost: float) -> None:
         """Take ``cost`` out of the level, as of the last :meth:`wait_s`."""
-        if self.rate != math.inf:
+        if self.rate != _NO_LIMIT:
             self.level -= cost
 
     def settle(self, reserved: float, used: float) -> None:
         """Correct a reservation by what was really used."""
-        if self.rate != math.inf:
+        if self.rate != _NO_LIMIT:
             self.level += reserved - used
 
     def set_rate(self, now: float, rate: float) -> None:
         """Change the rate; what has trickled in so far is kept. The first finite rate starts from an empty level."""
-        if self.rate == math.inf:
+        if self.rate == _NO_LIMIT:
             self.level = 0.0
         else:
             self.level += (now - self._as_of_s) * self.rate

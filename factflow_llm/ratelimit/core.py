@@ -11,7 +11,7 @@ Rules, which hold for every driver:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from factflow_llm.errors import PermitSettledError
 from factflow_llm.ratelimit.aimd import RateRule
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
     from factflow_llm.ratelimit.config import RateLimitConfig
 
-_NO_CHANGES: tuple[Change, ...] = ()
-_SUCCEEDED = Outcome.SUCCEEDED
-_GRANTED = TicketState.GRANTED
-_count_in = Line.grant
-_EWMA = 0.1
-_CANARY_S = 0.5
+_NO_CHANGES: Final[tuple[Change, ...]] = ()
+_SUCCEEDED: Final = Outcome.SUCCEEDED
+_GRANTED: Final = TicketState.GRANTED
+_EWMA: Final = 0.1
+_CANARY_S: Final = 0.5
 """The longest wait for news of the first call after a cut."""
 
 
@@ -248,14 +247,15 @@ class LimiterCore(Line):
 
     def grant(self, now: float, ticket: Ticket) -> None:
         """Count the ticket in and take what it is expected to cost."""
-        _count_in(self, now, ticket)
+        Line.grant(self, now, ticket)
         if self._epoch_s is None:
             self._epoch_s = now
             if self._cut is not None:  # a canary: who comes next waits until it could have been refused
                 self._gate_s = max(self._gate_s, now + min(1.25 * self._refusal_s, _CANARY_S))
         ticket.epoch = self._epoch
-        read = ticket.reserved_input = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
-        written = ticket.reserved_output = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
+        read: float = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
+        written: float = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
+        ticket.reserved_input, ticket.reserved_output = read, written
         ticket.sent_before = self._requests_sent, self._input_sent, self._output_sent
         self._requests_sent += 1.0
         self._input_sent += read
@@ -306,6 +306,7 @@ class LimiterCore(Line):
     def _observe(self, now: float, ticket: Ticket, limits: tuple[AxisLimit, ...]) -> tuple[Change, ...]:
         """Hold the mirrors to what an answer's headers show."""
         changes: list[Change] = []
+        requests, read, written = ticket.sent_before
         for shown in limits:
             paced = self._paced.get(shown.axis)
             if paced is None:
@@ -313,7 +314,7 @@ class LimiterCore(Line):
             mirror = paced.mirror or Mirror()
             old, old_rate = paced.rate, mirror.rate
             own = on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
-            since = self._total(paced.axis) - on_axis(paced.axis, *ticket.sent_before) - own
+            since = self._total(paced.axis) - on_axis(paced.axis, requests, read, written) - own
             if mirror.observe(now, shown, sent_s=ticket.granted_s, spent_since=since):
                 paced.mirror = mirror
                 self._pace()

@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from enum import Enum
 from heapq import heappop, heappush
+from typing import Final
 
 from factflow_llm.errors.exceptions import PermitSettledError
+from factflow_llm.ratelimit.native import mypyc_attr
 
-NEVER = math.inf
-AT_ONCE = -math.inf
-OLDEST_EVERY = 10
+NEVER: Final = math.inf
+AT_ONCE: Final = -math.inf
+OLDEST_EVERY: Final = 10
 """One turn in so many goes by age instead of priority."""
 
 
@@ -39,9 +41,11 @@ class Refusal(Enum):
     BREAKER = "breaker"
 
 
-_WAITING, _GRANTED = TicketState.WAITING, TicketState.GRANTED
+_WAITING: Final = TicketState.WAITING
+_GRANTED: Final = TicketState.GRANTED
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Ticket:
     """One call's place in line. A retry submits the same ticket again and keeps its place.
 
@@ -92,6 +96,7 @@ class Ticket:
         return f"<Ticket {self.order} {self.state.value}>"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Line:
     """A line of tickets of which the head goes when :meth:`turn_s` says so.
 
@@ -164,16 +169,15 @@ class Line:
             self.wake_at = at
         ticket.state = _WAITING
         self.queued += 1
-        entry = (-ticket.priority, ticket.order, ticket)
         if ticket.priority and self._ages is None:
             self._ages = sorted((other.order, other) for _, _, other in self._queue)
-        heappush(self._queue, entry)
+        heappush(self._queue, (-ticket.priority, ticket.order, ticket))
         if self._ages is not None:
             heappush(self._ages, (ticket.order, ticket))
         if ticket.deadline_s != NEVER:
             heappush(self._deadlines, (ticket.deadline_s, ticket.order, ticket))
             self.wake_at = min(self.wake_at, ticket.deadline_s)
-        if self.queued > 1 and self._queue[0] is entry:
+        if self.queued > 1 and self._queue[0][2] is ticket:
             self.wake_at = min(self.wake_at, max(self.turn_s(now, ticket), now))
         return False
 

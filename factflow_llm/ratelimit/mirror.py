@@ -8,16 +8,16 @@ wrong, so a refusal that the mirror did not expect turns it blind for a while, a
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.signals import AxisLimit
 
-_MINUTE_S = 60.0
-_DAY_S = 86_400.0
-_MARGIN = 0.015
-_BLIND_S = 120.0
-_MOST = 1e12
+_MINUTE_S: Final = 60.0
+_DAY_S: Final = 86_400.0
+_MARGIN: Final = 0.015
+_BLIND_S: Final = 120.0
+_MOST: Final = 1e12
 """No provider counts so many units or seconds: what is above is nonsense."""
 
 

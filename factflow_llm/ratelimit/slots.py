@@ -11,7 +11,7 @@ was wrong.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from factflow_llm.ratelimit.aimd import SOUND_SAMPLE, Mode
 from factflow_llm.ratelimit.signals import Reason
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
 
 
-_GIVE_WAY = 0.9
-_NEWS_S = 1.0
+_GIVE_WAY: Final = 0.9
+_NEWS_S: Final = 1.0
 """A refusal has arrived by then."""
-_FEW = 3
+_FEW: Final = 3
 """Calls let through from which a suspicion may arise; it needs to be repeated before it counts."""
 
 
