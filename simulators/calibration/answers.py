@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,63 +15,73 @@ if TYPE_CHECKING:
 
     from simulators.calibration.evidence import Floats
 
-_SAMPLE = 3000
-_BINS = 5
-_PERCENTS = (2, 10, 25, 50, 75, 90, 97, 99.5)
-_SLOW_SHARES = (0.0, 0.01, 0.03)
+_SAMPLE = 1500
+_PACES = 32
+_SLOW_SHARE, _SLOW_RATIO, _SLOW_SIGMA = 0.02, 5.0, 0.3  # to begin with
+_NOBODY = 1e-9  # likelihood of an answer that the model cannot give: it is an accident, and must not decide
+_TINY = 1e-12
 
 # First token and its spread, per token and its spread, slow share, slow over normal and its spread: as logarithms.
 _Parameters = list[float]
 
 
 def fit_whole_answers(duration_s: Floats, tokens: Floats) -> LatencyModel:
-    """Return the model whose durations lie nearest to those given, for answers of the lengths given.
+    """Return the likeliest model for answers of these durations and lengths.
 
-    Nearest: in the logarithms of mean and percentiles, within each of five classes of length, over one fixed set of
-    normal draws. Short answers tell the first token, long ones the pace; where all are of one length there is no pace.
+    Short answers tell the first token, long ones the pace; where all are of one length there is no pace. Slow calls
+    are told only if that makes the answers likelier than three more parameters do by chance (Schwarz's criterion).
     """
     order = np.argsort(tokens, kind="stable")
     if len(order) > _SAMPLE:
         order = order[np.linspace(0, len(order) - 1, _SAMPLE).astype(np.int64)]
     duration_s, steps = duration_s[order], np.maximum(tokens[order] - 1.0, 0.0)
-    classes = np.array_split(np.arange(len(order)), _BINS if len(order) >= 40 * _BINS else 1)
-    luck = np.random.Generator(np.random.Philox(key=1))
-    body, fate, pace = luck.standard_normal(len(order)), luck.random(len(order)), luck.standard_normal(len(order))
-    target = _profile(duration_s, classes)
-
-    def distance(parameters: _Parameters) -> float:
-        first, first_sigma, token, token_sigma, share, ratio, slow_sigma = np.exp(parameters).tolist()
-        slow = fate < share
-        begun = np.where(slow, first * (1 + ratio) * np.exp(slow_sigma * body), first * np.exp(first_sigma * body))
-        drawn = begun + steps * token * np.exp(token_sigma * pace)
-        return float(np.abs(_profile(drawn, classes) - target).mean())
-
-    varied = np.ptp(steps) > 0
+    varied = bool(np.ptp(steps) > 0)
     slope = _slope(duration_s, steps) if varied else 0.0
     rest = np.maximum(duration_s - slope * steps, 0.1 * duration_s)
-    fits = []
-    for share in _SLOW_SHARES:
-        start = [float(np.median(np.log(rest))), math.log(0.3), math.log(max(slope, 1e-9)), math.log(0.2)]
-        start += [math.log(max(share, 1e-12)), math.log(6.0), math.log(0.3)]
-        free = [0, 1, *([2, 3] if varied else []), *([4, 5, 6] if share else [])]
-        fits.append(_compass(distance, start, free))
-    best = min(fits, key=lambda fit: fit[0] - (0.003 if fit[1][4] < -20 else 0.0))[
-        1
-    ]  # slow calls must earn their place
-    first, first_sigma, token, token_sigma, share, ratio, slow_sigma = np.exp(best).tolist()
-    slow = {"slow_share": min(share, 1.0), "slow_first_token_s": first * (1 + ratio), "slow_sigma": slow_sigma}
+    start = [float(np.median(np.log(rest))), math.log(0.3), math.log(max(slope, 1e-9)), math.log(0.2)]
+    surprise = _surprise(duration_s, steps if varied else np.zeros_like(steps))
+    pace = [2, 3] if varied else []
+    plain = _compass(surprise, [*start, -math.inf, 0.0, 0.0], [0, 1, *pace])
+    slow = [math.log(_SLOW_SHARE), math.log(_SLOW_RATIO), math.log(_SLOW_SIGMA)]
+    mixed = _compass(surprise, [*plain[1][:4], *slow], [0, 1, *pace, 4, 5, 6])
+    worth = 1.5 * math.log(len(steps))
+    first, first_sigma, token, token_sigma, share, ratio, slow_sigma = np.exp(
+        mixed[1] if mixed[0] < plain[0] - worth else plain[1]
+    ).tolist()
+    slow_calls = {"slow_share": min(share, 1.0), "slow_first_token_s": first * (1 + ratio), "slow_sigma": slow_sigma}
     return LatencyModel(
         first_token_s=first,
         first_token_sigma=first_sigma,
         per_token_s=token if varied else 0.0,
         per_token_sigma=token_sigma if varied else 0.0,
-        **(slow if share > 1e-6 else {}),
+        **(slow_calls if share else {}),
     )
 
 
-def _profile(durations: Floats, classes: list[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> Floats:
-    rows = [[*np.percentile(durations[each], _PERCENTS), durations[each].mean()] for each in classes]
-    return np.log(np.maximum(np.array(rows), 1e-6))
+def _surprise(duration_s: Floats, steps: Floats) -> Callable[[_Parameters], float]:
+    """Return what says how unlikely the answers are by a model: minus the logarithm of its likelihood.
+
+    The time to the first token is what is left of the duration at some pace; all paces are tried, in equal shares.
+    """
+    normal = NormalDist()
+    luck = np.array([normal.inv_cdf((place + 0.5) / _PACES) for place in range(_PACES)]) if steps.any() else np.zeros(1)
+    luck /= luck.std() or 1.0
+
+    def surprise(parameters: _Parameters) -> float:
+        first, first_sigma, token, token_sigma, share, ratio, slow_sigma = np.exp(parameters).tolist()
+        begun = duration_s - steps * (token * np.exp(token_sigma * luck))[:, None]
+        log = np.log(np.maximum(begun, _TINY))
+        density = (1 - share) * _bell(log, math.log(first), first_sigma)
+        if share:
+            density += share * _bell(log, math.log(first * (1 + ratio)), slow_sigma)
+        return -float(np.log((density / np.maximum(begun, _TINY) * (begun > 0)).mean(axis=0) + _NOBODY).sum())
+
+    return surprise
+
+
+def _bell(log: Floats, median: float, sigma: float) -> Floats:
+    bell: Floats = np.exp(-0.5 * ((log - median) / max(sigma, 1e-3)) ** 2) / max(sigma, 1e-3)
+    return bell
 
 
 def _slope(duration_s: Floats, steps: Floats) -> float:
@@ -84,18 +95,33 @@ def _slope(duration_s: Floats, steps: Floats) -> float:
 def _compass(
     distance: Callable[[_Parameters], float], start: _Parameters, free: list[int]
 ) -> tuple[float, _Parameters]:
-    """Walk downhill along one parameter at a time, in steps that shrink; plain, without derivatives, and repeatable."""
-    here, least, step = list(start), distance(start), 0.4
-    while step > 0.01:
-        moved = False
+    """Walk downhill along one parameter at a time and on where that led, in steps that shrink (Hooke and Jeeves 1961).
+
+    Plain, without derivatives, and repeatable.
+    """
+
+    def around(here: _Parameters, least: float, step: float) -> tuple[float, _Parameters]:
         for place in free:
             for sign in (1.0, -1.0):
                 there = list(here)
                 there[place] += sign * step
                 found = distance(there)
                 if found < least:
-                    here, least, moved = there, found, True
+                    here, least = there, found
                     break
-        if not moved:
+        return least, here
+
+    here, least, step = list(start), distance(start), 0.4
+    while step > 0.01:
+        found, there = around(here, least, step)
+        if found == least:
             step /= 2.0
+            continue
+        while found < least:
+            onward = [
+                2.0 * new - old if place in free else new
+                for place, (new, old) in enumerate(zip(there, here, strict=True))
+            ]
+            here, least = there, found
+            found, there = around(onward, distance(onward), step)
     return least, here
