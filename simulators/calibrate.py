@@ -42,12 +42,14 @@ class Calibration:
         findings: every figure with its interval and how well it is identified.
         recording: what it rests on.
         until_s: the calibration has seen attempts sent before this moment.
+        delay_s: that had to be granted to the network.
     """
 
     provider: Provider
     findings: tuple[Finding, ...]
     recording: Recording = field(repr=False)
     until_s: float
+    delay_s: float = 0.0
 
     @property
     def identified(self) -> bool:
@@ -87,7 +89,7 @@ class Calibration:
         if not (recording.attempts["sent_s"] >= since_s).any():
             msg = f"{recording.name}: calibration has seen all of it; give calibrate() an until_s, or another recording"
             raise ConfigurationError(msg)
-        return validate(self.provider, recording, since_s, policy, seeds, clients)
+        return validate(self.provider, self.delay_s, recording, since_s, policy, seeds, clients)
 
     def report(self) -> str:
         """Return all findings as text, one line each."""
@@ -113,8 +115,8 @@ def calibrate(recording: Recording, until_s: float | None = None, *, name: str =
 
     Quotas are told by their refusals: each kind of quota, replayed over the recorded sends, must admit what was
     admitted and refuse what was refused, and the sizes at which it does are the interval. A quota that was never
-    reached cannot be told; then the findings say what is the least it can be. Whether refusals name the dimension that
-    refused is not recorded; it is taken for granted.
+    reached cannot be told; then the findings say what is the least it can be. A refusal that named its dimension is
+    explained by quotas of that dimension only.
 
     Args:
         recording: attempts at one provider, one account, one model, by everybody who draws on the quota.
@@ -150,6 +152,8 @@ def calibrate(recording: Recording, until_s: float | None = None, *, name: str =
         latency=latency,
         retry_after=heard,
         shows_limits=bool(shown_axes(api)) and any(str(column).endswith("_limit") for column in seen),
+        names_axis=bool(seen["axis"].notna().any() or not evidence.refused.any()),
         faults=faults,
     )
-    return Calibration(provider, (*inferred.findings, about_waits, *about_errors, *about_latency), recording, limit_s)
+    findings = (*inferred.findings, about_waits, *about_errors, *about_latency)
+    return Calibration(provider, findings, recording, limit_s, inferred.delay_s)

@@ -35,8 +35,7 @@ _FIRST_PER_S = 5.0
 _STAGE_S = 3.0
 _STEP = 1.15  # by so much the demand rises,
 _FLOWING_S = 3.0  # while no more calls are under way than come in such a time
-_NOTICED = 10  # and while no more were refused than this;
-_PILED_UP_S = 6.0  # by so much it falls when as many wait as come in such a time
+_NOTICED = 10  # and no more were refused than this
 _ENOUGH = 40  # refusals that are enough to calibrate with,
 _SHORTEST_S = 45.0  # if it took so long at least;
 _LONGEST_S = 120.0  # after so long there is no more waiting for them
@@ -90,7 +89,10 @@ def _brief_quota(luck: random.Random, axis: Axis, per_s: float) -> Quota:
 
 
 class Load:
-    """How hard to ask of a provider of whom nothing is known: harder and harder, until it refuses or calls pile up.
+    """How hard to ask of a provider of whom nothing is known.
+
+    Harder and harder, until it refuses or calls pile up;
+    from then on a little more than it answers, or a little less while calls pile up.
 
     What comes until enough refusals were seen is for calibration; then it goes on for two thirds of that time, which
     is held out. Takes attempt rows as a recorder does, for they tell what was refused, and hands them on.
@@ -100,6 +102,8 @@ class Load:
         self._recorder = recorder
         self._refused = 0
         self._stage_s = 0.0
+        self._over = 0
+        self._found = False
         self.per_s = _FIRST_PER_S
         self.split_s: float | None = None
 
@@ -108,14 +112,16 @@ class Load:
         self._refused += row.outcome == RowOutcome.RATE_LIMITED
         self._recorder.record(row)
 
-    def goes_on(self, now: float, under_way: int) -> bool:
-        """Set the pace for ``now``, seconds from the start, with so many calls not over; return whether to go on."""
+    def goes_on(self, now: float, begun: int, over: int) -> bool:
+        """Set the pace for ``now``, seconds from the start, by the calls begun and over; return whether to go on."""
         if now >= self._stage_s + _STAGE_S:
-            self._stage_s = now
-            if under_way > _PILED_UP_S * self.per_s:
-                self.per_s /= _STEP
-            elif under_way <= _FLOWING_S * self.per_s and self._refused < _NOTICED:
-                self.per_s *= _STEP
+            flowing = begun - over <= _FLOWING_S * self.per_s
+            self._found |= not flowing or self._refused >= _NOTICED
+            answered_per_s = (over - self._over) / (now - self._stage_s)
+            self.per_s = (
+                (self.per_s + answered_per_s * (1.1 if flowing else 0.9)) / 2 if self._found else self.per_s * _STEP
+            )
+            self._stage_s, self._over = now, over
         if self.split_s is not None:
             return now < self.split_s * (1 + _HELD_OUT)
         if now >= _LONGEST_S or (now >= _SHORTEST_S and self._refused >= _ENOUGH):
@@ -168,7 +174,7 @@ async def _ask_over_http(url: str, trace: Trace, load: Load, limiter: AdaptiveRa
     asked: list[asyncio.Task[None]] = []
     for number, gap in enumerate(np.diff(trace.arrival_s).tolist()):
         await asyncio.sleep(due_s - loop.time())
-        if not load.goes_on(loop.time() - begun_s, len(asked) - over):
+        if not load.goes_on(loop.time() - begun_s, len(asked), over):
             break
         asked.append(loop.create_task(ask(number)))
         due_s += gap / load.per_s

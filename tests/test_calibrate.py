@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import simulators as sim
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.recorder import AttemptRow, RowOutcome
 from simulators.calibrate import Calibration, calibrate
 from simulators.calibration.answers import fit_whole_answers
 from simulators.calibration.evidence import Evidence, currencies
 from simulators.calibration.findings import Finding, Known, roundest
-from simulators.calibration.habits import wilson
+from simulators.calibration.habits import retry_after, wilson
 from simulators.calibration.replay import refusals, verdicts
 from simulators.calibration.search import judge
 from simulators.calibration.shapes import BucketShape, FixedShape, Ledger, Shape, SlidingShape, SlotsShape
@@ -29,7 +31,7 @@ from simulators.streams import Streams
 from simulators.traces import synthesize
 from tests.calibrated import GOLDEN, compare, in_all, judgements, off, rate, rebased, report, shape, table
 from tests.recordings import MAX_TOKENS, record
-from tests.recordings_over_http import record_over_http
+from tests.recordings_over_http import Load, record_over_http
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,10 +187,22 @@ def test_habits_of_retry_after(habit: RetryAfter, expected: RetryAfter, tmp_path
     assert calibration.provider.meters[0].limit == pytest.approx(150, rel=0.03)
 
 
+def test_a_shaky_network_makes_no_habit(refused: tuple[Provider, Trace, Recording]) -> None:
+    """Retry-After that is off by what a network may take is true, neither late nor early."""
+    truth, trace, recording = refused
+    attempts = recording.attempts.copy()
+    attempts["sent_s"] -= np.random.default_rng(2).exponential(0.06, len(attempts))
+    evidence = Evidence.of(attempts)
+    said = verdicts(rebased(truth.meters, float(trace.arrival_s[0])), evidence)
+    found, about = retry_after(evidence, said, only_slots=False)
+    assert (found.habit, found.factor) == ("true", 1.0), about
+
+
 def test_error_rates(tmp_path: Path) -> None:
     """Failures are told by status, with an interval that holds the truth; no quota is blamed for stray refusals."""
     faults = (Refused(status=503, share=0.05), Refused(status=429, share=0.03))
-    calibration = calibrate(recorded(tmp_path, Provider(latency=QUICK, faults=faults), limited=True))
+    provider = Provider(latency=QUICK, faults=faults)
+    calibration = calibrate(recorded(tmp_path, provider, limited=True))
     shares = {finding.name: finding for finding in calibration.findings if finding.name.startswith("share of ")}
     for name, share in (("share of HTTP 503", 0.05), ("share of unexplained 429", 0.03)):
         assert shares[name].low < share < shares[name].high  # type: ignore[operator]
@@ -213,6 +227,12 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Provider, Trace, 
     trace = demand(3.0)
     folder = tmp_path_factory.mktemp("refused")
     return truth, trace, record(truth, trace, folder / "refused.jsonl", limited=False)
+
+
+@pytest.fixture(scope="module")
+def calibration(refused: tuple[Provider, Trace, Recording]) -> Calibration:
+    """Return what the first half of that recording tells."""
+    return calibrate(refused[2], HALVES_S)
 
 
 def test_the_meters_themselves_agree_with_the_truth(refused: tuple[Provider, Trace, Recording]) -> None:
@@ -344,10 +364,11 @@ def test_too_little_is_said_to_be_too_little(tmp_path: Path) -> None:
         calibrate(recording).validate()
 
 
-def test_another_recording_can_be_held_out(refused: tuple[Provider, Trace, Recording], tmp_path: Path) -> None:
+def test_another_recording_can_be_held_out(
+    refused: tuple[Provider, Trace, Recording], calibration: Calibration, tmp_path: Path
+) -> None:
     """Validation on a second recording compares all of it."""
-    truth, _, recording = refused
-    calibration = calibrate(recording)
+    truth, _, _ = refused
     other = record(truth, demand(2.5, seed=9, duration_s=120.0), tmp_path / "other.jsonl", limited=False)
     validation = calibration.validate(other, RetryOnly(RetryConfig()), seeds=2)
     assert validation.since_s == 0.0
@@ -356,9 +377,8 @@ def test_another_recording_can_be_held_out(refused: tuple[Provider, Trace, Recor
     assert "<table" in validation._repr_html_()
 
 
-def test_what_is_shown(refused: tuple[Provider, Trace, Recording]) -> None:
+def test_what_is_shown(refused: tuple[Provider, Trace, Recording], calibration: Calibration) -> None:
     """Report, table and notebook face name each figure with its interval and how well it is known."""
-    calibration = calibrate(refused[2], HALVES_S)
     assert calibration.identified
     frame = calibration.frame()
     assert list(frame.columns) == ["value", "low", "high", "known", "note"]
@@ -411,6 +431,32 @@ def test_findings_in_words() -> None:
     assert [Known.by_width(low, 100.0) for low in (99.0, 80.0, 10.0)] == [Known.PINNED, Known.ROUGH, Known.LOOSE]
 
 
+@pytest.mark.parametrize("quota_per_s", [7.0, 13.0])
+@pytest.mark.parametrize("refuses", [True, False], ids=["refuses", "lets wait"])
+def test_a_load_finds_the_quota_whatever_it_is(quota_per_s: float, refuses: bool) -> None:
+    """Demand rises until it is refused or piles up, stays about there, and goes on for what is held out."""
+    rows: list[AttemptRow] = []
+    load = Load(SimpleNamespace(record=rows.append))
+    refusal = AttemptRow(0, 0, 0.0, 0.0, 0.0, None, 0.0, "m", "p", "chat", status=429, outcome=RowOutcome.RATE_LIMITED)
+    now = begun = over = 0.0
+    paces = []
+    while load.goes_on(now, int(begun), int(over)):
+        now += 0.1
+        begun += load.per_s / 10
+        passed = min(begun - over, quota_per_s / 10)
+        over += passed
+        if refuses and begun - over > 3.0:
+            load.record(refusal)
+            begun -= 1.0
+        paces.append(load.per_s)
+    assert load.split_s is not None
+    assert now == pytest.approx(load.split_s * 5 / 3, abs=0.2)
+    assert 40 < load.split_s < 130
+    assert paces[0] < 0.8 * quota_per_s
+    assert np.mean(paces[len(paces) // 2 :]) == pytest.approx(quota_per_s, rel=0.15)
+    assert (len(rows) > 40) is refuses
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "quota", [Bucket(limit=600, burst_s=2), FixedWindow(limit=36, per_s=3, phase_s=0.5)], ids=["bucket", "fixed"]
@@ -434,7 +480,7 @@ def test_forty_hidden_providers() -> None:
     assert np.mean([right for each in judged for right in each.shapes]) >= 0.9
     assert np.mean([error <= 0.03 for each in judged for error in each.errors]) >= 0.95
     assert not any(each.invented for each in judged)
-    assert (off(counts, "predicted", "recorded") <= 0.1).mean() >= 0.9
-    assert abs(in_all(counts, "predicted", "recorded")) <= 0.1
+    assert (off(counts, "replayed", "recorded") <= 0.1).mean() >= 0.9
+    assert abs(in_all(counts, "replayed", "recorded")) <= 0.1
     assert abs(in_all(counts, "simulated", "lucky")) <= 0.1
     assert report(judged) == GOLDEN.read_text(encoding="utf-8"), "if meant, run python -m tests.calibrated --write"

@@ -236,7 +236,7 @@ def test_calibrate_writes_a_provider_to_simulate() -> None:
         sim.read_recording("recording.jsonl"), 45, name="calibrated"
     ).provider.model_dump(mode="json")
     assert {row["figure"] for row in document["findings"]} >= {"requests: window", "Retry-After"}
-    assert set(document["validation"]["goodput"]) == {"recorded", "simulated", "error", "least", "most"}
+    assert set(document["validation"]["goodput"]) == {"recorded", "simulated", "error", "least", "most", "deviation"}
     assert _run("simulate", "--duration", "20", "--provider", "provider.toml").exit_code == 0
 
 

@@ -43,7 +43,9 @@ def retry_after(evidence: Evidence, said: Verdicts, only_slots: bool) -> tuple[R
     if only_slots:
         return RetryAfter(), Finding(name, f"always {np.median(told_s):g} s", note=note)
     rounding_s = 1.0 if whole else 0.001
-    true = np.abs(told_s - wait_s - rounding_s / 2) <= rounding_s / 2 + _EXACT_S + evidence.delay_s
+    took_s = (evidence.end_s - evidence.sent_s)[evidence.refused]
+    jitter_s = float(np.subtract(*np.percentile(took_s, [95, 5])))  # between sending and the provider's clock
+    true = np.abs(told_s - wait_s - rounding_s / 2) <= rounding_s / 2 + _EXACT_S + max(evidence.delay_s, jitter_s)
     if judged.any() and true[judged].mean() > 0.8:
         return RetryAfter(shown_in=shown_in), Finding(name, f"true, {shown_in.replace('_', ' ')}", note=note)
     if np.ptp(np.percentile(told_s, [5, 95])) < 1e-6:
@@ -52,7 +54,7 @@ def retry_after(evidence: Evidence, said: Verdicts, only_slots: bool) -> tuple[R
     if judged.sum() >= 5:
         ratios = (told_s[judged] - rounding_s / 2) / wait_s[judged]
         low, factor, high = np.percentile(ratios, [25, 50, 75])
-        if high - low < 0.1 * factor:
+        if high - low < 0.1 * factor and not low <= 1.0 <= high:
             habit = RetryAfter(habit="late", factor=float(f"{factor:.3g}"), shown_in=shown_in)
             late = "late" if factor > 1 else "too early"
             finding = Finding(

@@ -47,6 +47,7 @@ def refusals(quotas: Sequence[Quota], evidence: Evidence) -> Bools:
 
     Near a limit a network decides who comes first. Meters that are charged with what was admitted in truth then forgive
     whoever was sent before the last that was admitted; those that go by themselves refuse another, but as many.
+    Answers end at the provider ``Evidence.delay_s`` before they end here.
     """
     books = _Books(quotas, evidence)
     refused = np.zeros(len(evidence), dtype=bool)
@@ -57,7 +58,9 @@ def refusals(quotas: Sequence[Quota], evidence: Evidence) -> Bools:
         if refused[index]:
             books.reject(now, costs)
         else:
-            books.admit(index, now, costs, now + float(evidence.answer_s[index]))
+            known = evidence.admitted[index]
+            end_s = evidence.end_s[index] if known else now + evidence.answer_s[index]
+            books.admit(index, now, costs, float(max(end_s - evidence.delay_s, now)))
     return refused
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,8 +34,8 @@ class Validation:
         since_s: begin of that time.
         until_s: its end.
         figures: the closed loop: what comes of the recorded demand when clients and provider are both simulated. One
-            row per figure: ``recorded``, ``simulated`` (mean over seeds), ``error`` (relative), and the
-            ``least`` and ``most`` of the seeds.
+            row per figure: ``recorded``, ``simulated`` (mean over seeds), ``error`` (relative), ``least`` and ``most``
+            of the seeds, and their standard ``deviation``.
         decisions: the open loop: what the calibrated quotas alone say to the recorded sends, of whose fate they are
             told nothing: refusals recorded, refusals predicted, and those that are the same attempts.
         timing_gap: how far the 429s of recording and simulation are apart in time: the largest difference between the
@@ -63,8 +63,9 @@ class Validation:
         return "\n".join(
             [
                 f"{self.name}, {self.since_s:.0f} s to {self.until_s:.0f} s",
+                f"attempts replayed: {recorded} 429s recorded, {predicted} by the quotas, {same} of them the same",
+                "demand simulated:",
                 self.figures.round(4).to_string(),
-                f"on the recorded sends: {recorded} recorded, {predicted} predicted, {same} of them the same attempts",
                 f"429s in time: largest gap {self.timing_gap:.3f}",
             ]
         )
@@ -78,6 +79,7 @@ class Validation:
 
 def validate(
     provider: Provider,
+    delay_s: float,
     recording: Recording,
     since_s: float,
     policy: Policy | RateLimitConfig | None,
@@ -108,6 +110,7 @@ def validate(
             "error": (simulated.mean() - truth) / truth.where(truth != 0),
             "least": simulated.min(),
             "most": simulated.max(),
+            "deviation": simulated.std() if seeds > 1 else np.nan,
         }
     )
     recorded_s = _recorded(attempts)[1]
@@ -116,7 +119,7 @@ def validate(
         since_s=since_s,
         until_s=until_s,
         figures=figures,
-        decisions=_decisions(provider, attempts, since_s),
+        decisions=_decisions(provider, replace(Evidence.of(attempts), delay_s=delay_s), since_s),
         timing_gap=_gap(recorded_s[recorded_s >= since_s], np.concatenate(refused_s)),
     )
 
@@ -141,8 +144,7 @@ def _figures(calls: pd.DataFrame, refused_s: Floats, since_s: float, until_s: fl
     return pd.Series(figures)
 
 
-def _decisions(provider: Provider, attempts: pd.DataFrame, since_s: float) -> pd.Series[Any]:
-    evidence = Evidence.of(attempts)
+def _decisions(provider: Provider, evidence: Evidence, since_s: float) -> pd.Series[Any]:
     held_out = evidence.sent_s >= since_s
     recorded, predicted = evidence.refused & held_out, refusals(provider.meters, evidence) & held_out
     counts = {"recorded": recorded.sum(), "predicted": predicted.sum(), "same": (recorded & predicted).sum()}
