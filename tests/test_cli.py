@@ -225,7 +225,14 @@ def test_calibrate_writes_a_provider_to_simulate() -> None:
     words = ["calibrate", "recording.jsonl", "--until", "45", "--policy", "retry-only"]
     result = _run(*words, "--name", "theirs", "--out", "provider.toml", "--plot", "calibration.png")
     assert result.exit_code == 0, result.output
-    for told in ("requests: window", "bucket", "pinned down", "429s", "which calibration has not seen"):
+    for told in (
+        "requests: window",
+        "bucket",
+        "pinned down",
+        "429s",
+        "which calibration has not seen",
+        "attempts replayed",
+    ):
         assert told in result.stdout
     assert Path("calibration.png").read_bytes().startswith(_PNG)
     assert "requests: window" in Path("provider.toml").read_text()
@@ -236,6 +243,7 @@ def test_calibrate_writes_a_provider_to_simulate() -> None:
         sim.read_recording("recording.jsonl"), 45, name="calibrated"
     ).provider.model_dump(mode="json")
     assert {row["figure"] for row in document["findings"]} >= {"requests: window", "Retry-After"}
+    assert document["replayed"]["predicted"] == document["replayed"]["recorded"] > 0
     assert set(document["validation"]["goodput"]) == {"recorded", "simulated", "error", "least", "most", "deviation"}
     assert _run("simulate", "--duration", "20", "--provider", "provider.toml").exit_code == 0
 
@@ -244,6 +252,15 @@ def test_calibrate_without_anything_held_out_foretells_nothing() -> None:
     """All of the recording is looked at: findings, and no comparison."""
     _record("recording.jsonl")
     assert _document("calibrate", "recording.jsonl")["validation"] is None
+
+
+def test_calibrate_says_what_is_no_recording() -> None:
+    """A trace is called a trace, with the command that reads it."""
+    Path("azure.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,5,6\n")
+    result = _run("calibrate", "azure.csv")
+    assert result.exit_code == 2
+    assert "not a recording" in result.stderr
+    assert "factflow-llm replay" in result.stderr
 
 
 def test_lab_opens_the_clones_notebooks_or_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:

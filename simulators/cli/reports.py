@@ -151,9 +151,14 @@ def print_calibration(
     if json:
         findings = [{"figure": name} | row for name, row in zip(frame.index, records(frame), strict=True)]
         figures = None if validation is None else validation.figures.to_dict("index")
-        provider_said = calibration.provider.model_dump(mode="json")
         print_json(
-            {"provider": provider_said, "findings": findings, "validation": figures, "files": [*map(str, files)]}
+            {
+                "provider": calibration.provider.model_dump(mode="json"),
+                "findings": findings,
+                "replayed": None if validation is None else validation.decisions.to_dict(),
+                "validation": figures,
+                "files": [*map(str, files)],
+            }
         )
         return
     told = frame[["value", "known", "note"]].fillna("-")
@@ -161,7 +166,11 @@ def print_calibration(
     show(told, f"{calibration.recording.name}: the provider behind it", justify="left")
     if validation is not None:
         span = f"{validation.since_s:.0f} s to {validation.until_s:.0f} s, which calibration has not seen"
-        show(validation.figures.rename_axis("figure"), f"Simulated against recorded, {span}")
+        show(validation.figures.rename_axis("figure"), f"The demand simulated against the recording, {span}")
+        show(
+            validation.decisions.to_frame("429s").T,
+            f"The recorded attempts replayed before the calibrated quotas alone, {span}",
+        )
     if files:
         say(f"Wrote {', '.join(map(str, files))}.")
 
