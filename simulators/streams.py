@@ -7,7 +7,7 @@ process or on ``PYTHONHASHSEED``.
 from __future__ import annotations
 
 import zlib
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -16,45 +16,56 @@ from factflow_llm.errors import ConfigurationError
 Distribution = Literal["uniform", "normal", "exponential"]
 
 _CHUNK: Final = 1024
+"""Rows drawn at once: that they are so many is part of what a seed means."""
+_BLOCK: Final = 32
+"""Rows made Python's at once: a stream of which few rows are asked for makes few."""
 _KEPT: Final = 16
 
 
 class Stream:
     """An endless row of standard draws, fetched by index; chunks are drawn when touched, the latest are kept."""
 
-    __slots__ = ("_chunks", "_distribution", "_key", "_last", "_last_number", "_width")
+    __slots__ = ("_blocks", "_chunks", "_distribution", "_key", "_last", "_last_number", "_width")
 
     def __init__(self, seed: int, name: str, distribution: Distribution, width: int) -> None:
         self._key = np.array([seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(name.encode())], dtype=np.uint64)
         self._distribution = distribution
         self._width = width
-        self._chunks: dict[int, list[list[float]]] = {}
+        self._chunks: dict[int, Any] = {}
+        self._blocks: dict[int, list[list[float]]] = {}
         self._last_number = -1
         self._last: list[list[float]] = []
 
     def row(self, index: int) -> list[float]:
         """Return the ``width`` draws that belong to ``index`` (index >= 0)."""
-        number = index // _CHUNK
+        number = index // _BLOCK
         if number != self._last_number:
-            chunk = self._chunks.get(number)
-            if chunk is None:
-                if len(self._chunks) == _KEPT:
-                    del self._chunks[next(iter(self._chunks))]
-                chunk = self._chunks[number] = self._draw(number)
-            self._last, self._last_number = chunk, number
-        return self._last[index % _CHUNK]
+            block = self._blocks.get(number)
+            if block is None:
+                if len(self._blocks) == _KEPT * _CHUNK // _BLOCK:
+                    del self._blocks[next(iter(self._blocks))]
+                block = self._blocks[number] = self._read(number * _BLOCK)
+            self._last, self._last_number = block, number
+        return self._last[index % _BLOCK]
 
-    def _draw(self, number: int) -> list[list[float]]:
+    def _read(self, start: int) -> list[list[float]]:
+        number, offset = start // _CHUNK, start % _CHUNK
+        chunk = self._chunks.get(number)
+        if chunk is None:
+            if len(self._chunks) == _KEPT:
+                del self._chunks[next(iter(self._chunks))]
+            chunk = self._chunks[number] = self._draw(number)
+        rows: list[list[float]] = chunk[offset : offset + _BLOCK].tolist()
+        return rows
+
+    def _draw(self, number: int) -> Any:
         generator = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, 0, number]))
         shape = (_CHUNK, self._width)
         if self._distribution == "uniform":
-            drawn = generator.random(shape)
-        elif self._distribution == "normal":
-            drawn = generator.standard_normal(shape)
-        else:
-            drawn = generator.standard_exponential(shape)
-        rows: list[list[float]] = drawn.tolist()
-        return rows
+            return generator.random(shape)
+        if self._distribution == "normal":
+            return generator.standard_normal(shape)
+        return generator.standard_exponential(shape)
 
 
 class Streams:
