@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,8 @@ def modules() -> list[str]:
 
 def missing() -> str | None:
     """Return what is missing for a build; ``None`` if nothing is."""
+    if find_spec("hatch_mypyc") is None:
+        return "hatch-mypyc"
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
     if shutil.which(compiler) is None:
         return f"the C compiler {compiler}"
@@ -76,7 +79,7 @@ def main() -> None:
     if folder.exists():
         parser.error(f"{folder} exists already; name a new folder")
     if (lack := missing()) is not None:
-        parser.error(f"there is no {lack}; install it (Debian: gcc, libc6-dev, python3-dev)")
+        parser.error(f"there is no {lack}; install it (the extra dev; of Debian gcc, libc6-dev, python3-dev)")
     build(folder)
 
 
