@@ -196,7 +196,7 @@ def test_windows_are_known_by_their_openings(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(aimd, "_WHOLE", 0.0)
     forgetful = _in_windows(lambda _: 10.0)
     forgetful.run(3300.0)
-    assert forgetful.rejected > 1.5 * world.rejected
+    assert forgetful.rejected > 1.25 * world.rejected
 
 
 def test_the_last_window_ends_a_search() -> None:

@@ -67,8 +67,8 @@ def test_sessions_hold_under_load() -> None:
     trace = talk()
     narrow = Provider(name="narrow", latency=STEADY, meters=(Bucket(limit=1, per_s=1, burst_s=1),))
     config = RateLimitConfig()
-    closed = simulate(Scenario(trace, narrow, drain_s=600).by_session(), config, clients=2).requests
-    opened = simulate(Scenario(trace, narrow, drain_s=600), config, clients=2).requests
+    closed = simulate(Scenario(trace, narrow, drain_s=1200).by_session(), config, clients=2).requests
+    opened = simulate(Scenario(trace, narrow, drain_s=1200), config, clients=2).requests
     pauses = {}
     for name, frame in (("closed", closed), ("open", opened)):
         order = np.lexsort((trace.round_index, trace.session))

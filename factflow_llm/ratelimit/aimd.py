@@ -14,7 +14,9 @@ its burst, and of a window, for whole windows lie between. That measured rate is
       +---------------------------------> time
 
 Nothing moves while demand, not the limit, is what binds. Time constants follow the quota (so many requests per climb)
-and the provider's window, once a long block has shown that there is one.
+and the provider's window, once a long block has shown that there is one. A ceiling that was confirmed is tried half as
+often. Where others draw on the same quota, all cut deeper and climb for the same time, however large their shares: who
+has more is refused more often, so shares draw level.
 
 Time is an argument everywhere; units are requests or tokens. What was sent is handed in as a running total, of which
 the rule remembers marks.
@@ -26,6 +28,7 @@ import math
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from factflow_llm.ratelimit.sharing import Sharing
 from factflow_llm.ratelimit.signals import Reason
 
 if TYPE_CHECKING:
@@ -57,6 +60,20 @@ _STALE_CALLS = 8.0
 """The same for small quotas, in calls."""
 _LEAST_TOKENS_PER_S = 1.0
 """No token axis is paced more slowly than this, whatever was measured."""
+_CONFIRMED_CLIMB = 2.0
+"""A confirmed ceiling is climbed to in so many times the time."""
+_CLOSE = 0.1
+"""A measurement so near to the ceiling confirms it."""
+_SHARED_DEPTH = 0.06
+"""How deep a cut is, at least, where others draw on the quota."""
+_SHARED_CLIMB_S = 30.0
+"""How long a climb lasts there, for all alike."""
+_SHARED_CLIMB_CALLS = 20.0
+"""The least it lasts for the smallest of shares."""
+_LIKELY = 0.8
+"""A measurement that is not sound but at least so much of the ceiling does not contradict it."""
+_FEW_CALLS = 5.0
+"""The fewest calls that say anything."""
 _STEPS_PER_CLIMB = 20.0
 _OPEN_WINDOW_S = 60.0
 """How far back the first rejection of all looks: the minute for which most quotas are quoted."""
@@ -74,7 +91,8 @@ class _Cut(NamedTuple):
     """What a ceiling is measured from; kept until it is known when the provider opened again.
 
     ``recent`` is the rate admitted since the search last doubled, at ``recent_since_s``; ``net`` what was sent beyond
-    the ceiling since the last cut; ``slack`` what such an excess used to be.
+    the ceiling since the last cut; ``slack`` what such an excess used to be; ``climbed`` how many times the climb to
+    the ceiling was behind it.
     """
 
     time_s: float
@@ -87,6 +105,8 @@ class _Cut(NamedTuple):
     recent_since_s: float
     net: float
     slack: float
+    climbed: float
+    sharing: Sharing
 
 
 class RateRule:
@@ -100,9 +120,9 @@ class RateRule:
     """
 
     __slots__ = (
-        "_climbing_s", "_config", "_cut", "_cut_sent", "_mark", "_net", "_of_requests", "_older_mark", "_opened_s",
-        "_shut_s", "_slack", "_step_s", "_step_sent", "_unblocked_cuts", "_window_s", "ceiling", "mode",
-        "next_step_s", "rate",
+        "_climbing_s", "_config", "_confirmed", "_cut", "_cut_sent", "_mark", "_net", "_of_requests", "_older_mark",
+        "_opened_s", "_sharing", "_shut_s", "_slack", "_step_s", "_step_sent", "_unblocked_cuts", "_window_s",
+        "ceiling", "mode", "next_step_s", "rate",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +139,8 @@ class RateRule:
         self._of_requests = of_requests
         self.mode = Mode.OPEN if ceiling == math.inf else Mode.PROBE
         self._window_s = 0.0
+        self._confirmed = False
+        self._sharing = Sharing()
         self.ceiling = ceiling
         self.rate = self.bounded(ceiling)
         self._slack = self._net = 0.0
@@ -185,6 +207,8 @@ class RateRule:
             recent_since_s=recent_since_s,
             net=self._net,
             slack=self._slack,
+            climbed=self._climbing_s / self._climb_s(unit),
+            sharing=self._sharing,
         )
         self._measure(self._cut, sent_s + (retry_after_s or 0.0), unit)
         self._opened_s = max(self._opened_s, now)
@@ -222,19 +246,18 @@ class RateRule:
             self.next_step_s = now + _OPEN_WINDOW_S
             return None
         config, ceiling, before = self._config, self.ceiling, self.rate
-        climb_s = self._climb_s(unit)
-        self.next_step_s = now + climb_s / _STEPS_PER_CLIMB
+        climb_s, probe_s = self._climb_s(unit), self._probe_s(unit)
+        self.next_step_s = now + probe_s / _STEPS_PER_CLIMB
         self._net = max(self._net + units - ceiling * dt, -ceiling * climb_s)
         if not limited or units + unit < _USED * before * dt:
             return None
         if self.mode is Mode.PROBE:
             self._climbing_s += dt
-            climbed = self._climbing_s / climb_s
-            above = max(climbed - 1.0, 0.0)
-            decrease = self._decrease
-            rate = max(before, ceiling * (decrease + (1.0 - decrease) * (climbed + _CONVEX * above * above)))
+            below = max(1.0 - self._climbing_s / climb_s, 0.0)
+            above = max(self._climbing_s - climb_s, 0.0) / probe_s
+            rate = max(before, ceiling * (1.0 + self._depth * (above + _CONVEX * above * above - below)))
             if self._net > max(2.0 * self._slack, _STALE_S * ceiling, _STALE_CALLS * unit):
-                self.mode, self._mark = Mode.SEARCH, (now, sent)
+                self.mode, self._mark, self._confirmed = Mode.SEARCH, (now, sent), False
         else:
             doubling_s = max(config.search_s, 8.0 * unit / before, self._window_s)
             rate = before * 2.0 ** (dt / doubling_s)
@@ -247,14 +270,23 @@ class RateRule:
 
     def _climb_s(self, unit: float) -> float:
         """Return how long a climb from a cut to the ceiling lasts."""
+        calm = self._confirmed and not self._window_s and not self._sharing.shared
+        return (_CONFIRMED_CLIMB if calm else 1.0) * self._probe_s(unit)
+
+    def _probe_s(self, unit: float) -> float:
+        """Return the time scale of a probe: that of the climb above the ceiling, and of one to it that is in doubt."""
         config = self._config
+        if self._sharing.shared and not self._window_s:
+            return max(_SHARED_CLIMB_S, _SHARED_CLIMB_CALLS * unit / self.ceiling)
         return max(config.probe_s, config.probe_requests * unit / self.ceiling, 3.0 * self._window_s)
 
     @property
-    def _decrease(self) -> float:
-        """What a cut leaves: half as deep where a window refills all at once, for no debt need be worked off."""
-        decrease = self._config.decrease
-        return 0.5 * (1.0 + decrease) if self._window_s else decrease
+    def _depth(self) -> float:
+        """What a cut takes off the ceiling: half where a window refills all at once, for no debt need be worked off."""
+        depth = 1.0 - self._config.decrease
+        if self._window_s:
+            return 0.5 * depth
+        return max(depth, _SHARED_DEPTH) if self._sharing.shared else depth
 
     def _measure(self, cut: _Cut, opened_s: float, unit: float) -> None:
         """Set the ceiling to what was admitted between the provider's last two openings, per second."""
@@ -262,6 +294,10 @@ class RateRule:
         measured = cut.admitted / elapsed_s
         sound = cut.admitted >= SOUND_SAMPLE * unit
         blocked_s = opened_s - cut.time_s
+        close = abs(measured - cut.ceiling) < _CLOSE * cut.ceiling
+        likely = cut.admitted >= _FEW_CALLS * unit and measured > _LIKELY * cut.ceiling
+        if cut.mode is Mode.PROBE and not self._window_s and (close if sound else likely):
+            self._sharing = cut.sharing.after(cut.climbed)
         if cut.mode is Mode.OPEN:
             ceiling = measured
         elif not sound:
@@ -271,13 +307,14 @@ class RateRule:
         elif cut.recent > _GROWN * measured and blocked_s < _SHORT_BLOCK_S:
             ceiling = min(cut.recent, cut.rate)
         else:
-            close = abs(measured - cut.ceiling) < 0.1 * cut.ceiling
+            self._confirmed = close
             ceiling = 0.5 * (cut.ceiling + measured) if close else min(measured, cut.rate)
             # windows that were not used up admit less than their quota: the rate at which one was full says more
             if self._window_s:
                 reached = 0.5 * (measured + cut.rate * max(1.0 - blocked_s / self._window_s, 0.0))
             else:
-                reached = cut.rate / (3.0 - 2.0 * self._config.decrease)
+                depth = _SHARED_DEPTH if cut.sharing.shared else 0.0
+                reached = cut.rate / (1.0 + 2.0 * max(depth, 1.0 - self._config.decrease))
             ceiling = max(ceiling, min(reached, 1.05 * measured))
             if cut.recent > 0.0 and opened_s > cut.recent_since_s:
                 # the end of a search: what filled the last window counts, not the slow climb before
@@ -286,7 +323,7 @@ class RateRule:
             self._slack = 0.5 * (cut.slack + max(cut.net, 0.0))
         self._notice_window(blocked_s > max(_WINDOW_BLOCK_S, 3.0 * unit / ceiling), sound, elapsed_s)
         self.ceiling = self.bounded(ceiling)
-        self.rate = self.bounded(self.ceiling * self._decrease)
+        self.rate = self.bounded(self.ceiling * (1.0 - self._depth))
         self._opened_s = opened_s
 
     def _notice_window(self, blocked: bool, sound: bool, elapsed_s: float) -> None:

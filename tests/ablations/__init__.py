@@ -22,6 +22,7 @@ from factflow_llm.ratelimit.aimd import RateRule
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.mirror import Mirror
+from factflow_llm.ratelimit.sharing import Sharing
 from factflow_llm.ratelimit.slots import SlotRule
 from simulators.engine import simulate
 from simulators.policies import oracle
@@ -76,6 +77,8 @@ ABLATIONS = (
     Ablation("shallow cuts: 0.97 of what was measured", _nothing, RateLimitConfig(decrease=0.5)),
     Ablation("the climb steepens above the ceiling", _constant(aimd, "_CONVEX", 0.0)),
     Ablation("search: a stale ceiling is doubled away from", _constant(aimd, "_STALE_S", math.inf)),
+    Ablation("a confirmed ceiling is tried half as often", _constant(aimd, "_CONFIRMED_CLIMB", 1.0)),
+    Ablation("shares of one quota draw level", _method(Sharing, "after", lambda sharing, climbed: sharing)),
     Ablation("growth only when the limit was used", _method(RateRule, "step", _always_limited)),
     Ablation("windows are recognised by long blocks", _constant(aimd, "_WINDOW_BLOCK_S", math.inf)),
     Ablation("openings whole windows apart confirm a window", _constant(aimd, "_WHOLE", 0.0)),
