@@ -557,3 +557,14 @@ def test_headers_do_not_lift_the_highest_rate() -> None:
             core.advance(now + 0.01)
             now += 0.05
         assert granted == pytest.approx(20.0 * most / 60.0, abs=2)
+
+
+def test_a_refused_call_takes_nothing() -> None:
+    """Whoever is refused may try again after the pause: its turn is not lost, however slow the pace."""
+    core = _core(requests_per_minute=6.0, cool_off_s=0.1)
+    (ticket,) = _submit(core, 0.0, 1)
+    core.advance(0.0)
+    core.settle(0.05, ticket, LIMITED)
+    core.submit(0.05, ticket)
+    _drain(core, [ticket], 1.0)
+    assert ticket.state is TicketState.GRANTED, "one call in ten seconds is allowed, and none was made"

@@ -343,6 +343,7 @@ class LimiterCore(Line):
         return changes
 
     def _rate_limited(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        self._requests.budget.settle(1.0, 0.0)  # a refused call took nothing
         if ticket.epoch < self._epoch:
             return _NO_CHANGES
         told_s = signal.retry_after_s
