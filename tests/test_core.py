@@ -560,11 +560,24 @@ def test_headers_do_not_lift_the_highest_rate() -> None:
 
 
 def test_a_refused_call_takes_nothing() -> None:
-    """Whoever is refused may try again after the pause: its turn is not lost, however slow the pace."""
-    core = _core(requests_per_minute=6.0, cool_off_s=0.1)
+    """Whoever is refused may try again when the provider says: its turn is not lost, however slow the pace."""
+    core = _core(requests_per_minute=6.0)
+    (ticket,) = _submit(core, 0.0, 1)
+    core.advance(0.0)
+    core.settle(0.05, ticket, RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=0.1))
+    core.submit(0.05, ticket)
+    _drain(core, [ticket], 1.0)
+    assert ticket.state is TicketState.GRANTED, "one call in ten seconds is allowed, and none was made"
+
+
+def test_a_small_quota_is_not_pestered() -> None:
+    """Without a Retry-After the first pause is half the time between two calls, not a tenth of a second."""
+    core = _core(requests_per_minute=6.0)
     (ticket,) = _submit(core, 0.0, 1)
     core.advance(0.0)
     core.settle(0.05, ticket, LIMITED)
     core.submit(0.05, ticket)
-    _drain(core, [ticket], 1.0)
-    assert ticket.state is TicketState.GRANTED, "one call in ten seconds is allowed, and none was made"
+    _drain(core, [ticket], 4.0)
+    assert ticket.state is TicketState.WAITING
+    _drain(core, [ticket], 7.0)
+    assert ticket.state is TicketState.GRANTED

@@ -108,7 +108,8 @@ class RateLimitConfig(FrozenSettings):
         probe_requests: the climb lasts at least this many requests, so that a small quota is not probed too often. 30
             costs 0.23 of 429s, 120 costs 0.6 of goodput.
         search_s: once the ceiling has proved stale, the rate doubles in this many seconds. 2 and 8 differ by 0.1.
-        cool_off_s: the first pause after a rejection that names no time; doubles while nothing is admitted. 1 second
+        cool_off_s: the first pause after a rejection that names no time, or half the time between two calls if that is
+            longer; doubles while nothing is admitted. 1 second
             costs 0.4 of goodput, 0.02 costs 0.06 of 429s.
         cool_off_cap_s: no pause is longer than this, whatever a Retry-After says: two of the longest windows in use.
         breaker_s: with the quota exhausted, waiting calls fail at once; after this long one call tries again. One call

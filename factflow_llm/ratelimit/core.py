@@ -31,6 +31,8 @@ _NO_CHANGES: Final[tuple[Change, ...]] = ()
 _SUCCEEDED: Final = Outcome.SUCCEEDED
 _GRANTED: Final = TicketState.GRANTED
 _EWMA: Final = 0.1
+_LEAST_PAUSE: Final = 0.5
+"""The share of the time between two calls that the first pause lasts at least: a small quota takes long to open."""
 _CANARY_S: Final = 0.5
 """The longest wait for news of the first call after a cut."""
 
@@ -432,7 +434,8 @@ class LimiterCore(Line):
     def _gate(self, now: float, retry_after_s: float | None) -> None:
         """Hold everybody back for as long as the provider asked, or a little longer each time nothing was admitted."""
         cap = self.config.cool_off_cap_s
-        pause = (self.config.cool_off_s if retry_after_s is None else retry_after_s) * 2.0 ** min(self._blocks, 30)
+        untold_s = max(self.config.cool_off_s, _LEAST_PAUSE / self.rate)
+        pause = (untold_s if retry_after_s is None else retry_after_s) * 2.0 ** min(self._blocks, 30)
         self._blocks += 1
         self._gate_s = max(self._gate_s, now + min(pause, cap))
 
