@@ -449,6 +449,14 @@ def test_the_frontier_shows_every_world_and_bold_means(comparison: Comparison) -
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("429s among attempts", "goodput ÷ oracle's")
 
 
+def test_the_frontier_is_not_flattened_by_one_world(comparison: Comparison) -> None:
+    """A world far above every mean, where only small calls came through, leaves the scale as it is."""
+    frame = comparison.frame.copy()
+    frame.loc[frame.index[-1], "goodput_ratio"] = 3.4
+    top = _draw(plots.plot_frontier, Comparison(frame, clients=1)).get_ylim()[1]
+    assert top < 2.0
+
+
 @pytest.mark.parametrize("kind", ["progress", "pareto"])
 def test_a_study_shows_defaults_best_and_broken_bounds(kind: Any, study: Study) -> None:
     """Trials within and beyond the bound differ in shape and colour; defaults and the best are named."""

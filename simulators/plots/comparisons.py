@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LINEAR_BELOW = 0.02
+_TOP = 1.25
+"""Single worlds are shown up to so many times the best mean."""
 
 
 def frontier(comparison: Comparison) -> pd.DataFrame:
@@ -38,7 +40,8 @@ def plot_frontier(comparison: Comparison, *, ax: Axes | None = None, **marks: An
     """Draw goodput against the share of 429s: up and left is better.
 
     A faint point is one world (a scenario with a seed), a bold one the mean over all of them with its 95 % interval.
-    The horizontal scale is stretched near 0, where limiters differ.
+    The horizontal scale is stretched near 0, where limiters differ. Worlds far above every mean, where only small calls
+    ever came through, lie beyond the edge.
 
     Args:
         comparison: what ``compare`` returned.
@@ -61,7 +64,8 @@ def plot_frontier(comparison: Comparison, *, ax: Axes | None = None, **marks: An
         style = look.styled(marks, color=color, marker=shape, markersize=9, linestyle="", label=str(policy), zorder=4)
         ax.plot(x, y, **style)
     _share_axis(ax, float(worlds["rejected_share"].max()))
-    _ratio_axis(ax, worlds["goodput_ratio"].to_numpy())
+    ratios = worlds["goodput_ratio"].to_numpy()
+    _ratio_axis(ax, np.minimum(ratios, _TOP * max(float(means["goodput_ratio"].max()), 1.0)))
     ax.annotate(
         "better", (0.02, 0.98), xytext=(0.12, 0.88), xycoords="axes fraction", va="center", ha="center",
         color=look.ink(ax), fontsize="small", arrowprops={"arrowstyle": "->", "color": look.ink(ax)}, zorder=1,
