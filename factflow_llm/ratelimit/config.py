@@ -87,7 +87,7 @@ class RateLimitConfig(FrozenSettings):
     """The adaptive limiter's settings.
 
     What a default is worth was measured in 31 worlds, a third of them drawn at random: goodput and share of 429s in
-    points of a hundred, against 98.1 and 1.06 (``tests/golden/suite/ablations.txt``). ``decrease=0.5`` is the
+    points of a hundred, against 97.9 and 0.93 (``tests/golden/suite/ablations.txt``). ``decrease=0.5`` is the
     textbook's AIMD.
 
     Attributes:
@@ -102,15 +102,16 @@ class RateLimitConfig(FrozenSettings):
             shorter, while none is rejected. 4 costs 0.9 of goodput; 64 costs 2 of 429s at first where quotas are small.
         max_concurrency: calls in flight, at most. It protects this process, not the provider.
         decrease: multiplicative decrease: after a rejection the rate falls to this share of the *admitted* rate. 0.9
-            costs 1.0 of goodput, 0.5 costs 11; 0.985 gains 0.2 on average and loses 0.7 on a plain bucket.
-        probe_s: additive increase: seconds in which the rate climbs from the cut back to the remembered ceiling. 4
-            costs 0.13 of 429s; 16 saves 0.14 of them for 0.1 of goodput, 4 of it where slots grow.
+            costs 1.0 of goodput, 0.5 costs 13; 0.985 gains nothing on average and loses 3.7 where slots grow.
+        probe_s: additive increase: seconds in which the rate climbs from the cut back to the remembered ceiling,
+            twice as many once it was confirmed. 4 costs 0.06 of 429s; 16 saves 0.09 of them for 0.07 of goodput, 1.4
+            where a quota grows.
         probe_requests: the climb lasts at least this many requests, so that a small quota is not probed too often. 30
-            costs 0.23 of 429s, 120 costs 0.6 of goodput.
-        search_s: once the ceiling has proved stale, the rate doubles in this many seconds. 2 and 8 differ by 0.1.
+            costs 0.18 of 429s, 120 costs 0.4 of goodput.
+        search_s: once the ceiling has proved stale, the rate doubles in this many seconds. 2 and 8 both cost 0.05 of
+            goodput.
         cool_off_s: the first pause after a rejection that names no time, or half the time between two calls if that is
-            longer; doubles while nothing is admitted. 1 second
-            costs 0.4 of goodput, 0.02 costs 0.06 of 429s.
+            longer; doubles while nothing is admitted. 1 second costs 0.4 of goodput, 0.02 costs 0.04 of 429s.
         cool_off_cap_s: no pause is longer than this, whatever a Retry-After says: two of the longest windows in use.
         breaker_s: with the quota exhausted, waiting calls fail at once; after this long one call tries again. One call
             a minute is nothing to a provider, and a minute is soon enough for somebody who has just paid.
