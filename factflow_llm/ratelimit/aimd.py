@@ -283,10 +283,11 @@ class RateRule:
     @property
     def _depth(self) -> float:
         """What a cut takes off the ceiling: half where a window refills all at once, for no debt need be worked off."""
+        return 0.5 * (1.0 - self._config.decrease) if self._window_s else self._bucket_depth(self._sharing)
+
+    def _bucket_depth(self, sharing: Sharing) -> float:
         depth = 1.0 - self._config.decrease
-        if self._window_s:
-            return 0.5 * depth
-        return max(depth, _SHARED_DEPTH) if self._sharing.shared else depth
+        return max(depth, _SHARED_DEPTH) if sharing.shared else depth
 
     def _measure(self, cut: _Cut, opened_s: float, unit: float) -> None:
         """Set the ceiling to what was admitted between the provider's last two openings, per second."""
@@ -313,8 +314,7 @@ class RateRule:
             if self._window_s:
                 reached = 0.5 * (measured + cut.rate * max(1.0 - blocked_s / self._window_s, 0.0))
             else:
-                depth = _SHARED_DEPTH if cut.sharing.shared else 0.0
-                reached = cut.rate / (1.0 + 2.0 * max(depth, 1.0 - self._config.decrease))
+                reached = cut.rate / (1.0 + 2.0 * self._bucket_depth(cut.sharing))
             ceiling = max(ceiling, min(reached, 1.05 * measured))
             if cut.recent > 0.0 and opened_s > cut.recent_since_s:
                 # the end of a search: what filled the last window counts, not the slow climb before

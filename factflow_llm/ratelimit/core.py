@@ -187,15 +187,8 @@ class LimiterCore(Line):
 
     def open(self, now: float) -> None:
         """Begin: time before the first ticket taught nothing."""
-        config = self.config
-        self._axes = tuple(
-            PacedAxis(
-                axis,
-                RateRule(config, now=now, ceiling=known_rate(config, axis), of_requests=axis is Axis.REQUESTS),
-                now,
-            )
-            for axis in (Axis.REQUESTS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
-        )
+        axes = (Axis.REQUESTS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
+        self._axes = tuple(PacedAxis(axis, self._rule(now, axis, known_rate(self.config, axis)), now) for axis in axes)
         self._requests, *self._tokens = self._axes
         self._paced = {paced.axis: paced for paced in self._axes}
         self._pace()
