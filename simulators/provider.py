@@ -263,7 +263,8 @@ class ProviderMachine:
         if refusal is Refusal.QUOTA:
             return self._reject(now, call, 429, refusal, gate.axis, None)
         told_s = self.spec.retry_after.told_s(self.wait_s(now, call) if self._penalised else wait_s)
-        return self._reject(now, call, 429, refusal, gate.axis, told_s)
+        status = 429 if refusal is not Refusal.OVERLOADED else 529 if self.spec.api is Api.ANTHROPIC else 503
+        return self._reject(now, call, status, refusal, gate.axis, told_s)
 
     def _reject(
         self, now: float, call: Call, status: int, error: str, axis: Axis | None, retry_after_s: float | None

@@ -37,12 +37,16 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Refusal(StrEnum):
-    """The reason word of a refusal; ``QUOTA`` (a spend cap) is refused without any Retry-After."""
+    """The reason word of a refusal.
+
+    ``QUOTA`` (a spend cap) is refused without any Retry-After; ``OVERLOADED`` with a 503, or a 529 at Anthropic.
+    """
 
     RATE_LIMIT = "rate_limit"
     DAILY_QUOTA = "daily_quota"
     QUOTA = "quota"
     RAMP = "ramp"
+    OVERLOADED = "overloaded"
 
 
 class _Quota(BaseModel):

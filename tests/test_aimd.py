@@ -217,6 +217,29 @@ def test_a_window_that_was_seen_to_end_leaves_nothing_to_search_for() -> None:
     assert 100.0 / 12.0 < shut.ceiling < 100.0 / 8.0
 
 
+def test_a_limit_that_was_long_unused_measures_nothing() -> None:
+    """Ten minutes at a tenth of the quota say nothing of it: the next refusals measure what came since."""
+    world = _World(_open(), quota=lambda _: 10.0)
+    world.run(600.0)
+    world.demand = 1.0
+    world.run(1200.0)
+    world.demand = 50.0
+    world.run(1260.0)
+    assert world.rejected >= 1
+    assert world.rule.ceiling == pytest.approx(10.0, rel=0.1)
+
+
+def test_a_search_begins_where_the_rate_is_not_to_blame() -> None:
+    """What a refusal of slots had cut is searched for anew; a rate that nothing has limited stays free."""
+    world = _World(_open(), quota=lambda _: 10.0)
+    world.run(60.0)
+    world.rule.search(world.now, world.sent)
+    assert world.rule.mode is Mode.SEARCH
+    free = _open()
+    free.search(0.0, 0.0)
+    assert free.mode is Mode.OPEN
+
+
 def test_new_settings_keep_what_was_learned() -> None:
     """Retuning changes how the rule moves from here, not where it stands."""
     world = _World(_open(), quota=lambda _: 10.0)

@@ -92,6 +92,14 @@ def test_a_spend_cap_is_refused_without_retry_after() -> None:
     assert world.send(1.0, Call(1, 990, 1, 10))[:4] == (429, "quota", Axis.TOKENS, None)
 
 
+@pytest.mark.parametrize(("api", "status"), [(Api.OPENAI, 503), (Api.ANTHROPIC, 529)])
+def test_some_caps_are_told_as_an_overload(api: Api, status: int) -> None:
+    """A proxy that caps calls in flight says that it is overloaded, in its provider's way."""
+    world = machine(Slots(limit=1, refusal=Refusal.OVERLOADED), api=api)
+    world.send(0.0, Call(0, 1, 10))
+    assert world.send(0.5, Call(1, 1))[:2] == (status, "overloaded")
+
+
 def test_slots_are_free_again_after_finish() -> None:
     """A slot is held from sending to finish, however the answer ends."""
     world = machine(Slots(limit=1))

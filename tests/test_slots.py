@@ -57,6 +57,28 @@ def test_a_rejection_at_the_limit_is() -> None:
     assert rule.blames(16)
 
 
+def test_a_rejection_above_where_the_limit_stood_is_too() -> None:
+    """From 8 slots to 9, 11 and 15: who is refused as the 12th was let in by the last stride, and that is to blame."""
+    rule = _proved(8)
+    rule.cut(0.0, 9, 1.0)
+    for now in (100.0, 102.0, 104.0):
+        rule.step(now, 1.0)
+    assert rule.limit == 15.0
+    rule.new_epoch()
+    for _ in range(PLENTY):
+        rule.admitted(11)
+    assert rule.blames(12)
+
+
+def test_a_rejection_of_the_rate_lets_slots_grow_fast() -> None:
+    """A number within which the rate was refused is no evidence of slots: silence and answers make room again."""
+    rule = _proved(12)
+    rule.cut(0.0, 13, 1.0)
+    rule.admitted(12)
+    assert not rule.blames(10)
+    assert rule.step(0.1, 1.0) is Reason.SLOW_START
+
+
 def test_slots_fall_below_the_rejected_one() -> None:
     """The 13th call in flight was refused while smaller numbers passed: 12 it is."""
     rule = _proved(12)

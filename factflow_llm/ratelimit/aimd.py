@@ -28,7 +28,7 @@ import math
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from factflow_llm.ratelimit.sharing import Sharing
+from factflow_llm.ratelimit.sharing import Sharing, came_early
 from factflow_llm.ratelimit.signals import Reason
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ _WHOLE = 0.05
 """So near to a whole number of windows counts as one."""
 _USED = 0.8
 """The share of the rate that must really have been sent for the limit to count as used."""
+_UNUSED_CLIMBS = 1.0
+"""Not used for so many climbs, a limit has measured nothing: what is admitted next begins a sample."""
 _CONVEX = 2.0
 """How fast the climb above the ceiling steepens."""
 _STALE_S = 2.0
@@ -70,6 +72,10 @@ _SHARED_CLIMB_S = 30.0
 """How long a climb lasts there, for all alike."""
 _SHARED_CLIMB_CALLS = 20.0
 """The least it lasts for the smallest of shares."""
+_DOUBTFUL = 0.4
+"""With more doubt than this, what was reached counts for nothing beside what was measured."""
+_DOUBT_FADES = 0.9
+"""What a refusal above the ceiling leaves of the doubt that one below it raised: nine of them end it."""
 _LIKELY = 0.8
 """A measurement that is not sound but at least so much of the ceiling does not contradict it."""
 _FEW_CALLS = 5.0
@@ -120,9 +126,9 @@ class RateRule:
     """
 
     __slots__ = (
-        "_climbing_s", "_config", "_confirmed", "_cut", "_cut_sent", "_mark", "_net", "_of_requests", "_older_mark",
-        "_opened_s", "_sharing", "_shut_s", "_slack", "_step_s", "_step_sent", "_unblocked_cuts", "_window_s",
-        "ceiling", "mode", "next_step_s", "rate",
+        "_climbing_s", "_config", "_confirmed", "_cut", "_cut_sent", "_doubt", "_mark", "_net", "_of_requests",
+        "_older_mark", "_opened_s", "_sharing", "_shut_s", "_slack", "_step_s", "_step_sent", "_unblocked_cuts",
+        "_unused_s", "_window_s", "ceiling", "mode", "next_step_s", "rate",
     )  # fmt: skip
 
     def __init__(
@@ -143,7 +149,7 @@ class RateRule:
         self._sharing = Sharing()
         self.ceiling = ceiling
         self.rate = self.bounded(ceiling)
-        self._slack = self._net = 0.0
+        self._slack = self._net = self._unused_s = self._doubt = 0.0
         self._climbing_s = self._climb_s(1.0)  # a known quota is stood at, not climbed to
         self._mark = self._older_mark = (now, sent)
         self._step_s = self.next_step_s = self._opened_s = now
@@ -211,6 +217,8 @@ class RateRule:
             sharing=self._sharing,
         )
         self._measure(self._cut, sent_s + (retry_after_s or 0.0), unit)
+        if self.mode is Mode.PROBE:
+            self._doubt = 1.0 if came_early(self._cut.climbed) else _DOUBT_FADES * self._doubt
         self._opened_s = max(self._opened_s, now)
         self._shut_s = math.nan
         self.mode = Mode.SEARCH if self.mode is Mode.OPEN else Mode.PROBE
@@ -250,7 +258,11 @@ class RateRule:
         self.next_step_s = now + probe_s / _STEPS_PER_CLIMB
         self._net = max(self._net + units - ceiling * dt, -ceiling * climb_s)
         if not limited or units + unit < _USED * before * dt:
+            self._unused_s += dt
+            if self._unused_s > _UNUSED_CLIMBS * climb_s:
+                self._opened_s, self._cut_sent = now, sent
             return None
+        self._unused_s = 0.0
         if self.mode is Mode.PROBE:
             self._climbing_s += dt
             below = max(1.0 - self._climbing_s / climb_s, 0.0)
@@ -268,6 +280,11 @@ class RateRule:
             return None
         return Reason.PROBE if self.mode is Mode.PROBE else Reason.RECOVER
 
+    def search(self, now: float, sent: float) -> None:
+        """Doubt the ceiling, for refusals were about something else: double until the next one that is about it."""
+        if self.mode is Mode.PROBE:
+            self.mode, self._mark = Mode.SEARCH, (now, sent)
+
     def _climb_s(self, unit: float) -> float:
         """Return how long a climb from a cut to the ceiling lasts."""
         calm = self._confirmed and not self._window_s and not self._sharing.shared
@@ -277,7 +294,7 @@ class RateRule:
         """Return the time scale of a probe: that of the climb above the ceiling, and of one to it that is in doubt."""
         config = self._config
         if self._sharing.shared and not self._window_s:
-            return max(_SHARED_CLIMB_S, _SHARED_CLIMB_CALLS * unit / self.ceiling)
+            return max(_SHARED_CLIMB_S, config.probe_s, _SHARED_CLIMB_CALLS * unit / self.ceiling)
         return max(config.probe_s, config.probe_requests * unit / self.ceiling, 3.0 * self._window_s)
 
     @property
@@ -310,12 +327,7 @@ class RateRule:
         else:
             self._confirmed = close
             ceiling = 0.5 * (cut.ceiling + measured) if close else min(measured, cut.rate)
-            # windows that were not used up admit less than their quota: the rate at which one was full says more
-            if self._window_s:
-                reached = 0.5 * (measured + cut.rate * max(1.0 - blocked_s / self._window_s, 0.0))
-            else:
-                reached = cut.rate / (1.0 + 2.0 * self._bucket_depth(cut.sharing))
-            ceiling = max(ceiling, min(reached, 1.05 * measured))
+            ceiling = max(ceiling, self._reached(cut, measured, blocked_s))
             if cut.recent > 0.0 and opened_s > cut.recent_since_s:
                 # the end of a search: what filled the last window counts, not the slow climb before
                 filled = cut.recent * (cut.time_s - cut.recent_since_s) / (opened_s - cut.recent_since_s)
@@ -325,6 +337,19 @@ class RateRule:
         self.ceiling = self.bounded(ceiling)
         self.rate = self.bounded(self.ceiling * (1.0 - self._depth))
         self._opened_s = opened_s
+
+    def _reached(self, cut: _Cut, measured: float, blocked_s: float) -> float:
+        """Return what quota the rate speaks of that was refused: where unused quota is lost, less was admitted.
+
+        A bucket that loses nothing is refused at a higher rate the lower the climb began. To take that for its quota is
+        found out at once, by a refusal below the ceiling.
+        """
+        if self._window_s:
+            full = cut.rate * max(1.0 - blocked_s / self._window_s, 0.0)
+            return min(0.5 * (measured + full), 1.05 * measured)
+        if self._doubt > _DOUBTFUL:
+            return 0.0
+        return min(cut.rate / (1.0 + 2.0 * self._bucket_depth(cut.sharing)), 1.03 * measured)
 
     def _notice_window(self, blocked: bool, sound: bool, elapsed_s: float) -> None:
         """Take the time between two long blocks for the provider's window; forget it when no more of them come.

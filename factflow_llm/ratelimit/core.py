@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from factflow_llm.errors import PermitSettledError
 from factflow_llm.ratelimit.aimd import RateRule
+from factflow_llm.ratelimit.estimate import RecentQuantile
 from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketState
 from factflow_llm.ratelimit.metrics import AIMDMetrics
 from factflow_llm.ratelimit.mirror import Mirror
@@ -61,7 +62,7 @@ class LimiterCore(Line):
         self._breaker_probe: Ticket | None = None
         self._round_trip_s: float | None = None
         self._requests_sent = self._input_sent = self._output_sent = 0.0
-        self._mean_input = self._mean_output = 0.0
+        self._input_used, self._output_used = RecentQuantile(), RecentQuantile()
         self._served = 0
         self._counts = dict.fromkeys(Outcome, 0)
         self.open(0.0)
@@ -248,8 +249,8 @@ class LimiterCore(Line):
             if self._cut is not None:  # a canary: who comes next waits until it could have been refused
                 self._gate_s = max(self._gate_s, now + min(1.25 * self._refusal_s, _CANARY_S))
         ticket.epoch = self._epoch
-        read: float = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
-        written: float = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
+        read: float = self._input_used.value if ticket.input_tokens is None else ticket.input_tokens
+        written: float = self._output_used.value if ticket.output_tokens is None else ticket.output_tokens
         ticket.reserved_input, ticket.reserved_output = read, written
         ticket.sent_before = self._requests_sent, self._input_sent, self._output_sent
         self._requests_sent += 1.0
@@ -263,8 +264,8 @@ class LimiterCore(Line):
                 paced.cap.reserve(cost)
 
     def _cost(self, axis: Axis, ticket: Ticket) -> float:
-        read = self._mean_input if ticket.input_tokens is None else ticket.input_tokens
-        written = self._mean_output if ticket.output_tokens is None else ticket.output_tokens
+        read = self._input_used.value if ticket.input_tokens is None else ticket.input_tokens
+        written = self._output_used.value if ticket.output_tokens is None else ticket.output_tokens
         return on_axis(axis, 1.0, read, written)
 
     # --- learning ----------------------------------------------------------------------------------------------------
@@ -275,10 +276,10 @@ class LimiterCore(Line):
             took = 0.0
         self._round_trip_s = took if mean is None else mean + _EWMA * (took - mean)
         read, written = signal.input_tokens, signal.output_tokens
-        if read is not None:
-            self._mean_input += _EWMA * (read - self._mean_input)
-        if written is not None:
-            self._mean_output += _EWMA * (written - self._mean_output)
+        if read is not None and ticket.input_tokens is None:
+            self._input_used.learn(read)
+        if written is not None and ticket.output_tokens is None:
+            self._output_used.learn(written)
         measured = _NO_CHANGES
         if ticket.epoch == self._epoch:
             self._slots.admitted(ticket.in_flight)
@@ -362,6 +363,7 @@ class LimiterCore(Line):
         if of_slots:
             reason = slots.cut(now, ticket.in_flight, self._round_trip_s or 0.0)
             changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
+            self._requests.rule.search(now, self._requests_sent)
         else:
             if slots.limit != old:  # a wrong suspicion was taken back
                 changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, Reason.RECOVER))

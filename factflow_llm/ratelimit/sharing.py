@@ -17,6 +17,11 @@ _SELDOM: Final = 0.3
 """The share below which nobody else does any more."""
 
 
+def came_early(climbed: float) -> bool:
+    """Tell whether a refusal at so many times the climb to the ceiling came before its time."""
+    return climbed < _EARLY
+
+
 class Sharing(NamedTuple):
     """What the refusals so far say; the first one leaves it open.
 
@@ -30,5 +35,5 @@ class Sharing(NamedTuple):
 
     def after(self, climbed: float) -> Sharing:
         """Return what is thought after a refusal at so many times the climb to a ceiling that holds."""
-        early = self.early + _WEIGHT * ((1.0 if climbed < _EARLY else 0.0) - self.early)
+        early = self.early + _WEIGHT * ((1.0 if came_early(climbed) else 0.0) - self.early)
         return Sharing(early, early > _MOSTLY or (self.shared and early > _SELDOM))

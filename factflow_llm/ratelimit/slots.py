@@ -5,7 +5,7 @@ through, and the limit grows, however long answers take.
 
 A rejection that names no axis may speak of the rate or of slots. It speaks of slots if, of many calls let through
 lately, none was sent with so many others in flight; and if cutting the number helps. If it does not, the suspicion
-was wrong.
+was wrong. Whichever of the two is blamed, the other is searched anew: what it had been cut to was a mistake.
 """
 
 from __future__ import annotations
@@ -65,9 +65,10 @@ class SlotRule:
     def blames(self, in_flight: int) -> bool:
         """Tell whether the rejection of the ``in_flight``-th call speaks of slots.
 
-        It does if of many calls let through since the last cut none was as high, and either the limit stood there too
-        or the last suspicion fell on the same number. If it was wrong, nothing is let through afterwards: then the
-        limit goes back to where it was.
+        It does if of many calls let through since the last cut none was as high, and either the limit had stood there
+        before its last stride, or the last suspicion fell on the same number. If it was wrong, nothing is let through
+        afterwards: then the limit goes back to where it was. Where refusals speak of the rate, whatever held calls in
+        flight back so far is in doubt, and their number may grow fast again.
         """
         if self._before_blame is not None:
             limit, self.mode = self._before_blame
@@ -75,10 +76,13 @@ class SlotRule:
             self._before_blame = None
             return False
         if self._admitted < _FEW or in_flight <= self._peak:
+            if self.mode is Mode.PROBE:
+                self.mode, self._stride, self._full_s = Mode.OPEN, 1.0, math.nan
             return False
         repeated = abs(in_flight - 1.0 - self._suspect) <= max(1.0, 0.05 * self._suspect)
         self._suspect = in_flight - 1.0
-        return repeated or (self._admitted >= SOUND_SAMPLE and in_flight >= self.limit)
+        before_stride = self.limit - 0.5 * self._stride
+        return repeated or (self._admitted >= SOUND_SAMPLE and in_flight > before_stride)
 
     def cut(self, now: float, in_flight: int, round_trip_s: float) -> Reason:
         """Fall below the number at which a call was rejected."""

@@ -18,7 +18,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from factflow_llm.ratelimit import aimd, core, slots
-from factflow_llm.ratelimit.aimd import RateRule
+from factflow_llm.ratelimit.aimd import Mode, RateRule
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.mirror import Mirror
@@ -30,16 +30,17 @@ from simulators.worlds import MeasuredWorld, random_worlds, suite
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "suite" / "ablations.txt"
 WORLDS = (
-    "bucket-true", "bucket-absent", "burst-true", "fixed-10-true", "fixed-60-absent", "sliding-true", "sliding-absent",
-    "slots", "storm", "openai-1", "openai-1-blind", "azure", "anthropic", "below", "code-2x", "clients-4", "rqc-10",
-    "nall", "rejections-count",
+    "bucket-true", "bucket-absent", "burst-true", "fixed-10-true", "fixed-60-absent", "quantised-true", "sliding-true",
+    "sliding-absent", "slots", "slots-few", "slow", "storm", "busy", "openai-1", "openai-1-blind", "azure", "anthropic",
+    "below", "code-2x", "clients-4", "rqc-10", "nall", "rejections-count",
 )  # fmt: skip
 RANDOM_WORLDS = 12
 _WORST = 3
 _NOTHING = 0.05
+_COLUMNS = ("goodput", "429s", "failed", "unfair")
 
 Patch = Callable[[], Any]
-_step, _grant = RateRule.step, LimiterCore.grant
+_step, _grant, _blames = RateRule.step, LimiterCore.grant, SlotRule.blames
 
 
 class Ablation(NamedTuple):
@@ -67,6 +68,14 @@ def _of_every_epoch(limiter: LimiterCore, now: float, ticket: Any) -> None:
     ticket.epoch = 10**9
 
 
+def _keeps_slots(rule: SlotRule, in_flight: int) -> bool:
+    mode = rule.mode
+    blamed = _blames(rule, in_flight)
+    if mode is Mode.PROBE and not blamed:
+        rule.mode = mode
+    return blamed
+
+
 def _nothing() -> Any:
     return mock.MagicMock()
 
@@ -78,6 +87,9 @@ ABLATIONS = (
     Ablation("the climb steepens above the ceiling", _constant(aimd, "_CONVEX", 0.0)),
     Ablation("search: a stale ceiling is doubled away from", _constant(aimd, "_STALE_S", math.inf)),
     Ablation("a confirmed ceiling is tried half as often", _constant(aimd, "_CONFIRMED_CLIMB", 1.0)),
+    Ablation("a limit long unused measures nothing", _constant(aimd, "_UNUSED_CLIMBS", math.inf)),
+    Ablation("what was reached counts beside what was measured", _constant(aimd, "_DOUBTFUL", -1.0)),
+    Ablation("... but only while refusals come late", _constant(aimd, "_DOUBTFUL", 1.0)),
     Ablation("shares of one quota draw level", _method(Sharing, "after", lambda sharing, climbed: sharing)),
     Ablation("growth only when the limit was used", _method(RateRule, "step", _always_limited)),
     Ablation("windows are recognised by long blocks", _constant(aimd, "_WINDOW_BLOCK_S", math.inf)),
@@ -88,6 +100,8 @@ ABLATIONS = (
     Ablation("slow start of calls in flight", _nothing, RateLimitConfig(initial_concurrency=1024)),
     Ablation("calls in flight grow in silence", _constant(slots, "_NEWS_S", math.inf)),
     Ablation("refusals may speak of slots", _method(SlotRule, "blames", lambda rule, in_flight: False)),
+    Ablation("once slots are to blame, the rate is searched anew", _method(RateRule, "search", lambda *_: None)),
+    Ablation("once the rate is to blame, slots grow fast again", _method(SlotRule, "blames", _keeps_slots)),
     Ablation("overload takes a tenth off the calls in flight", _constant(slots, "_GIVE_WAY", 1e9)),
     Ablation("headers are a prior", _method(Mirror, "observe", lambda mirror, *_, **__: False)),
 )
@@ -119,12 +133,31 @@ def worlds() -> list[MeasuredWorld]:
     return [*(known[name] for name in WORLDS), *random_worlds(RANDOM_WORLDS, seed=9).values()]
 
 
-def measure(ablation: Ablation, world: MeasuredWorld, seed: int) -> tuple[float, float]:
-    """Return goodput ratio and share of 429s without the mechanism."""
+class Worth(NamedTuple):
+    """What a limiter is worth in a world; shares, of which 1 is all.
+
+    Attributes:
+        goodput: of the oracle's.
+        rejected: of attempts.
+        failed: of calls that ended, those that were given up.
+        unfair: what Jain's index lacks; 0 for a single client.
+    """
+
+    goodput: float
+    rejected: float
+    failed: float
+    unfair: float
+
+
+def measure(ablation: Ablation, world: MeasuredWorld, seed: int) -> Worth:
+    """Return what is left without the mechanism."""
     best = simulate(world.scenario, oracle(), seed, world.clients, "summary")
     with ablation.patch():
         found = simulate(world.scenario, ablation.config, seed, world.clients, "summary").summary(best)
-    return float(found["goodput_ratio"]), float(found["rejected_share"])
+    failed = float(found["failed"])
+    ended = failed + float(found["goodput"]) * world.scenario.horizon_s
+    unfair = 1.0 - float(found["jain"]) if world.clients > 1 else 0.0
+    return Worth(float(found["goodput_ratio"]), float(found["rejected_share"]), failed / ended, unfair)
 
 
 def report(seeds: int, jobs: int = 2) -> str:
@@ -132,28 +165,36 @@ def report(seeds: int, jobs: int = 2) -> str:
     everywhere = worlds()
     asked = itertools.product(range(len(TRIED)), range(len(everywhere)), range(seeds))
     found = Parallel(n_jobs=jobs)(delayed(_measure)(*each) for each in asked)
-    means = np.array(found).reshape(len(TRIED), len(everywhere), seeds, 2).mean(axis=2) * 100
+    means = np.array(found).reshape(len(TRIED), len(everywhere), seeds, len(Worth._fields)).mean(axis=2) * 100
     base = means[0]
+    all_of_it = ", ".join(f"{figure} {mean:.2f}" for figure, mean in zip(_COLUMNS, base.mean(axis=0), strict=True))
     lines = [
-        f"{len(everywhere)} worlds, {seeds} paired seeds; goodput ratio and share of 429s, in points of a hundred",
-        f"with {ALL.name}: {base[:, 0].mean():.1f} % of the oracle's goodput, {base[:, 1].mean():.2f} % of 429s",
+        f"{len(everywhere)} worlds, {seeds} paired seeds; in points of a hundred: goodput of the oracle's, 429s of",
+        "attempts, calls given up, and what Jain's index lacks where several share a quota",
+        f"with {ALL.name}: {all_of_it}",
         "",
-        f"{'without':54} {'goodput':>8} {'429s':>7}  worlds that suffer most (goodput, 429s)",
+        f"{'without':54} {'goodput':>8} {'429s':>7} {'failed':>7} {'unfair':>7}  worlds that suffer most",
     ]
     for ablation, mine in zip(TRIED[1:], means[1:], strict=True):
         if ablation is SETTINGS[0]:
             lines += ["", "with another setting"]
         moved = mine - base
-        harm = moved[:, 0] - moved[:, 1]
-        worst = ", ".join(
-            f"{everywhere[place].name} {moved[place, 0]:+.1f}, {moved[place, 1]:+.1f}"
-            for place in np.argsort(harm)[:_WORST]
-            if harm[place] < -_NOTHING
-        )
-        goodput, rejected = moved.mean(axis=0)
-        lines.append(f"{ablation.name:54} {goodput:+8.2f} {rejected:+7.2f}  {worst or 'none'}")
+        harm = moved[:, 1:].sum(axis=1) - moved[:, 0]
+        worst = [
+            f"{everywhere[place].name} ({_said(moved[place])})"
+            for place in np.argsort(-harm)[:_WORST]
+            if harm[place] > _NOTHING
+        ]
+        goodput, rejected, failed, unfair = moved.mean(axis=0)
+        figures = f"{goodput:+8.2f} {rejected:+7.2f} {failed:+7.2f} {unfair:+7.2f}"
+        lines.append(f"{ablation.name:54} {figures}  {', '.join(worst) or 'none'}")
     return "\n".join(lines) + "\n"
 
 
-def _measure(number: int, place: int, seed: int) -> tuple[float, float]:
+def _said(moved: Any) -> str:
+    named = zip(_COLUMNS, moved, strict=True)
+    return ", ".join(f"{figure} {points:+.1f}" for figure, points in named if abs(points) >= _NOTHING)
+
+
+def _measure(number: int, place: int, seed: int) -> Worth:
     return measure(TRIED[number], worlds()[place], seed)
