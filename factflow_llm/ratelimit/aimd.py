@@ -53,7 +53,7 @@ _WHOLE = 0.05
 _USED = 0.8
 """The share of the rate that must really have been sent for the limit to count as used."""
 _UNUSED_CLIMBS = 1.0
-"""Not used for so many climbs, a limit has measured nothing: what is admitted next begins a sample."""
+"""Not used for so many climbs, a limit has measured no more than that the quota is not smaller than what was sent."""
 _CONVEX = 2.0
 """How fast the climb above the ceiling steepens."""
 _STALE_S = 2.0
@@ -260,6 +260,9 @@ class RateRule:
         if not limited or units + unit < _USED * before * dt:
             self._unused_s += dt
             if self._unused_s > _UNUSED_CLIMBS * climb_s:
+                sample_s = now - self._opened_s
+                if sample_s > climb_s:
+                    self.ceiling = self.bounded(max(self.ceiling, (sent - self._cut_sent) / sample_s))
                 self._opened_s, self._cut_sent = now, sent
             return None
         self._unused_s = 0.0

@@ -363,7 +363,8 @@ class LimiterCore(Line):
         if of_slots:
             reason = slots.cut(now, ticket.in_flight, self._round_trip_s or 0.0)
             changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
-            self._requests.rule.search(now, self._requests_sent)
+            for each in axes:
+                each.rule.search(now, self._total(each.axis))
         else:
             if slots.limit != old:  # a wrong suspicion was taken back
                 changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, Reason.RECOVER))

@@ -82,7 +82,7 @@ class SlotRule:
         repeated = abs(in_flight - 1.0 - self._suspect) <= max(1.0, 0.05 * self._suspect)
         self._suspect = in_flight - 1.0
         before_stride = self.limit - 0.5 * self._stride
-        return repeated or (self._admitted >= SOUND_SAMPLE and in_flight > before_stride)
+        return repeated or (self._admitted >= SOUND_SAMPLE and in_flight >= before_stride)
 
     def cut(self, now: float, in_flight: int, round_trip_s: float) -> Reason:
         """Fall below the number at which a call was rejected."""
