@@ -345,12 +345,12 @@ class RateRule:
         """Return what quota the rate speaks of that was refused: where unused quota is lost, less was admitted.
 
         A bucket that loses nothing is refused at a higher rate the lower the climb began. To take that for its quota is
-        found out at once, by a refusal below the ceiling.
+        found out at once, by a refusal below the ceiling; only where others share it do such refusals say nothing.
         """
         if self._window_s:
             full = cut.rate * max(1.0 - blocked_s / self._window_s, 0.0)
             return min(0.5 * (measured + full), 1.05 * measured)
-        if self._doubt > _DOUBTFUL:
+        if self._doubt > _DOUBTFUL and not cut.sharing.shared:
             return 0.0
         return min(cut.rate / (1.0 + 2.0 * self._bucket_depth(cut.sharing)), 1.03 * measured)
 
