@@ -144,10 +144,10 @@ def test_headers_alone_tell_the_window(quota: Quota, tmp_path: Path) -> None:
 
 def test_rejections_that_count_are_told(tmp_path: Path) -> None:
     """A bucket that every rejection empties is told from one that forgives them."""
-    for counts, asked in ((True, 5.0), (False, 3.2)):
+    for counts, asked in ((True, 3.2), (True, 5.0), (False, 3.2)):
         quota = Bucket(limit=173, burst_s=5, rejections_count=counts)
         truth = Provider(latency=QUICK, meters=(quota,), retry_after=RetryAfter(habit="absent"))
-        recording = record(truth, demand(asked), tmp_path / f"{counts}.jsonl", limited=counts)
+        recording = record(truth, demand(asked), tmp_path / f"{counts} {asked}.jsonl", limited=counts)
         (found,) = calibrate(recording).provider.meters
         assert found.rejections_count is counts
         assert found.limit == pytest.approx(173, rel=1e-3)

@@ -14,9 +14,9 @@ from simulators.worlds import Targets, absent_worlds, suite
 
 SEEDS = 4
 SHORT: dict[str, dict[str, float | None]] = {
-    "nall": {"rejected": 120.0},  # 91 refusals at 0.98 of the quota, where 56 at 0.92 are asked for
-    "clients-4": {"jain": 0.95},  # 0.982 over twenty seeds, give or take 0.0065
-    "rqc-10": {"rejected_share": 0.035},  # 2.98 % over twenty seeds, give or take 0.11
+    "nall": {"rejected": 120.0},  # 99 refusals at 0.98 of the quota, where 56 at 0.92 are asked for
+    "clients-4": {"jain": 0.95},  # 0.9825 over twenty seeds, give or take 0.009
+    "rqc-10": {"rejected_share": 0.035},  # 2.99 % over twenty seeds, give or take 0.11
 }
 """What is held instead, where figures are missed, or met on some seeds only; docs/limiter.md says why."""
 

@@ -27,6 +27,7 @@ _STRICT_SHARE = 0.02
 _MISREAD = 0.1  # share of refusals that may speak against reading Retry-After as truth
 _EXPLAINED = 0.05  # share of refusals that may stay unexplained before delays are considered
 _DELAYS = (25, 75, 95)  # percentiles of the time that refusals took
+_SPANS = 3.0  # a quota that looks back over fewer delays than this explains anything: each may have overtaken the other
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def _least_delay(evidence: Evidence) -> tuple[Evidence, Told | None, list[Candid
             break
         delayed = replace(evidence, delay_s=delay_s)
         tried = (delayed, *_best_reading(delayed))
-        if joint_cost(tried[2], delayed) < cost / 2:
+        seen = all(each.span_s > _SPANS * delay_s for each in tried[2])
+        if seen and joint_cost(tried[2], delayed) < cost / 2:
             best = tried
     return best
 

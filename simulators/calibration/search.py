@@ -89,6 +89,13 @@ class Candidate:
         """What tells window shapes apart: the kind and, for windows, the length."""
         return type(self.shape), getattr(self.shape, "window_s", 0.0)
 
+    @property
+    def span_s(self) -> float:
+        """Over how long the quota looks back: its window, or the time in which an empty bucket is full again."""
+        if isinstance(self.shape, BucketShape):
+            return self.floor / self.shape.rate
+        return getattr(self.shape, "window_s", math.inf)
+
 
 def judge(shape: Shape, ledger: Ledger, told: Told | None, considered: Bools | None = None) -> Candidate:
     """Return the quota of this shape at the size that contradicts least of what is considered."""
@@ -282,14 +289,18 @@ def _fixed(
 
 
 def _emptied_buckets(ledger: Ledger, told: Told | None) -> list[Candidate]:
-    """Return buckets that rejections empty: from then on, what is admitted and refused tells the rate by itself."""
+    """Return buckets that rejections empty: from then on, what is admitted and refused tells the rate by itself.
+
+    A refusal at a lower rate than was admitted found the bucket full before, and tells what it holds instead.
+    """
     turned_away = np.flatnonzero(ledger.evidence.refused & ledger.evidence.speaks_for(ledger.currency.axis))
     passed, refused = ledger.demanded(ledger.evidence.taken), ledger.demanded(turned_away)
     tried = []
-    for odd in range(min(_ODD, len(passed), len(refused))):  # so many on either side may have other reasons
-        low, high = float(passed[-1 - odd]), float(refused[odd])
-        if high > low > 0.0:
-            tried.append(judge(BucketShape((low + high) / 2, rejections_count=True), ledger, told))
+    for odd in range(min(_ODD, len(passed))):  # so many may have been admitted for other reasons
+        low = float(passed[-1 - odd])
+        above = refused[refused > low]
+        if len(above) and low > 0.0:
+            tried.append(judge(BucketShape((low + float(above[0])) / 2, rejections_count=True), ledger, told))
     return tried
 
 
