@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from simulators.times import Latency as Latency  # noqa: PLC0414 - handed on
+from simulators.durations import Latency as Latency  # noqa: PLC0414 - handed on
 
 if TYPE_CHECKING:
     import pandas as pd

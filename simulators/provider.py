@@ -17,7 +17,7 @@ from simulators.catalogue import Compute, Provider, RetryAfter, provider, provid
 from simulators.faces import Api, date_header, limit_headers, shown_axes, shown_limits
 from simulators.faults import FaultLayer
 from simulators.quotas import DAY_S, Quota, Refusal
-from simulators.times import Latency
+from simulators.durations import Latency
 
 if TYPE_CHECKING:
     from simulators.streams import Streams

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from factflow_llm.ratelimit.aimd import RateRule
+from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.sharing import Sharing
 from simulators.engine import simulate
 from simulators.policies import oracle
@@ -31,6 +33,24 @@ def _after(climbs: list[float]) -> Sharing:
 def test_others_are_known_by_early_refusals(climbs: list[float], shared: bool) -> None:
     """Refusals at any height of a climb mean company; refusals above the ceiling mean none, also after company left."""
     assert _after(climbs).shared is shared
+
+
+@pytest.mark.parametrize(("probe_s", "height"), [(8.0, 0.98), (300.0, 0.945)])
+def test_a_climb_in_company_lasts_half_a_minute_or_as_long_as_asked_for(probe_s: float, height: float) -> None:
+    """Twenty seconds after a cut, a shared rate has climbed most of the way, or little of it if ``probe_s`` is long."""
+    rule, now, sent = RateRule(RateLimitConfig(probe_s=probe_s), now=0.0, ceiling=20.0), 0.0, 0.0
+
+    def sends(seconds: float) -> None:
+        nonlocal now, sent
+        for _ in range(round(4 * seconds)):
+            now, sent = now + 0.25, sent + 0.25 * rule.rate
+            rule.step(now, sent, limited=True)
+
+    for _ in range(40):
+        sends(5.0)
+        rule.cut(now, now, sent, sent)
+    sends(20.0)
+    assert rule.rate == pytest.approx(height * rule.ceiling, rel=0.005)
 
 
 def test_one_late_refusal_does_not_end_it() -> None:
