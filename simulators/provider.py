@@ -14,10 +14,10 @@ from factflow_llm.ratelimit.native import mypyc_attr
 from factflow_llm.ratelimit.signals import Axis, AxisLimit
 from simulators.calls import Call, CallKind
 from simulators.catalogue import Compute, Provider, RetryAfter, provider, provider_names
+from simulators.durations import Latency
 from simulators.faces import Api, date_header, limit_headers, shown_axes, shown_limits
 from simulators.faults import FaultLayer
 from simulators.quotas import DAY_S, Quota, Refusal
-from simulators.durations import Latency
 
 if TYPE_CHECKING:
     from simulators.streams import Streams
