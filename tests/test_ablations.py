@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from factflow_llm.ratelimit import slots
+from simulators.engine import simulate
+from simulators.latency import LatencyModel
+from simulators.provider import provider
+from simulators.scenario import Scenario
+from simulators.traces import synthesize
 from simulators.worlds import suite
 from tests.ablations import ABLATIONS, ALL, GOLDEN, Worth, measure, report
 
@@ -35,6 +43,21 @@ def test_what_a_mechanism_is_worth(mechanism: str, world: str, lost: Worth) -> N
     goodput, *harms = (less - more for less, more in zip(without, with_it, strict=True))
     assert goodput <= lost.goodput or lost.goodput == 0.0
     assert all(harm >= least or least == 0.0 for harm, least in zip(harms, lost[1:], strict=True))
+
+
+def test_silence_lets_calls_go_where_answers_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the quota is asked for, by calls of a minute: with slots that grow by answers alone they would wait."""
+    answers = LatencyModel(first_token_s=60.0, first_token_sigma=0.2, per_token_s=0.0)
+    source = provider("bucket").model_copy(update={"latency": answers})
+    asked = Scenario(synthesize(requests_per_s=5.0, duration_s=600.0), source)
+
+    def wait_p99_s() -> float:
+        return float(simulate(asked, None, 0, 1, "summary").summary()["wait_p99_s"])
+
+    with_it = wait_p99_s()
+    monkeypatch.setattr(slots, "_NEWS_S", math.inf)
+    assert with_it < 3.0
+    assert wait_p99_s() > 20.0
 
 
 def test_the_report_names_every_mechanism() -> None:

@@ -86,8 +86,8 @@ class RetryConfig(FrozenSettings):
 class RateLimitConfig(FrozenSettings):
     """The adaptive limiter's settings.
 
-    What a default is worth was measured in 31 worlds, a third of them drawn at random: goodput and share of 429s in
-    points of a hundred, against 97.9 and 0.93 (``tests/golden/suite/ablations.txt``). ``decrease=0.5`` is the
+    What a default is worth was measured in 35 worlds, a third of them drawn at random: goodput and share of 429s in
+    points of a hundred, against 97.7 and 0.90 (``tests/golden/suite/ablations.txt``). ``decrease=0.5`` is the
     textbook's AIMD.
 
     Attributes:
@@ -99,19 +99,19 @@ class RateLimitConfig(FrozenSettings):
             that admits anything at all is always tried again.
         max_requests_per_minute: the limiter never goes above this rate, whatever headers show; ``None`` sets no bound.
         initial_concurrency: calls in flight before anything is known; doubles each round trip, or second if that is
-            shorter, while none is rejected. 4 costs 0.9 of goodput; 64 costs 2 of 429s at first where quotas are small.
+            shorter, while none is rejected. 4 costs 0.5 of goodput; 64 costs 2 of 429s at first where quotas are small.
         max_concurrency: calls in flight, at most. It protects this process, not the provider.
         decrease: multiplicative decrease: after a rejection the rate falls to this share of the *admitted* rate. 0.9
-            costs 1.0 of goodput, 0.5 costs 13; 0.985 gains nothing on average and loses 3.7 where slots grow.
+            costs 1.0 of goodput, 0.5 costs 12; 0.985 gains 0.2 and loses 1.4 where a quota grows.
         probe_s: additive increase: seconds in which the rate climbs from the cut back to the remembered ceiling,
-            twice as many once it was confirmed. 4 costs 0.06 of 429s; 16 saves 0.09 of them for 0.07 of goodput, 1.4
-            where a quota grows.
+            twice as many once it was confirmed. 4 costs 0.07 of 429s; 16 saves 0.08 of them for 0.07 of goodput, 0.9
+            where unused quota is lost.
         probe_requests: the climb lasts at least this many requests, so that a small quota is not probed too often. 30
-            costs 0.18 of 429s, 120 costs 0.4 of goodput.
-        search_s: once the ceiling has proved stale, the rate doubles in this many seconds. 2 and 8 both cost 0.05 of
-            goodput.
+            costs 0.19 of 429s, 120 costs 0.3 of goodput.
+        search_s: once the ceiling has proved stale, the rate doubles in this many seconds. 2 costs 0.02 of 429s, 8
+            costs 0.3 of goodput where a quota grows.
         cool_off_s: the first pause after a rejection that names no time, or half the time between two calls if that is
-            longer; doubles while nothing is admitted. 1 second costs 0.4 of goodput, 0.02 costs 0.04 of 429s.
+            longer; doubles while nothing is admitted. 1 second costs 0.2 of goodput, 0.02 costs 0.03 of 429s.
         cool_off_cap_s: no pause is longer than this, whatever a Retry-After says: two of the longest windows in use.
         breaker_s: with the quota exhausted, waiting calls fail at once; after this long one call tries again. One call
             a minute is nothing to a provider, and a minute is soon enough for somebody who has just paid.
