@@ -1,4 +1,4 @@
-"""The default limiter in the suite's worlds: every target that it reaches is held, on four seeds per world.
+"""The default limiter in the suite's worlds: every target that it reaches is held, on eight seeds per world.
 
 The twenty seeds of the golden report are a command of their own; this is the same measure on a sample that every run
 of the tests can afford.
@@ -12,7 +12,7 @@ from simulators.policies import as_policy, retry_only
 from simulators.suite import missed, run_suite
 from simulators.worlds import Targets, absent_worlds, suite
 
-SEEDS = 4
+SEEDS = 8
 SHORT: dict[str, dict[str, float | None]] = {
     "nall": {"rejected": 120.0},  # 99 refusals at 0.98 of the quota, where 56 at 0.92 are asked for
     "clients-4": {"jain": 0.95},  # 0.9825 over twenty seeds, give or take 0.009
