@@ -208,6 +208,6 @@ def main(rounds: int) -> None:
         show(f"CPU per simulated attempt: {name} ({len(arrivals)} of them)", spent)
         ours, bare, simpys = spent
         speed = 1.0 / ratio(spent, ours, bare)
-        verdict("engine's speed / bare heap's", speed, ">= 0.35", met=speed >= 0.35)
+        verdict("engine's speed / bare heap's", speed, ">= 0.5", met=speed >= 0.5)
         speed = ratio(spent, simpys, ours)
-        verdict("engine's speed / SimPy's", speed, ">= 4", met=speed >= 4.0)
+        verdict("engine's speed / SimPy's", speed, ">= 6", met=speed >= 6.0)
