@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from factflow_llm.ratelimit import slots
@@ -25,8 +26,9 @@ from tests.ablations import ABLATIONS, ALL, GOLDEN, Worth, measure, report
         ("a limit long unused", "storm", Worth(-0.01, 0.0, 0.0, 0.0)),
         ("what was reached", "quantised-true", Worth(-0.005, 0.0, 0.0, 0.0)),
         ("... but only while", "rejections-count", Worth(0.0, 0.001, 0.0, 0.0)),
+        ("shares of one quota", "clients-4", Worth(0.0, 0.0, 0.0, 0.02)),
         ("windows are recognised", "sliding-true", Worth(0.0, 0.003, 0.0, 0.0)),
-        ("openings whole windows apart", "sliding-true", Worth(-0.01, 0.001, 0.0, 0.0)),
+        ("openings whole windows apart", "sliding-true", Worth(-0.01, 0.002, 0.0, 0.0)),
         ("Retry-After and cool-off", "sliding-absent", Worth(0.0, 0.02, 0.0, 0.0)),
         ("slow start", "anthropic", Worth(0.0, 0.005, 0.0, 0.0)),
         ("refusals may speak of slots", "slots", Worth(-0.1, 0.0, 0.0, 0.0)),
@@ -39,8 +41,10 @@ from tests.ablations import ABLATIONS, ALL, GOLDEN, Worth, measure, report
 def test_what_a_mechanism_is_worth(mechanism: str, world: str, lost: Worth) -> None:
     """Switched off, it costs at least so much goodput, or so large shares of 429s, of failed calls or of fairness."""
     (ablation,) = (one for one in ABLATIONS if one.name.startswith(mechanism))
-    with_it, without = (measure(each, suite()[world], 0) for each in (ALL, ablation))
-    goodput, *harms = (less - more for less, more in zip(without, with_it, strict=True))
+    with_it, without = (
+        np.mean([measure(each, suite()[world], seed) for seed in (0, 1)], axis=0) for each in (ALL, ablation)
+    )
+    goodput, *harms = (without - with_it).tolist()
     assert goodput <= lost.goodput or lost.goodput == 0.0
     assert all(harm >= least or least == 0.0 for harm, least in zip(harms, lost[1:], strict=True))
 
