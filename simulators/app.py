@@ -301,7 +301,7 @@ class _Exchange:
             elif verdict.error == "connection":
                 self._hang_up()
             else:
-                await self._refuse(verdict._replace(status=529 if self.api is Api.ANTHROPIC else 503), None, headers)
+                await self._refuse(verdict._replace(status=self.api.overload_status), None, headers)
         finally:
             server.settle(now, verdict)
 

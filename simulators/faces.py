@@ -32,6 +32,11 @@ class Api(StrEnum):
     BEDROCK = "bedrock"
     LOCAL = "local"
 
+    @property
+    def overload_status(self) -> int:
+        """The HTTP status of a provider that is overloaded."""
+        return 529 if self is Api.ANTHROPIC else 503
+
 
 _SHOWN_AXES: Final = {
     Api.OPENAI: (Axis.REQUESTS, Axis.TOKENS),

@@ -263,7 +263,7 @@ class ProviderMachine:
         if refusal is Refusal.QUOTA:
             return self._reject(now, call, 429, refusal, gate.axis, None)
         told_s = self.spec.retry_after.told_s(self.wait_s(now, call) if self._penalised else wait_s)
-        status = 429 if refusal is not Refusal.OVERLOADED else 529 if self.spec.api is Api.ANTHROPIC else 503
+        status = self.spec.api.overload_status if refusal is Refusal.OVERLOADED else 429
         return self._reject(now, call, status, refusal, gate.axis, told_s)
 
     def _reject(

@@ -91,10 +91,8 @@ class Candidate:
 
     @property
     def span_s(self) -> float:
-        """Over how long the quota looks back: its window, or the time in which an empty bucket is full again."""
-        if isinstance(self.shape, BucketShape):
-            return self.floor / self.shape.rate
-        return getattr(self.shape, "window_s", math.inf)
+        """Over how long the quota looks back."""
+        return self.shape.span_s(self.floor)
 
 
 def judge(shape: Shape, ledger: Ledger, told: Told | None, considered: Bools | None = None) -> Candidate:

@@ -11,6 +11,7 @@ it has at the least, and a refused one what it has at the most, over all delays 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
@@ -138,6 +139,10 @@ class Shape(ABC):
         """
 
     @abstractmethod
+    def span_s(self, capacity: float) -> float:
+        """Return over how long a quota of this size looks back; ``inf`` where no time sets it right."""
+
+    @abstractmethod
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
         """Return the quota of this size; ``fields`` name its currency, its limit is quoted per ``per_s``."""
 
@@ -172,6 +177,10 @@ class BucketShape(Shape):
         return np.where(short, np.inf, needed)
 
     @override
+    def span_s(self, capacity: float) -> float:
+        return capacity / self.rate
+
+    @override
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
         burst_s = max(capacity, 1.0) / self.rate  # a hair less than one request would be none
         return Bucket(
@@ -203,6 +212,10 @@ class FixedShape(Shape):
         return number
 
     @override
+    def span_s(self, capacity: float) -> float:
+        return self.window_s
+
+    @override
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
         over_s = self.window_s if per_s > self.window_s else None
         return FixedWindow(
@@ -225,6 +238,10 @@ class SlidingShape(Shape):
         return used
 
     @override
+    def span_s(self, capacity: float) -> float:
+        return self.window_s
+
+    @override
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
         over_s = self.window_s if per_s > self.window_s else None
         return SlidingWindow(limit=capacity * per_s / self.window_s, per_s=per_s, enforced_over_s=over_s, **fields)
@@ -244,6 +261,10 @@ class SlotsShape(Shape):
         ends_s = np.sort(evidence.end_s[evidence.admitted])
         ended = np.searchsorted(ends_s, np.maximum(arrival_s, evidence.sent_s[at]) + late_s + SLACK_S, side="right")
         return np.asarray(begun - ended + 1.0, dtype=np.float64)
+
+    @override
+    def span_s(self, capacity: float) -> float:
+        return math.inf
 
     @override
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
