@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from factflow_llm.errors import PermitSettledError
 from factflow_llm.ratelimit.aimd import RateRule
-from factflow_llm.ratelimit.estimate import RecentQuantile
+from factflow_llm.ratelimit.costs import Costs, on_axis, reserved
 from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketState
 from factflow_llm.ratelimit.metrics import AIMDMetrics
 from factflow_llm.ratelimit.mirror import Mirror
-from factflow_llm.ratelimit.paced import PacedAxis, known_rate, on_axis
+from factflow_llm.ratelimit.paced import PacedAxis, known_rate
 from factflow_llm.ratelimit.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 from factflow_llm.ratelimit.slots import SlotRule
 
@@ -61,8 +61,7 @@ class LimiterCore(Line):
         self._breaker_s: float | None = None
         self._breaker_probe: Ticket | None = None
         self._round_trip_s: float | None = None
-        self._requests_sent = self._input_sent = self._output_sent = 0.0
-        self._input_used, self._output_used = RecentQuantile(), RecentQuantile()
+        self._costs = Costs()
         self._served = 0
         self._counts = dict.fromkeys(Outcome, 0)
         self.open(0.0)
@@ -196,7 +195,7 @@ class LimiterCore(Line):
         self._next_step_s = now
 
     def _rule(self, now: float, axis: Axis, ceiling: float) -> RateRule:
-        sent, of_requests = self._total(axis), axis is Axis.REQUESTS
+        sent, of_requests = self._costs.total(axis), axis is Axis.REQUESTS
         return RateRule(self.config, now=now, sent=sent, ceiling=ceiling, of_requests=of_requests)
 
     def _pace(self) -> None:
@@ -230,7 +229,7 @@ class LimiterCore(Line):
             old, reason = slots.limit, slots.grow(now)
             self._untold.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
         for paced in self._active:
-            cost = 1.0 if paced is self._requests else self._cost(paced.axis, ticket)
+            cost = 1.0 if paced is self._requests else self._costs.expected(paced.axis, ticket)
             mirror = paced.mirror
             if mirror is None or mirror.blind:
                 wait_s = paced.budget.wait_s(now, cost)
@@ -249,24 +248,13 @@ class LimiterCore(Line):
             if self._cut is not None:  # a canary: who comes next waits until it could have been refused
                 self._gate_s = max(self._gate_s, now + min(1.25 * self._refusal_s, _CANARY_S))
         ticket.epoch = self._epoch
-        read: float = self._input_used.value if ticket.input_tokens is None else ticket.input_tokens
-        written: float = self._output_used.value if ticket.output_tokens is None else ticket.output_tokens
-        ticket.reserved_input, ticket.reserved_output = read, written
-        ticket.sent_before = self._requests_sent, self._input_sent, self._output_sent
-        self._requests_sent += 1.0
-        self._input_sent += read
-        self._output_sent += written
+        self._costs.book(ticket)
         for paced in self._active:
-            cost = 1.0 if paced is self._requests else on_axis(paced.axis, 1.0, read, written)
+            cost = 1.0 if paced is self._requests else reserved(paced.axis, ticket)
             paced.budget.reserve(cost)
             if paced.mirror is not None:
                 paced.mirror.spend(cost)
                 paced.cap.reserve(cost)
-
-    def _cost(self, axis: Axis, ticket: Ticket) -> float:
-        read = self._input_used.value if ticket.input_tokens is None else ticket.input_tokens
-        written = self._output_used.value if ticket.output_tokens is None else ticket.output_tokens
-        return on_axis(axis, 1.0, read, written)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -275,11 +263,7 @@ class LimiterCore(Line):
         if took < 0.0:
             took = 0.0
         self._round_trip_s = took if mean is None else mean + _EWMA * (took - mean)
-        read, written = signal.input_tokens, signal.output_tokens
-        if read is not None and ticket.input_tokens is None:
-            self._input_used.learn(read)
-        if written is not None and ticket.output_tokens is None:
-            self._output_used.learn(written)
+        self._costs.learn(ticket, signal.input_tokens, signal.output_tokens)
         measured = _NO_CHANGES
         if ticket.epoch == self._epoch:
             self._slots.admitted(ticket.in_flight)
@@ -302,15 +286,14 @@ class LimiterCore(Line):
     def _observe(self, now: float, ticket: Ticket, limits: tuple[AxisLimit, ...]) -> tuple[Change, ...]:
         """Hold the mirrors to what an answer's headers show."""
         changes: list[Change] = []
-        requests, read, written = ticket.sent_before
         for shown in limits:
             paced = self._paced.get(shown.axis)
             if paced is None:
                 continue
             mirror = paced.mirror or Mirror()
             old, old_rate = paced.rate, mirror.rate
-            own = on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
-            since = self._total(paced.axis) - on_axis(paced.axis, requests, read, written) - own
+            before = on_axis(paced.axis, *ticket.sent_before)
+            since = self._costs.total(paced.axis) - before - reserved(paced.axis, ticket)
             if mirror.observe(now, shown, sent_s=ticket.granted_s, spent_since=since):
                 paced.mirror = mirror
                 self._pace()
@@ -327,7 +310,9 @@ class LimiterCore(Line):
             rule = paced.rule
             if now >= rule.next_step_s:
                 old = paced.rate
-                reason = rule.step(now, self._total(paced.axis), limited=paced.limited, unit=self._unit(paced.axis))
+                reason = rule.step(
+                    now, self._costs.total(paced.axis), limited=paced.limited, unit=self._costs.unit(paced.axis)
+                )
                 paced.limited = False
                 if reason is not None:
                     paced.budget.set_rate(now, rule.rate)
@@ -364,16 +349,16 @@ class LimiterCore(Line):
             reason = slots.cut(now, ticket.in_flight, self._round_trip_s or 0.0)
             changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, reason))
             for each in axes:
-                each.rule.search(now, self._total(each.axis))
+                each.rule.search(now, self._costs.total(each.axis))
         else:
             if slots.limit != old:  # a wrong suspicion was taken back
                 changes.append(self._change(now, Axis.CONCURRENCY, old, slots.limit, Reason.RECOVER))
             reason = paced.rule.cut(
                 now,
                 ticket.granted_s,
-                self._total(paced.axis),
+                self._costs.total(paced.axis),
                 on_axis(paced.axis, *ticket.sent_before),
-                unit=self._unit(paced.axis),
+                unit=self._costs.unit(paced.axis),
                 retry_after_s=told_s,
             )
             self._cut = paced
@@ -391,7 +376,7 @@ class LimiterCore(Line):
     def _expected(self, now: float, ticket: Ticket, axis: Axis | None) -> bool:
         """Tell whether a mirror had shown the budget to be empty; one that had not turns blind."""
         return any(
-            paced.mirror.refused(now, on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output))
+            paced.mirror.refused(now, reserved(paced.axis, ticket))
             for paced in self._axes
             if paced.mirror is not None and not paced.mirror.blind and axis in (None, paced.axis)
         )
@@ -406,7 +391,7 @@ class LimiterCore(Line):
         assert paced is not None
         assert self._epoch_s is not None
         old = paced.rate
-        if paced.rule.admitted_again(self._epoch_s, self._unit(paced.axis)):
+        if paced.rule.admitted_again(self._epoch_s, self._costs.unit(paced.axis)):
             paced.budget.set_rate(now, paced.rule.rate)
         return self._moves(now, [(paced, old)], Reason.RATE_LIMITED)
 
@@ -461,15 +446,7 @@ class LimiterCore(Line):
         read = (ticket.reserved_input if signal.input_tokens is None else signal.input_tokens) if served else 0.0
         written = (ticket.reserved_output if signal.output_tokens is None else signal.output_tokens) if served else 0.0
         for paced in self._active_tokens:
-            reserved = on_axis(paced.axis, 1.0, ticket.reserved_input, ticket.reserved_output)
-            paced.budget.settle(reserved, on_axis(paced.axis, 1.0, read, written))
-
-    def _total(self, axis: Axis) -> float:
-        return on_axis(axis, self._requests_sent, self._input_sent, self._output_sent)
-
-    def _unit(self, axis: Axis) -> float:
-        """Return the size of a typical call on the axis."""
-        return max(1.0, self._total(axis) / max(self._requests_sent, 1.0))
+            paced.budget.settle(reserved(paced.axis, ticket), on_axis(paced.axis, 1.0, read, written))
 
     def _change(self, now: float, axis: Axis, old: float, new: float, reason: Reason) -> Change:
         self.last_reason = reason

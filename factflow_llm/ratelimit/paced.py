@@ -1,4 +1,4 @@
-"""A paced axis, and what a call weighs on it: one request, or its tokens."""
+"""A paced axis: its rule, its budget, and its mirror of what headers show."""
 
 from __future__ import annotations
 
@@ -52,12 +52,3 @@ def known_rate(config: RateLimitConfig, axis: Axis) -> float:
         Axis.TOKENS: config.tokens_per_minute,
     }[axis]
     return NEVER if per_minute is None else per_minute / 60.0
-
-
-def on_axis(axis: Axis, requests: float, read: float, written: float) -> float:
-    """Return what so many requests, tokens read and tokens written weigh on the axis."""
-    if axis is Axis.REQUESTS:
-        return requests
-    if axis is Axis.INPUT_TOKENS:
-        return read
-    return written if axis is Axis.OUTPUT_TOKENS else read + written
