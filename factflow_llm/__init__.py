@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.ratelimit.metrics import AIMDMetrics
-    from factflow_llm.ratelimit.signals import Axis, RateLimitSignal, Reason
     from factflow_llm.recorder import AttemptRow, AttemptSink, Recorder
     from factflow_llm.settings import LLMConfig, LLMProviderConfig, ModelType, ProviderName
+    from factflow_llm.signals import Axis, RateLimitSignal, Reason
     from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
     from factflow_llm.types import (
         CompletionResponse,
@@ -175,7 +175,7 @@ _HOMES = {
         "ratelimit.config": ("RateLimitConfig", "RetryConfig"),
         "ratelimit.metrics": ("AIMDMetrics",),
         "ratelimit.limiter": ("AdaptiveRateLimiter",),
-        "ratelimit.signals": ("Axis", "RateLimitSignal", "Reason"),
+        "signals": ("Axis", "RateLimitSignal", "Reason"),
         "recorder": ("AttemptRow", "AttemptSink", "Recorder"),
         "settings": ("LLMConfig", "LLMProviderConfig", "ModelType", "ProviderName"),
         "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),

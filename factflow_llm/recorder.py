@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from factflow_llm.ratelimit.signals import Axis, AxisLimit
+    from factflow_llm.signals import Axis, AxisLimit
 
 TRACE_VERSION = "factflow.trace/1"
 TOTALS = "factflow.recorder"

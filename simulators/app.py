@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.headers import parse_retry_after
+from factflow_llm.headers import parse_retry_after
 from simulators import bodies
 from simulators.asking import ROUTES, ApiRoute, Asking, RequestRefusedError
 from simulators.conduct import Asked, Conduct

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from factflow_llm.ratelimit.config import RetryConfig
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.policies import Controller, fixed_rate, retry_only
 from simulators.scenario import Backlog
 from simulators.traces.trace import UNKNOWN

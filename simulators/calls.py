@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 
 
 class CallKind(StrEnum):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from factflow_llm.errors.metadata import REASONS, Consequence, ErrorReason, LLMErrorClassification
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.line import Refusal, TicketState
-from factflow_llm.ratelimit.signals import Axis, AxisLimit, Outcome, RateLimitSignal
+from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal
 from simulators.demand import Sessions
 from simulators.demand import calls as _calls
 from simulators.ledger import Collect, Ledger, Run

@@ -12,7 +12,7 @@ from email.utils import format_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from factflow_llm.ratelimit.signals import Axis, AxisLimit
+from factflow_llm.signals import Axis, AxisLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
-    from factflow_llm.ratelimit.signals import AxisLimit
+    from factflow_llm.signals import AxisLimit
     from simulators.calls import Call
     from simulators.streams import Streams
 

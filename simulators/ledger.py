@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
-from factflow_llm.ratelimit.signals import Outcome
+from factflow_llm.signals import Outcome
 from simulators.rows import (
     ATTEMPT,
     AXIS_CODES,
@@ -26,7 +26,7 @@ from simulators.rows import (
 from simulators.tally import Tally
 
 if TYPE_CHECKING:
-    from factflow_llm.ratelimit.signals import Axis, Change
+    from factflow_llm.signals import Axis, Change
     from simulators.tickets import Request
 
 CHUNK_BYTES: Final = 1 << 19

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.ratelimit.line import NEVER, Line, Ticket
-from factflow_llm.ratelimit.signals import Change, RateLimitSignal, Reason
+from factflow_llm.signals import Change, RateLimitSignal, Reason
 from simulators.tickets import KnownTicket
 
 if TYPE_CHECKING:

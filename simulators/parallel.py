@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import joblib
 
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.engine import simulate
 from simulators.policies import Policy, oracle
 

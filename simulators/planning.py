@@ -12,7 +12,7 @@ import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.catalogue import Provider, provider
 from simulators.demand import calls
 from simulators.engine import simulate

@@ -14,7 +14,7 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Line, Ticket
-from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from factflow_llm.signals import Axis, Change, Outcome, RateLimitSignal, Reason
 from simulators.oracle import Oracle as Oracle  # noqa: PLC0414 - handed on
 from simulators.oracle import oracle as oracle  # noqa: PLC0414
 from simulators.tickets import KnownTicket as KnownTicket  # noqa: PLC0414

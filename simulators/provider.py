@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from factflow_llm.ratelimit.native import mypyc_attr
-from factflow_llm.ratelimit.signals import Axis, AxisLimit
+from factflow_llm.signals import Axis, AxisLimit
 from simulators.calls import Call, CallKind
 from simulators.catalogue import Compute, Provider, RetryAfter, provider, provider_names
 from simulators.durations import Latency

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import override
 
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.calls import Call as Call  # noqa: PLC0414 - handed on, as are the kinds
 from simulators.calls import CallKind as CallKind  # noqa: PLC0414
 from simulators.calls import CostRule, FinalRule, estimate_rule, final_rule, input_rule, nothing, output_rule, released

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factflow_llm.ratelimit.signals import Axis, Outcome, Reason
+from factflow_llm.signals import Axis, Outcome, Reason
 
 Rows = np.ndarray[Any, np.dtype[np.void]]
 Column = npt.NDArray[Any]

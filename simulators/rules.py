@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.ratelimit.line import NEVER, Line, Ticket
-from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from factflow_llm.signals import Axis, Change, Outcome, RateLimitSignal, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.provider import Provider, ProviderMachine, provider
 from simulators.streams import Streams
 

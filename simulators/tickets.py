@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from factflow_llm.ratelimit.line import NEVER, Ticket
 
 if TYPE_CHECKING:
-    from factflow_llm.ratelimit.signals import Reason
+    from factflow_llm.signals import Reason
     from simulators.calls import Call
     from simulators.provider import Verdict
 

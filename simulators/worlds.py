@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import FrozenSettings, PositiveFloat
-from factflow_llm.ratelimit.signals import Axis  # noqa: TC001 - pydantic reads the annotation
+from factflow_llm.signals import Axis  # noqa: TC001 - pydantic reads the annotation
 from simulators import catalogue, faults, latency, quotas
 from simulators.neighbours import Neighbour  # noqa: TC001
 from simulators.provider import Provider, RetryAfter, provider

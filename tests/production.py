@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from factflow_llm.ratelimit.client import RateLimitedClient
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
-from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import AttemptRow
+from factflow_llm.signals import Axis
 from factflow_llm.types import CompletionResponse, FinishReason, Message, StreamChunk, Usage
 from simulators.engine import _JITTERS, ANSWERED_AT_ONCE_S, _calls
 from simulators.neighbours import Traffic

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from factflow_llm.ratelimit.client import RateLimitedClient
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
-from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import Recorder
+from factflow_llm.signals import Axis
 from factflow_llm.types import CompletionResponse, Message
 from simulators.catalogue import RetryAfter
 from simulators.demand import calls as calls_of

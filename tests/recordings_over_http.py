@@ -16,8 +16,8 @@ from factflow_llm.clients.openai import OpenAIClient
 from factflow_llm.ratelimit.client import RateLimitedClient
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
-from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import AttemptRow, AttemptSink, Recorder, RowOutcome
+from factflow_llm.signals import Axis
 from factflow_llm.types import Message
 from simulators.catalogue import RetryAfter
 from simulators.latency import LatencyModel

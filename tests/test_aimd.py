@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from factflow_llm.ratelimit import aimd
 from factflow_llm.ratelimit.aimd import Mode, RateRule
 from factflow_llm.ratelimit.config import RateLimitConfig
-from factflow_llm.ratelimit.signals import Reason
+from factflow_llm.signals import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable

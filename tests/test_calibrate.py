@@ -11,8 +11,8 @@ import pytest
 import simulators as sim
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RetryConfig
-from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import AttemptRow, RowOutcome
+from factflow_llm.signals import Axis
 from simulators.calibrate import Calibration, calibrate
 from simulators.calibration.answers import fit_whole_answers
 from simulators.calibration.evidence import Evidence, currencies

@@ -10,7 +10,7 @@ from factflow_llm.errors import PermitSettledError
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
-from factflow_llm.ratelimit.signals import Axis, AxisLimit, Outcome, RateLimitSignal, Reason
+from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal, Reason
 
 OK = RateLimitSignal(Outcome.SUCCEEDED)
 LIMITED = RateLimitSignal(Outcome.RATE_LIMITED)

@@ -47,7 +47,7 @@ from factflow_llm.errors import (
     stamina_hook,
 )
 from factflow_llm.errors.metadata import REASONS
-from factflow_llm.ratelimit.signals import Axis, Outcome
+from factflow_llm.signals import Axis, Outcome
 from tests.loopback import Drop, Events, Hang, Loopback, Reply
 
 if TYPE_CHECKING:

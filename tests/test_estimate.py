@@ -9,7 +9,7 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.estimate import RecentQuantile
 from factflow_llm.ratelimit.line import Ticket
-from factflow_llm.ratelimit.signals import Outcome, RateLimitSignal
+from factflow_llm.signals import Outcome, RateLimitSignal
 
 
 def _after(*used: float) -> float:

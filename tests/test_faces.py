@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factflow_llm.ratelimit.headers import parse_duration, parse_limits
-from factflow_llm.ratelimit.signals import Axis, AxisLimit
+from factflow_llm.headers import parse_duration, parse_limits
+from factflow_llm.signals import Axis, AxisLimit
 from simulators.faces import Api, date_header, go_duration, limit_headers, shown_limits
 
 

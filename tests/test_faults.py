@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.faults import Blind, Broken, Dripping, Fault, Refused, Stalled, incident
 from simulators.latency import LatencyModel
 from simulators.provider import Call, Provider, ProviderMachine, Verdict

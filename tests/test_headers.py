@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factflow_llm.ratelimit.headers import LimitHeaders, parse_duration, parse_limits, parse_retry_after
-from factflow_llm.ratelimit.signals import Axis, AxisLimit
+from factflow_llm.headers import LimitHeaders, parse_duration, parse_limits, parse_retry_after
+from factflow_llm.signals import Axis, AxisLimit
 
 NOW = datetime(2026, 5, 18, 11, 42, 15, tzinfo=UTC)
 

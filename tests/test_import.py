@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,3 +195,11 @@ def test_console_runs_without_site_packages() -> None:
         check=False,
     )
     assert (done.returncode, "factflow-llm[lab]" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["signals", "headers"])
+def test_old_doors_lead_to_the_same_things(name: str) -> None:
+    """What moved to the ground is still found where it was, under every name, and is the same object."""
+    old, new = import_module(f"factflow_llm.ratelimit.{name}"), import_module(f"factflow_llm.{name}")
+    assert old.__all__
+    assert all(getattr(old, each) is getattr(new, each) for each in old.__all__)

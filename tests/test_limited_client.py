@@ -15,8 +15,8 @@ from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
-from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import AttemptRow
+from factflow_llm.signals import Axis
 from factflow_llm.types import (
     CompletionResponse,
     EmbeddingResponse,

@@ -22,7 +22,7 @@ from factflow_llm.errors import (
 )
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, Permit
-from factflow_llm.ratelimit.signals import Axis, Change, Reason
+from factflow_llm.signals import Axis, Change, Reason
 from factflow_llm.types import Usage
 from tests.virtual_loop import VirtualLoop, run_virtually
 

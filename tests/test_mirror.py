@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from factflow_llm.ratelimit.mirror import Mirror
-from factflow_llm.ratelimit.signals import Axis, AxisLimit
+from factflow_llm.signals import Axis, AxisLimit
 
 
 def _shown(remaining: float, *, limit: float = 180.0, reset_s: float = 10.0) -> Mirror:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from factflow_llm.ratelimit.line import Ticket
-from factflow_llm.ratelimit.signals import Outcome, RateLimitSignal
+from factflow_llm.signals import Outcome, RateLimitSignal
 from simulators import peers, rules
 from simulators.engine import simulate
 from simulators.peers.driving import finish

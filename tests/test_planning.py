@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import simulators as sim
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.planning import Plan, mean_load
 from simulators.plots.plans import plan_curve, plot_plan
 from simulators.quotas import Bucket

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
-from factflow_llm.ratelimit.signals import Axis, Outcome, Reason
+from factflow_llm.signals import Axis, Outcome, Reason
 from simulators import plots
 from simulators.calibration.validation import Validation
 from simulators.comparison import Comparison

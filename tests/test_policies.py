@@ -11,7 +11,7 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import Line, Ticket
-from factflow_llm.ratelimit.signals import Change, Outcome, RateLimitSignal, Reason
+from factflow_llm.signals import Change, Outcome, RateLimitSignal, Reason
 from simulators.engine import simulate
 from simulators.latency import LatencyModel
 from simulators.policies import Adaptive, Controller, Policy, as_policy, classic_aimd, fixed_rate, oracle, retry_only

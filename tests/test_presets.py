@@ -8,7 +8,7 @@ import pytest
 
 import simulators
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.catalogue import Provider, provider, provider_names
 from simulators.faults import incident
 from simulators.parallel import quotas

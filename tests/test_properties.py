@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Ticket, TicketState
-from factflow_llm.ratelimit.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
+from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 
 TOKEN_AXES = (Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
 RATE_AXES = (Axis.REQUESTS, *TOKEN_AXES)

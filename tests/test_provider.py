@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factflow_llm.ratelimit.headers import parse_limits, parse_retry_after
-from factflow_llm.ratelimit.signals import Axis, AxisLimit
+from factflow_llm.headers import parse_limits, parse_retry_after
+from factflow_llm.signals import Axis, AxisLimit
 from simulators.faces import Api
 from simulators.faults import Refused
 from simulators.latency import LatencyModel, Load

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.signals import Axis, AxisLimit
 from factflow_llm.recorder import AttemptRow, Recorder, RowOutcome
+from factflow_llm.signals import Axis, AxisLimit
 from simulators.traces import Mode, TraceError, read_recording, read_trace
 
 if TYPE_CHECKING:

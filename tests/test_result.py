@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
-from factflow_llm.ratelimit.signals import Axis, Reason
+from factflow_llm.signals import Axis, Reason
 from simulators.engine import simulate
 from simulators.latency import LatencyModel
 from simulators.policies import fixed_rate, oracle, retry_only

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.provider import provider
 from simulators.scenario import Scenario, backlog
 from simulators.traces import synthesize

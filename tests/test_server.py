@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from factflow_llm import LLMClientFactory, LLMConfig, Message
 from factflow_llm.errors import ConfigurationError, ErrorReason, get_error_metadata
-from factflow_llm.ratelimit.headers import parse_limits
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.headers import parse_limits
+from factflow_llm.signals import Axis
 from simulators.catalogue import Provider, provider
 from simulators.conduct import Finding
 from simulators.faults import Broken, Refused

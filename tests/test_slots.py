@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factflow_llm.ratelimit.config import RateLimitConfig
-from factflow_llm.ratelimit.signals import Reason
 from factflow_llm.ratelimit.slots import SlotRule
+from factflow_llm.signals import Reason
 
 PLENTY = 100
 

@@ -12,7 +12,7 @@ import simulators as sim
 from factflow_llm import AdaptiveRateLimiter, RateLimitConfig
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.metrics import AIMDMetrics
-from factflow_llm.ratelimit.signals import Axis, Change, Reason
+from factflow_llm.signals import Axis, Change, Reason
 from simulators.dashboard.live import Sample, curves_of_samples
 
 if TYPE_CHECKING:

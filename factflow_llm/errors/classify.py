@@ -38,8 +38,8 @@ from factflow_llm.errors.tables import (
     WEAK_CODES,
     reason_of_status,
 )
-from factflow_llm.ratelimit.headers import LimitHeaders, parse_duration
-from factflow_llm.ratelimit.signals import Axis, AxisLimit
+from factflow_llm.headers import LimitHeaders, parse_duration
+from factflow_llm.signals import Axis, AxisLimit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

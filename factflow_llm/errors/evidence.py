@@ -20,7 +20,7 @@ from factflow_llm.errors.tables import CLASSES, PROVIDERS, SDK_PACKAGES, Rule, s
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from factflow_llm.ratelimit.signals import Axis
+    from factflow_llm.signals import Axis
 
 _MOST_TEXT = 65_536
 _MOST_MESSAGE = 2_000

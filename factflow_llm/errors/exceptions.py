@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from factflow_llm.ratelimit.signals import Axis
+    from factflow_llm.signals import Axis
 
 
 class FactflowLLMError(Exception):

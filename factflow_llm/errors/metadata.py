@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from factflow_llm.ratelimit.signals import Axis, AxisLimit, Outcome
+from factflow_llm.signals import Axis, AxisLimit, Outcome
 
 if TYPE_CHECKING:
     from datetime import datetime

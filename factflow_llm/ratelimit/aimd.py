@@ -29,7 +29,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from factflow_llm.ratelimit.sharing import Sharing, came_early
-from factflow_llm.ratelimit.signals import Reason
+from factflow_llm.signals import Reason
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from factflow_llm.clients.checks import check_max_tokens, check_messages, check_turn
 from factflow_llm.errors import ErrorMetadata, LLMErrorClassification, get_error_metadata
+from factflow_llm.headers import parse_limits
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.config import RetryConfig
-from factflow_llm.ratelimit.headers import parse_limits
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, CallTicket, Permit
 from factflow_llm.ratelimit.line import NEVER
 from factflow_llm.recorder import AttemptRow, AttemptSink, RowOutcome

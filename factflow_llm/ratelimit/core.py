@@ -20,8 +20,8 @@ from factflow_llm.ratelimit.line import NEVER, Line, Refusal, Ticket, TicketStat
 from factflow_llm.ratelimit.metrics import AIMDMetrics
 from factflow_llm.ratelimit.mirror import Mirror
 from factflow_llm.ratelimit.paced import PacedAxis, known_rate
-from factflow_llm.ratelimit.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 from factflow_llm.ratelimit.slots import SlotRule
+from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.estimate import RecentQuantile
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.line import Ticket

@@ -18,11 +18,11 @@ from factflow_llm.errors import (
     WrongEventLoopError,
     get_error_metadata,
 )
+from factflow_llm.headers import parse_limits
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
-from factflow_llm.ratelimit.headers import parse_limits
 from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
-from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal
+from factflow_llm.signals import Axis, Change, Outcome, RateLimitSignal
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from factflow_llm.ratelimit.signals import Reason
+    from factflow_llm.signals import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from factflow_llm.ratelimit.signals import AxisLimit
+    from factflow_llm.signals import AxisLimit
 
 _MINUTE_S: Final = 60.0
 _DAY_S: Final = 86_400.0

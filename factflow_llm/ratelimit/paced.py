@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.budget import Budget
 from factflow_llm.ratelimit.line import NEVER
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.aimd import RateRule

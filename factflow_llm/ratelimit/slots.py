@@ -14,7 +14,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from factflow_llm.ratelimit.aimd import SOUND_SAMPLE, Mode
-from factflow_llm.ratelimit.signals import Reason
+from factflow_llm.signals import Reason
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig

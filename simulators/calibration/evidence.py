@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import RowOutcome
+from factflow_llm.signals import Axis
 from simulators.quotas import Estimate, Settlement
 
 Floats = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.calibration.evidence import currencies
 from simulators.calibration.findings import Finding, Known
 from simulators.calibration.search import Candidate, Told, find, joint_cost, left_by, polished

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.calibration.evidence import Currency, Evidence, currencies
 from simulators.calibration.shapes import (
     SLACK_S,

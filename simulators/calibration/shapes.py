@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from typing_extensions import override
 
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
 
 if TYPE_CHECKING:

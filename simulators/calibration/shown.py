@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from factflow_llm.ratelimit.signals import Axis
+    from factflow_llm.signals import Axis
     from simulators.calibration.evidence import Evidence, Floats
 
 _SPANS_S = (60.0, 1.0, 3600.0, 86_400.0)

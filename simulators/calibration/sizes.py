@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.calibration.findings import Finding, Known, roundest
 from simulators.calibration.search import Candidate, Told, feasible, judge, phase_interval
 from simulators.calibration.shapes import BucketShape, FixedShape, Ledger, SlidingShape, SlotsShape

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from simulators.plots import look, series
 
 if TYPE_CHECKING:
-    from factflow_llm.ratelimit.signals import Axis
+    from factflow_llm.signals import Axis
     from simulators.result import SimResult
 
 Floats = npt.NDArray[np.float64]

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.signals import Axis, Change, Reason
+from factflow_llm.signals import Axis, Change, Reason
 from simulators.dashboard.curves import Curves, finite
 from simulators.dashboard.knobs import Knobs
 from simulators.dashboard.page import CSS, Messages, close_tree, leave_place, put_on_page, take_place

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.config import RetryConfig
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.peers import limiters, retries
 from simulators.policies import retry_only
 from simulators.rules import PATIENT

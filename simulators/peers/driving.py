@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from factflow_llm.ratelimit.signals import Axis
+from factflow_llm.signals import Axis
 from simulators.rules import Borrowed
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from factflow_llm.ratelimit.line import Ticket
-    from factflow_llm.ratelimit.signals import RateLimitSignal
+    from factflow_llm.signals import RateLimitSignal
 
 _BREATH_S = 1e-6  # nobody is asked twice at one moment
 

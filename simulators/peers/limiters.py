@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from factflow_llm.ratelimit.line import NEVER
-from factflow_llm.ratelimit.signals import Outcome
+from factflow_llm.signals import Outcome
 from simulators.peers.driving import RatePeer, SlotPeer, as_its_own, finish
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.line import Ticket
-    from factflow_llm.ratelimit.signals import RateLimitSignal
+    from factflow_llm.signals import RateLimitSignal
 
 
 class AimdLimiter(RatePeer):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from factflow_llm.ratelimit.signals import Axis, Outcome, Reason
+from factflow_llm.signals import Axis, Outcome, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

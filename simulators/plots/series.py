@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from factflow_llm.ratelimit.signals import Axis, Outcome, Reason
+from factflow_llm.signals import Axis, Outcome, Reason
 from simulators.provider import Provider, ProviderMachine
 from simulators.streams import Streams
 from simulators.traces import Recording

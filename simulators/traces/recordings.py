@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from factflow_llm.ratelimit.signals import Axis
 from factflow_llm.recorder import LIMIT_FIGURES, TIME_FIELDS, TOTALS, TRACE_VERSION, VALUE_FIELDS
+from factflow_llm.signals import Axis
 from simulators.traces.sessions import numbered
 from simulators.traces.source import (
     EXPANSION_FLOOR_BYTES,

@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from factflow_llm.ratelimit.signals import Axis, AxisLimit
 from factflow_llm.recorder import AttemptRow, Recorder
+from factflow_llm.signals import Axis, AxisLimit
 
 ROWS = 20_000
 ROUNDS = 5

@@ -27,7 +27,7 @@ from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Ticket
-from factflow_llm.ratelimit.signals import Outcome, RateLimitSignal
+from factflow_llm.signals import Outcome, RateLimitSignal
 from simulators import engine as _engine
 from simulators.demand import calls
 from simulators.engine import simulate

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from factflow_llm.ratelimit.signals import Change
+    from factflow_llm.signals import Change
 
 log = logging.getLogger(__name__)
 
