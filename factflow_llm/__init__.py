@@ -41,12 +41,13 @@ if TYPE_CHECKING:
     )
     from factflow_llm.factory import LLMClientFactory
     from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
+    from factflow_llm.providers import ModelType, ProviderName
     from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
     from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.ratelimit.metrics import AIMDMetrics
     from factflow_llm.recorder import AttemptRow, AttemptSink, Recorder
-    from factflow_llm.settings import LLMConfig, LLMProviderConfig, ModelType, ProviderName
+    from factflow_llm.settings import LLMConfig, LLMProviderConfig
     from factflow_llm.signals import Axis, RateLimitSignal, Reason
     from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
     from factflow_llm.types import (
@@ -171,13 +172,14 @@ _HOMES = {
         ),
         "factory": ("LLMClientFactory",),
         "protocols": ("EmbeddingClientProtocol", "LLMClientProtocol"),
+        "providers": ("ModelType", "ProviderName"),
         "ratelimit.client": ("RateLimitedClient", "RateLimitedEmbeddingClient"),
         "ratelimit.config": ("RateLimitConfig", "RetryConfig"),
         "ratelimit.metrics": ("AIMDMetrics",),
         "ratelimit.limiter": ("AdaptiveRateLimiter",),
         "signals": ("Axis", "RateLimitSignal", "Reason"),
         "recorder": ("AttemptRow", "AttemptSink", "Recorder"),
-        "settings": ("LLMConfig", "LLMProviderConfig", "ModelType", "ProviderName"),
+        "settings": ("LLMConfig", "LLMProviderConfig"),
         "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),
         "types": (
             "CompletionResponse",

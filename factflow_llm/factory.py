@@ -13,11 +13,12 @@ import threading
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 from factflow_llm.errors import ConfigurationError, ExtraMissingError
-from factflow_llm.settings import DEFAULT, LLMConfig, LLMProviderConfig, ModelType, ProviderName
+from factflow_llm.providers import PROVIDERS, ModelType
+from factflow_llm.settings import DEFAULT, LLMConfig, LLMProviderConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -27,23 +28,7 @@ if TYPE_CHECKING:
     from factflow_llm.recorder import AttemptSink
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
 
-
-class _Home(NamedTuple):
-    """Where a provider's client lives, which package it needs and what installs that."""
-
-    client: str
-    package: str
-    install: str
-
-
-_HOMES = {
-    ProviderName.OPENAI: _Home("OpenAIClient", "openai", "factflow-llm"),
-    ProviderName.AZURE: _Home("AzureOpenAIClient", "openai", "factflow-llm"),
-    ProviderName.ANTHROPIC: _Home("AnthropicClient", "anthropic", "factflow-llm"),
-    ProviderName.BEDROCK: _Home("BedrockEmbeddingClient", "boto3", "factflow-llm[bedrock]"),
-    ProviderName.HUGGINGFACE: _Home("HuggingFaceEmbeddingClient", "sentence_transformers", "factflow-llm[huggingface]"),
-}
-_PASSED_ON = ("base_url", "deployment", "api_version", "region", "device", "dimensions", "timeout_s")
+_SECRETS = frozenset({"api_key", "api_key_file"})  # looked up together, by resolve_api_key
 
 
 class LLMClientFactory:
@@ -111,9 +96,9 @@ class LLMClientFactory:
 
     def _get(self, provider_name: str, type: ModelType) -> Any:  # noqa: A002
         name, profile = self.config.find(provider_name, type)
-        home = _HOMES[profile.provider]
-        if find_spec(home.package) is None:
-            raise ExtraMissingError(f'profile {name!r} needs {home.package}: pip install "{home.install}"')
+        entry = PROVIDERS[profile.provider]
+        if find_spec(entry.package) is None:
+            raise ExtraMissingError(f'profile {name!r} needs {entry.package}: pip install "{entry.install}"')
         with self._lock:
             try:
                 shelf = self._shelf(asyncio.get_running_loop())
@@ -191,11 +176,11 @@ def _before_close(loop: asyncio.AbstractEventLoop, cleanup: Callable[[], Awaitab
 
 def _construct(profile: LLMProviderConfig) -> Any:
     """Make the bare client: ``options`` that its constructor knows go there, others are preset for every call."""
-    make = getattr(import_module("factflow_llm"), _HOMES[profile.provider].client)
+    entry = PROVIDERS[profile.provider]
+    make = getattr(import_module("factflow_llm"), entry.clients[profile.type])
     known = inspect.signature(make).parameters
-    arguments = {key: getattr(profile, key) for key in _PASSED_ON if getattr(profile, key) is not None}
-    if profile.provider is ProviderName.BEDROCK and "base_url" in arguments:
-        arguments["endpoint_url"] = arguments.pop("base_url")
+    given = {key: getattr(profile, key) for key in (*(entry.keys - _SECRETS), "dimensions")}
+    arguments = {entry.renamed.get(key, key): value for key, value in given.items() if value is not None}
     if (key := profile.resolve_api_key()) is not None:
         arguments["api_key"] = key
     presets = {}

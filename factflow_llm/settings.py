@@ -11,7 +11,6 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -30,8 +29,11 @@ from pydantic import (
 from factflow_llm.clients.checks import check_api_key, check_url
 from factflow_llm.errors import ConfigurationError, UnknownProfileError, WrongModelTypeError
 from factflow_llm.files import write_new
+from factflow_llm.providers import PROVIDERS, ModelType, ProviderName
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.tables import EXTENDS, anchor, from_environment, inherit, nearest, toml_key, toml_value
+
+__all__ = ["DEFAULT", "LLMConfig", "LLMProviderConfig", "ModelType", "ProviderName"]
 
 DEFAULT = "default"
 """The profile name that stands for ``LLMConfig.default``."""
@@ -40,44 +42,8 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FILE_KEYS = ("rate_limit", "api_key_file")
 
 
-class ModelType(StrEnum):
-    """What a model does."""
-
-    CHAT = "chat"
-    EMBEDDING = "embedding"
-
-
-class ProviderName(StrEnum):
-    """Who runs a model."""
-
-    OPENAI = "openai"
-    AZURE = "azure"
-    ANTHROPIC = "anthropic"
-    BEDROCK = "bedrock"
-    HUGGINGFACE = "huggingface"
-
-
-_TYPES = {
-    ProviderName.ANTHROPIC: ModelType.CHAT,
-    ProviderName.BEDROCK: ModelType.EMBEDDING,
-    ProviderName.HUGGINGFACE: ModelType.EMBEDDING,
-}
-_KEY_VARIABLES = {
-    ProviderName.OPENAI: "OPENAI_API_KEY",
-    ProviderName.AZURE: "AZURE_OPENAI_API_KEY",
-    ProviderName.ANTHROPIC: "ANTHROPIC_API_KEY",
-}
-_REMOTE = frozenset(ProviderName) - {ProviderName.HUGGINGFACE}
-_APPLIES_TO = {
-    "api_key": frozenset(_KEY_VARIABLES),
-    "api_key_file": frozenset(_KEY_VARIABLES),
-    "base_url": _REMOTE,
-    "timeout_s": _REMOTE,
-    "deployment": {ProviderName.AZURE},
-    "api_version": {ProviderName.AZURE},
-    "region": {ProviderName.BEDROCK},
-    "device": {ProviderName.HUGGINGFACE},
-}
+_NARROW_KEYS = frozenset().union(*(entry.keys for entry in PROVIDERS.values()))
+"""The profile keys that apply to some providers only."""
 
 
 class _Settings(BaseModel):
@@ -175,12 +141,14 @@ class LLMProviderConfig(_Settings):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
-        offered = _TYPES.get(self.provider, self.type)
-        if self.type is not offered:
+        entry = PROVIDERS[self.provider]
+        if self.type not in entry.clients:
+            (offered,) = entry.clients
             raise ValueError(f'{self.provider} runs {offered} models here: write type = "{offered}"')
-        for key, providers in _APPLIES_TO.items():
-            if getattr(self, key) is not None and self.provider not in providers:
-                raise ValueError(f"{key} does not apply to {self.provider}, only to {', '.join(sorted(providers))}")
+        for key in sorted(_NARROW_KEYS - entry.keys):
+            if getattr(self, key) is not None:
+                fitting = sorted(name for name, other in PROVIDERS.items() if key in other.keys)
+                raise ValueError(f"{key} does not apply to {self.provider}, only to {', '.join(fitting)}")
         if self.dimensions is not None and self.type is not ModelType.EMBEDDING:
             raise ValueError('dimensions is for embeddings: write type = "embedding" or leave it out')
         if self.api_key is not None and self.api_key_file is not None:
@@ -192,7 +160,7 @@ class LLMProviderConfig(_Settings):
         """What the profile draws on; equal for profiles that share a limiter."""
         if self.quota_group is not None:
             return (self.quota_group,)
-        usual = _KEY_VARIABLES.get(self.provider)
+        usual = PROVIDERS[self.provider].key_variable
         key = self.api_key or self.api_key_file or SecretStr(f"${{{usual}}}")
         account = (key, self.base_url, self.region, self.options.get("aws_profile"))
         return (self.provider, *account, self.deployment or self.model)
@@ -206,7 +174,7 @@ class LLMProviderConfig(_Settings):
         Raises:
             ConfigurationError: the file cannot be read, the variable is not set, or what they hold is no key.
         """
-        usual = _KEY_VARIABLES.get(self.provider, "")
+        usual = PROVIDERS[self.provider].key_variable or ""
         if self.api_key_file is not None:
             try:
                 return check_api_key(self.api_key_file.read_text(encoding="utf-8").strip(), variable=usual)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from factflow_llm.errors.exceptions import BadResponseError, FactflowLLMError
 from factflow_llm.errors.metadata import ErrorReason, Phase
-from factflow_llm.errors.tables import CLASSES, PROVIDERS, SDK_PACKAGES, Rule, squash
+from factflow_llm.errors.tables import CLASSES, RAISED_BY, SDK_PACKAGES, Rule, squash
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -125,7 +125,7 @@ def extract(chain: list[BaseException]) -> Evidence:
     strangers: list[BaseException] = []
     for error in chain:
         package, rule = _known(type(error).__mro__)
-        evidence.provider = evidence.provider or PROVIDERS.get(package)
+        evidence.provider = evidence.provider or RAISED_BY.get(package)
         if isinstance(error, FactflowLLMError) and not isinstance(error, BadResponseError):
             evidence.reason = evidence.reason or error.reason
             evidence.axis = _get(error, "axis")
@@ -163,7 +163,7 @@ def _known(ancestry: tuple[type, ...]) -> tuple[str, Rule | None]:
     """Look a class up along its MRO: its most telling package, and the rule for it or its nearest known base."""
     names = [_name(base) for base in ancestry]
     packages = [name.partition(".")[0] for name in names]
-    package = next((package for package in packages if package in PROVIDERS or package in SDK_PACKAGES), packages[0])
+    package = next((package for package in packages if package in RAISED_BY or package in SDK_PACKAGES), packages[0])
     return package, next((CLASSES[name] for name in names if name in CLASSES), None)
 
 

@@ -11,6 +11,7 @@ import re
 
 from factflow_llm.errors.metadata import ErrorReason as R
 from factflow_llm.errors.metadata import Phase
+from factflow_llm.providers import PROVIDERS
 
 Rule = tuple[R, Phase | None]
 
@@ -23,15 +24,7 @@ SDK_PACKAGES = frozenset(
 )
 """Top-level packages whose exceptions speak for a provider; a stranger's ``status_code`` counts only without them."""
 
-PROVIDERS = {
-    "openai": "openai",
-    "anthropic": "anthropic",
-    "botocore": "bedrock",
-    "huggingface_hub": "huggingface",
-    "sentence_transformers": "huggingface",
-    "transformers": "huggingface",
-    "torch": "huggingface",
-}
+RAISED_BY = {package: str(name) for name, entry in PROVIDERS.items() for package in entry.raised_by}
 """Provider by the top-level package of an exception; Azure is told from OpenAI by its address or headers."""
 
 _HTTPX = {
