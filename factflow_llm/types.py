@@ -6,6 +6,7 @@ Counts that a provider did not tell are ``None``, never 0.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic reads these annotations at run time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -49,11 +50,19 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A model's wish to call a tool: ``arguments`` is the JSON text the model wrote, unparsed."""
+    """A model's wish to call a tool.
+
+    Attributes:
+        id: what the tool's answer names; derived where the provider gives none.
+        name: the tool.
+        arguments: the JSON text the model wrote, unparsed; ``{}`` where it wrote nothing.
+        provider_state: what the provider wants back with this call, should the call go back without its message.
+    """
 
     id: str
     name: str
     arguments: str = field(repr=False)
+    provider_state: ProviderState | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +75,38 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderState:
+    """What a provider wants back with its own turn: signatures, encrypted reasoning, blocks nobody else reads.
+
+    Attributes:
+        origin: who gave it, such as ``anthropic api.anthropic.com``; nobody else is sent it.
+        data: JSON text, so that a message stays immutable, comparable and picklable. It leaves out what the message
+            says itself: a text that was edited or redacted does not come back by this way.
+    """
+
+    origin: str
+    data: str = field(repr=False)
+
+    @classmethod
+    def of(cls, origin: str, value: Any) -> ProviderState:
+        """Keep a JSON value."""
+        return cls(origin, json.dumps(value, separators=(",", ":")))
+
+    def value(self) -> Any:
+        """Return the JSON value that was kept."""
+        return json.loads(self.data)
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation.
 
     ``content`` is text, or a sequence of parts. An assistant's turn may carry ``tool_calls``; a turn of
     ``Role.TOOL`` answers the call named by ``tool_call_id``.
+
+    Attributes:
+        reasoning: on an assistant's turn, what the model thought, in words; for reading, never sent by itself.
+        provider_state: on an assistant's turn, what the provider that answered wants back with it.
     """
 
     role: Role
@@ -78,6 +114,8 @@ class Message:
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    reasoning: str | None = field(default=None, repr=False)
+    provider_state: ProviderState | None = field(default=None, repr=False)
 
     @classmethod
     def system(cls, text: str) -> Message:
@@ -140,7 +178,9 @@ class CompletionResponse:
         reasoning: what the model thought, where the provider shows it.
         response_id: the provider's name for this answer.
         headers: HTTP response headers, names in lower case.
-        raw: the SDK's response.
+        origin: who answered: provider and host, such as ``openai api.openai.com``.
+        provider_state: what the provider wants back with this turn; ``message`` carries it.
+        raw: the SDK's response; of a stream, its last event.
     """
 
     text: str = field(repr=False)
@@ -152,22 +192,48 @@ class CompletionResponse:
     reasoning: str | None = field(default=None, repr=False)
     response_id: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    origin: str = ""
+    provider_state: ProviderState | None = field(default=None, repr=False)
     raw: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def message(self) -> Message:
+        """This turn as it goes back into the conversation, with all its provider wants to see again."""
+        return Message(
+            Role.ASSISTANT,
+            self.text,
+            tool_calls=self.tool_calls,
+            reasoning=self.reasoning,
+            provider_state=self.provider_state,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of a streamed tool call: ``index`` tells which call it belongs to."""
+    """A piece of a streamed tool call.
+
+    Attributes:
+        index: which call of the answer it belongs to, counted from 0 in the order in which calls begin.
+        id: on one piece of each call.
+        name: on one piece of each call.
+        arguments: a piece of JSON text; all of a call's joined are whole.
+        provider_state: what the provider wants back with the call.
+    """
 
     index: int
     id: str | None = None
     name: str | None = None
     arguments: str = field(default="", repr=False)
+    provider_state: ProviderState | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamChunk:
-    """A piece of a streamed answer; the last one carries ``usage`` and ``finish_reason``."""
+    """A piece of a streamed answer.
+
+    The last one carries ``usage`` and ``finish_reason``, and what is known of the answer as a whole: ``model``,
+    ``response_id``, ``origin``, ``provider_state``.
+    """
 
     text: str = field(default="", repr=False)
     tool_calls: tuple[ToolCallDelta, ...] = ()
@@ -176,6 +242,10 @@ class StreamChunk:
     finish_reason: FinishReason | None = None
     provider_finish_reason: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    model: str = ""
+    response_id: str | None = None
+    origin: str = ""
+    provider_state: ProviderState | None = field(default=None, repr=False)
     raw: Any = field(default=None, repr=False, compare=False)
 
 
