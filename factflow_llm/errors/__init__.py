@@ -1,5 +1,6 @@
 """Errors: our own exceptions, and one classifier for everybody else's. Needs no SDK and imports none."""
 
+from factflow_llm.errors.bodies import failure_inside
 from factflow_llm.errors.classify import (
     classify_llm_error,
     get_error_metadata,
@@ -42,6 +43,7 @@ __all__ = [
     "WrongEventLoopError",
     "WrongModelTypeError",
     "classify_llm_error",
+    "failure_inside",
     "get_error_metadata",
     "is_fatal_llm_error",
     "is_retryable_llm_error",

@@ -176,12 +176,16 @@ def _by_codes(words: tuple[str, ...]) -> ErrorReason | None:
 
 
 def _by_status(evidence: Evidence) -> ErrorReason:
-    if evidence.status is not None and (evidence.status >= 300 or not evidence.in_stream):
-        return reason_of_status(evidence.status)
-    weak = next((WEAK_CODES[word] for word in evidence.words if word in WEAK_CODES), None)
-    if weak is None and evidence.provider == "anthropic" and evidence.words:
+    status = evidence.status
+    if status is not None and status >= 300:
+        return reason_of_status(status)
+    if weak := next((WEAK_CODES[word] for word in evidence.words if word in WEAK_CODES), None):
+        return weak
+    if status is not None and not evidence.in_stream:
+        return reason_of_status(status)
+    if evidence.provider == "anthropic" and evidence.words:
         return ErrorReason.UNKNOWN  # its set of types is closed, and all that can pass are listed
-    return weak or ErrorReason.UNSPECIFIED
+    return ErrorReason.UNSPECIFIED
 
 
 def _reword(text: str, wordings: Mapping[ErrorReason, tuple[str, ...]]) -> ErrorReason | None:

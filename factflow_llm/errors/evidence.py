@@ -6,13 +6,13 @@ foreign class. What is extracted may hold user text; it stays inside this packag
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from factflow_llm.errors.bodies import MOST_MESSAGE, is_status, read_body, scalar
 from factflow_llm.errors.exceptions import BadResponseError, FactflowLLMError
 from factflow_llm.errors.metadata import ErrorReason, Phase
 from factflow_llm.errors.tables import CLASSES, RAISED_BY, SDK_PACKAGES, Rule, squash
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from factflow_llm.signals import Axis
 
-_MOST_TEXT = 65_536
-_MOST_MESSAGE = 2_000
 _MISTAKES = (TypeError, AttributeError, NameError, LookupError, AssertionError, NotImplementedError, ValueError)
 _TLS = re.compile(r"\[SSL: (\w+)\]")  # OpenSSL's own word, kept in the text by every wrapper
 _TLS_MISTAKES = ("CERTIFICATE", "VERSION", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "PROTOCOL", "HTTP_REQUEST")
@@ -65,21 +63,6 @@ class Evidence:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     request_id: str | None = None
     resumes_at: datetime | None = None
-
-
-@dataclass(slots=True)
-class _Body:
-    """The facts of an error body, whatever its shape."""
-
-    code: str | None = None
-    type: str | None = None
-    param: str | None = None
-    status: int | None = None
-    words: list[str] = field(default_factory=list)
-    message: str = ""
-    quota_ids: list[str] = field(default_factory=list)
-    wait: str | None = None
-    is_error: bool = False
 
 
 def chains(error: BaseException) -> list[list[BaseException]]:
@@ -203,21 +186,23 @@ def _read_answer(error: BaseException, evidence: Evidence) -> bool:
     told = [_get(error, "status_code"), _get(error, "status"), _get(response, "status_code"), _get(response, "status")]
     if content is None:
         told.append(_get(error, "code"))  # beside a body it is the body's, not a status
-    status = next(filter(_is_status, told), None)
+    status = next(filter(is_status, told), None)
     if status is not None and not isinstance(content, Mapping | list):
         content = _get(response, "text") or content  # openai keeps only what "error" held, be it a sentence
     if status is None and content is None:
         return False
-    body = _read_body(content)
+    body = read_body(content)
     headers = _lower(_get(response, "headers") or _get(error, "headers"))
     evidence.answered = True
     evidence.headers = headers
-    evidence.in_stream = not isinstance(error, BadResponseError) and (status is None or 200 <= status < 300)
+    evidence.in_stream = (
+        error.in_stream if isinstance(error, BadResponseError) else status is None or 200 <= status < 300
+    )
     evidence.status = body.status if body.status and (status is None or status < 300) else status
     evidence.code, evidence.type, evidence.param = body.code, body.type, body.param
     evidence.words, evidence.message = tuple(body.words), body.message.lower()
     evidence.quota_ids, evidence.body_wait = tuple(body.quota_ids), body.wait
-    evidence.request_id = _text(_get(error, "request_id")) or headers.get("x-request-id") or headers.get("request-id")
+    evidence.request_id = scalar(_get(error, "request_id")) or headers.get("x-request-id") or headers.get("request-id")
     if evidence.provider == "openai" and _is_azure(error, headers):
         evidence.provider = "azure"
     return True
@@ -225,85 +210,18 @@ def _read_answer(error: BaseException, evidence: Evidence) -> bool:
 
 def _read_aws(error: BaseException, response: Mapping[str, Any], evidence: Evidence) -> None:
     told, meta = response.get("Error") or {}, response.get("ResponseMetadata") or {}
-    code = _text(told.get("Code"))
+    code = scalar(told.get("Code"))
     status, original = meta.get("HTTPStatusCode"), response.get("originalStatusCode")
     evidence.answered = True
     evidence.in_stream = type(error).__name__ == "EventStreamError"
     evidence.code = code
-    evidence.status = status if _is_status(status) else int(code) if code and code.isdecimal() else None
+    evidence.status = status if is_status(status) else int(code) if code and code.isdecimal() else None
     evidence.words = (squash(code),) if code and not code.isdecimal() else ()
-    if _is_status(original) and evidence.words == ("modelerrorexception",):
+    if is_status(original) and evidence.words == ("modelerrorexception",):
         evidence.status, evidence.words = original, ()
-    evidence.message = (_text(told.get("Message")) or "")[:_MOST_MESSAGE].lower()
+    evidence.message = (scalar(told.get("Message")) or "")[:MOST_MESSAGE].lower()
     evidence.headers = _lower(meta.get("HTTPHeaders"))
-    evidence.request_id = _text(meta.get("RequestId"))
-
-
-def _read_body(content: Any) -> _Body:
-    """Read an error body: an object, one inside ``error`` or ``errors``, a list, JSON text, JSON in a message."""
-    content = _first(_decoded(content))
-    if not isinstance(content, Mapping):
-        return _Body(message=content[:_MOST_MESSAGE] if isinstance(content, str) else "")
-    nested = content.get("error") or _first(content.get("errors"))
-    inner = _decoded(nested)
-    told: Mapping[str, Any] = inner if isinstance(inner, Mapping) else content
-    details = told.get("details")
-    body = _Body(
-        code=_text(told.get("code")) or _text(told.get("__type")),
-        type=_text(told.get("type")) or _text(told.get("error_type")),
-        param=_text(told.get("param")),
-        is_error=nested is not None,
-    )
-    words: list[Any] = [body.code, body.type, _dig(told, "innererror", "code"), told.get("status")]
-    if isinstance(details, Mapping):
-        words.insert(0, details.get("error_code"))
-        body.code = _text(details.get("error_code")) or body.code
-    if isinstance(details, list):
-        _read_google(details, body, words)
-    message = told.get("message") or told.get("Message") or told.get("detail") or ""
-    if isinstance(nested, str) and told is content:  # {"error": "a sentence"} or {"error": "invalid_client"}
-        words.append(None if " " in nested else nested)
-        message = message or told.get("error_description") or nested
-    stated = told.get("retry_after", content.get("retry_after"))
-    if body.wait is None and isinstance(stated, int | float | str):
-        body.wait = str(stated)
-    numbers = [word for word in map(_number_in, words) if word is not None]
-    body.status = next(filter(_is_status, numbers), None)
-    body.words = [squash(word) for word in words if isinstance(word, str) and not word.isdecimal()]
-    body.message = message[:_MOST_MESSAGE] if isinstance(message, str) else ""
-    if body.message[:1] in {"{", "["} and (deeper := _read_body(message)).is_error:
-        deeper.status = deeper.status or body.status
-        deeper.words += body.words
-        return deeper
-    return body
-
-
-def _read_google(details: list[Any], body: _Body, words: list[Any]) -> None:
-    for detail in details:
-        if not isinstance(detail, Mapping):
-            continue
-        words.insert(0, detail.get("reason"))
-        body.wait = body.wait or _text(detail.get("retryDelay"))
-        violations = detail.get("violations")
-        for violation in violations if isinstance(violations, list) else ():
-            if isinstance(violation, Mapping) and (quota := _text(violation.get("quotaId"))):
-                body.quota_ids.append(quota.lower())
-
-
-def _first(content: Any) -> Any:
-    """Take the first object of a list; anything else as it is."""
-    return next((item for item in content if isinstance(item, Mapping)), None) if isinstance(content, list) else content
-
-
-def _decoded(content: Any) -> Any:
-    if isinstance(content, bytes | bytearray):
-        content = bytes(content[:_MOST_TEXT]).decode("utf-8", "replace")
-    if isinstance(content, str) and content.lstrip()[:1] in {"{", "["} and len(content) <= _MOST_TEXT:
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError):
-            return content
-    return content
+    evidence.request_id = scalar(meta.get("RequestId"))
 
 
 def _get(value: Any, name: str) -> Any:
@@ -312,30 +230,6 @@ def _get(value: Any, name: str) -> Any:
         return getattr(value, name, None)
     except Exception:
         return None
-
-
-def _dig(value: Mapping[str, Any], *names: str) -> Any:
-    found: Any = value
-    for name in names:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
-
-
-def _text(value: Any) -> str | None:
-    """Take a machine-readable scalar as text; an empty or composite one is nothing."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    return str(value) or None
-
-
-def _number_in(word: Any) -> int | None:
-    if isinstance(word, int) and not isinstance(word, bool):
-        return word
-    return int(word) if isinstance(word, str) and word.isdecimal() and len(word) == 3 else None
-
-
-def _is_status(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 999
 
 
 def _lower(headers: Any) -> dict[str, str]:

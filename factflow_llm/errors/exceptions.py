@@ -54,15 +54,23 @@ class BadResponseError(FactflowLLMError):
         status_code: the HTTP status that came with it.
         body: what came instead of an answer (decoded JSON or text); never shown, it may hold user text.
         headers: the HTTP response headers.
+        in_stream: it came after an answer had begun.
     """
 
     reason = ErrorReason.BAD_RESPONSE
 
     def __init__(
-        self, message: str, *, status_code: int = 200, body: Any = None, headers: Mapping[str, str] | None = None
+        self,
+        message: str,
+        *,
+        status_code: int = 200,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        in_stream: bool = False,
     ) -> None:
         super().__init__(message)
         self.status_code = status_code
+        self.in_stream = in_stream
         self.body = body
         self.headers = dict(headers or {})
 

@@ -247,7 +247,53 @@ _CODES: dict[R, str] = {
         """,
 }
 
-CODES: dict[str, R] = {squash(word): reason for reason, words in _CODES.items() for word in words.split()}
+_NUMBERS: dict[str, dict[R, str]] = {
+    "base_resp": {  # MiniMax
+        R.QUOTA: "1008",
+        R.DAILY_QUOTA: "1028 1030 2056",
+        R.RATE_LIMIT: "1002 1039 1041 2045",
+        R.AUTHENTICATION: "1004 2049",
+        R.PERMISSION: "2042 2061",
+        R.TIMEOUT: "1001",
+        R.SERVER: "1000 1013 1024 1033",
+        R.CONTENT_FILTER: "1026 1027",
+        R.INVALID_REQUEST: "1042 1043 2013 2015 2037",
+    },
+    "error_code": {  # Qianfan
+        R.QUOTA: "19",
+        R.DAILY_QUOTA: "17",
+        R.RATE_LIMIT: "4 18 336501 336502 336503 336504 336505",
+        R.AUTHENTICATION: "13 14 100 110 111",
+        R.PERMISSION: "6",
+        R.NOT_FOUND: "3",
+        R.OVERLOADED: "2 336100",
+        R.SERVER: "1 15 336000",
+        R.CONTEXT_LENGTH: "336007 336103",
+        R.INVALID_REQUEST: "336001 336002 336003 336004 336005 336006 336101 336102 336104 336105 336106",
+    },
+    "code": {  # Zhipu; four digits
+        R.QUOTA: "1113 1112 1121 1309",
+        R.DAILY_QUOTA: "1304 1308 1310",
+        R.RATE_LIMIT: "1302 1303 1305",
+        R.OVERLOADED: "1312",
+        R.AUTHENTICATION: "1000 1001 1002 1003 1004 1110 1111",
+        R.PERMISSION: "1220 1311",
+        R.NOT_FOUND: "1211 1221 1222",
+        R.SERVER: "1120 1230 1234",
+        R.CONTEXT_LENGTH: "1261",
+        R.CONTENT_FILTER: "1301",
+        R.INVALID_REQUEST: "1210 1212 1213 1214 1215",
+    },
+}
+"""Reason by a vendor's own number, under the name of the field that holds it: the same number says other things
+elsewhere."""
+
+CODES: dict[str, R] = {squash(word): reason for reason, words in _CODES.items() for word in words.split()} | {
+    squash(f"{name}{number}"): reason
+    for name, by_reason in _NUMBERS.items()
+    for reason, numbers in by_reason.items()
+    for number in numbers.split()
+}
 """Reason by machine code; it overrides the status."""
 
 WEAK_CODES = {
