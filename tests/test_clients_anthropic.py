@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from factflow_llm.errors import ConfigurationError, InvalidRequestError
 from factflow_llm.types import ImagePart, Message, StreamChunk, TextPart, Tool, ToolCall, Usage
-from tests.faces import ANTHROPIC, ANTHROPIC_STREAM, anthropic_answer
-from tests.loopback import Asked, Events, Loopback, Reply
+from tests.support.faces import ANTHROPIC, ANTHROPIC_STREAM, anthropic_answer
+from tests.support.loopback import Asked, Events, Loopback, Reply
 
 HELLO = [Message.user("hello")]
 OLD_SDK = "temperature" in inspect.signature(anthropic.AsyncAnthropic(api_key="k").messages.create).parameters

@@ -10,8 +10,8 @@ import pytest
 from factflow_llm.clients.azure import AzureOpenAIClient
 from factflow_llm.errors import ConfigurationError, LLMErrorClassification, classify_llm_error, get_error_metadata
 from factflow_llm.types import Message
-from tests.faces import AZURE, openai_answer
-from tests.loopback import Asked, Loopback, Reply
+from tests.support.faces import AZURE, openai_answer
+from tests.support.loopback import Asked, Loopback, Reply
 
 HELLO = [Message.user("hello")]
 

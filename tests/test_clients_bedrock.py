@@ -24,7 +24,7 @@ from factflow_llm.errors import (
     get_error_metadata,
 )
 from factflow_llm.protocols import EmbeddingClientProtocol
-from tests.loopback import Asked, Drop, Hang, Loopback, Reply
+from tests.support.loopback import Asked, Drop, Hang, Loopback, Reply
 
 if TYPE_CHECKING:
     from factflow_llm.types import EmbeddingResponse

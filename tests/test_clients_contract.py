@@ -37,8 +37,8 @@ from factflow_llm.types import (
     ToolCall,
     Usage,
 )
-from tests.faces import FACES, KEY, Face
-from tests.loopback import Drop, Events, Hang, Loopback, Reply
+from tests.support.faces import FACES, KEY, Face
+from tests.support.loopback import Drop, Events, Hang, Loopback, Reply
 
 HELLO = [Message.user("hello")]
 WEATHER = Tool("weather", "Tells the weather", {"type": "object", "properties": {"city": {"type": "string"}}})

@@ -20,8 +20,8 @@ from factflow_llm.errors import (
 from factflow_llm.protocols import EmbeddingClientProtocol
 from factflow_llm.ratelimit.client import RateLimitedEmbeddingClient
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
-from tests.faces import AWS, EMBEDDING_FACES, KEY, MINILM, EmbeddingFace
-from tests.loopback import Drop, Hang, Loopback, Reply
+from tests.support.faces import AWS, EMBEDDING_FACES, KEY, MINILM, EmbeddingFace
+from tests.support.loopback import Drop, Hang, Loopback, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -22,8 +22,8 @@ from factflow_llm.errors import (
 )
 from factflow_llm.protocols import EmbeddingClientProtocol
 from factflow_llm.types import FinishReason, ImagePart, Message, StreamChunk, TextPart, Tool, ToolCall, Usage
-from tests.faces import OPENAI, openai_answer, openai_chunk
-from tests.loopback import Asked, Events, Loopback, Reply, Scripted
+from tests.support.faces import OPENAI, openai_answer, openai_chunk
+from tests.support.loopback import Asked, Events, Loopback, Reply, Scripted
 
 HELLO = [Message.user("hello")]
 

@@ -1,6 +1,6 @@
 """What our clients add to the raw SDKs, counted in function calls: unlike time, those are the same on a busy machine.
 
-The benchmark ``python -m tests.benchmarks.clients`` measures the CPU.
+The benchmark ``python -m reports.benchmarks.clients`` measures the CPU.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.benchmarks.clients import AIMS, MODELS, contestants
-from tests.benchmarks.clients_server import running
+from reports.benchmarks.clients import AIMS, MODELS, contestants
+from reports.benchmarks.clients_server import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.benchmarks.clients import Ask
+    from reports.benchmarks.clients import Ask
 
 TIMES = 5
 

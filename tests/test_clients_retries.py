@@ -17,8 +17,8 @@ from factflow_llm.errors import (
     get_error_metadata,
 )
 from factflow_llm.ratelimit.config import RetryConfig
-from tests.faces import AWS, EMBEDDING_FACES, FACES, EmbeddingFace, Face
-from tests.loopback import Drop, Events, Hang, Loopback, Reply
+from tests.support.faces import AWS, EMBEDDING_FACES, FACES, EmbeddingFace, Face
+from tests.support.loopback import Drop, Events, Hang, Loopback, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.compiled import build, missing, modules
+from reports.compiled import build, missing, modules
 
 if TYPE_CHECKING:
     from pathlib import Path

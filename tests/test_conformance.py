@@ -9,7 +9,7 @@ from simulators.engine import simulate
 from simulators.provider import provider_names
 from simulators.scenario import Scenario, backlog
 from simulators.traces import synthesize
-from tests.production import run_in_production
+from tests.support.production import run_in_production
 
 SEEDS = range(20)
 Row = tuple[int, int, float, float, str, float, int, int, str]

@@ -48,7 +48,7 @@ from factflow_llm.errors import (
 )
 from factflow_llm.errors.metadata import REASONS
 from factflow_llm.signals import Axis, Outcome
-from tests.loopback import Drop, Events, Hang, Loopback, Reply
+from tests.support.loopback import Drop, Events, Hang, Loopback, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

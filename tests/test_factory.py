@@ -29,8 +29,8 @@ from factflow_llm import (
     WrongModelTypeError,
 )
 from factflow_llm.settings import ModelType
-from tests.faces import ANTHROPIC, AWS, EMBEDDING_FACES, OPENAI, Face
-from tests.loopback import Asked, Events, Loopback, Reply
+from tests.support.faces import ANTHROPIC, AWS, EMBEDDING_FACES, OPENAI, Face
+from tests.support.loopback import Asked, Events, Loopback, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,43 +5,43 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import simulators as sim
-from tests.golden import FOLDER, path, reports
+from reports import GOLDEN, ROOT
+from reports.presets import presets
 
-_ROOT = Path(__file__).parents[1]
-_REMEDY = "if the change is meant, run `python -m tests.golden --write` and review the diff"
+_REMEDY = "if the change is meant, run `python -m reports presets --write` and review the diff"
 
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, str]:
     """Compute all reports, here, once."""
-    return reports(jobs=1)
+    return presets(jobs=1)
 
 
 @pytest.mark.parametrize("preset", sim.provider_names())
 def test_reports_are_as_committed(preset: str, texts: dict[str, str]) -> None:
     """A change of behaviour shows as a change of text."""
-    assert path(preset).exists(), f"{preset} has no golden report; {_REMEDY}"
-    assert texts[preset] == path(preset).read_text(encoding="utf-8"), _REMEDY
+    file = GOLDEN / f"{preset}.txt"
+    assert file.exists(), f"{preset} has no golden report; {_REMEDY}"
+    assert texts[file.name] == file.read_text(encoding="utf-8"), _REMEDY
 
 
 def test_no_report_is_left_over() -> None:
     """Every committed report belongs to a preset."""
-    assert {file.stem for file in FOLDER.glob("*.txt")} == set(sim.provider_names())
+    assert {file.stem for file in GOLDEN.glob("*.txt")} == set(sim.provider_names())
 
 
 @pytest.mark.parametrize(("hash_seed", "jobs"), [("0", "1"), ("1", "2"), ("77", "2")])
 def test_the_same_seed_gives_the_same_bytes(hash_seed: str, jobs: str, texts: dict[str, str]) -> None:
     """Neither the hash seed nor the number of processes shows in a report."""
     printed = subprocess.run(
-        [sys.executable, "-m", "tests.golden", "--jobs", jobs],
-        cwd=_ROOT,
+        [sys.executable, "-m", "reports", "presets", "--jobs", jobs],
+        cwd=ROOT,
         env=os.environ | {"PYTHONHASHSEED": hash_seed},
         capture_output=True,
         check=True,
     ).stdout
-    assert printed.decode() == "".join(f"{preset}\n{text}" for preset, text in texts.items())
+    assert printed.decode() == "".join(f"{path}\n{text}" for path, text in texts.items())

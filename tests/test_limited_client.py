@@ -26,7 +26,7 @@ from factflow_llm.types import (
     TextPart,
     Usage,
 )
-from tests.virtual_loop import run_virtually
+from tests.support.virtual_loop import run_virtually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

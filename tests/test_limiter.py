@@ -24,7 +24,7 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, Permit
 from factflow_llm.signals import Axis, Change, Reason
 from factflow_llm.types import Usage
-from tests.virtual_loop import VirtualLoop, run_virtually
+from tests.support.virtual_loop import VirtualLoop, run_virtually
 
 
 class _StatusError(Exception):

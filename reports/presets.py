@@ -1,13 +1,9 @@
-"""Golden reports: each preset under each policy in one line of text, so that a change is reviewed as a diff.
-
-One file per preset stands beside this one. ``python -m tests.golden --write`` writes them anew.
-"""
+"""Each preset under each policy in one line of text, one file per preset, so that a change is reviewed as a diff."""
 
 from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 
 import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
@@ -15,8 +11,6 @@ from simulators.bythebook import by_the_book
 from simulators.parallel import World, make_worlds, processes
 from simulators.policies import Adaptive, Policy
 
-FOLDER = Path(__file__).parent
-SUITE = FOLDER / "suite" / "everybody.txt"
 SEED = 7
 # Callers who never pause, and a quota that is halved when everybody has settled.
 WORKLOAD = sim.backlog(workers=48, duration_s=240.0, input_tokens=1000.0, output_tokens=150.0, sigma=0.3)
@@ -29,21 +23,16 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-def reports(jobs: int | None = None) -> dict[str, str]:
-    """Return the text for each preset, computed in so many processes."""
+def presets(jobs: int | None = None) -> dict[str, str]:
+    """Return the text for each preset by its file's name, computed in so many processes."""
     scenarios = [sim.Scenario(WORKLOAD, name).at(120.0, quota=0.5, label="halved") for name in sim.provider_names()]
     worlds = make_worlds(scenarios, [SEED])
     with processes(jobs) as each:
         figures = list(each(partial(World.figures, policies=tuple(POLICIES.values())), worlds))
     return {
-        world.scenario.machine_spec.name: "".join(map(_line, POLICIES, rows))
+        f"{world.scenario.machine_spec.name}.txt": "".join(map(_line, POLICIES, rows))
         for world, rows in zip(worlds, figures, strict=True)
     }
-
-
-def path(preset: str) -> Path:
-    """Return where a preset's text stands."""
-    return FOLDER / f"{preset}.txt"
 
 
 def _line(policy: str, figures: dict[str, float]) -> str:

@@ -1,15 +1,15 @@
-"""Print the speed of limiter and engine as ratios measured in one run: ``python -m tests.benchmarks``.
+"""Print the speed of limiter and engine as ratios measured in one run: ``python -m reports.benchmarks``.
 
 Nothing asserts on time: machines differ, ratios hardly. Contestants take turns in every round and pay in CPU time of
-the process; least and median are printed. Clients and recorder are measured by ``python -m tests.benchmarks.clients``
-and ``python -m tests.benchmarks.recorder``.
+the process; least and median are printed. Clients and recorder are measured by ``python -m reports.benchmarks.clients``
+and ``python -m reports.benchmarks.recorder``.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import imports, loading, permits, scale, simulation, sweep
+from reports.benchmarks import imports, loading, permits, scale, simulation, sweep
 
 PARTS = {
     "simulation": simulation.main,
@@ -24,7 +24,7 @@ PARTS = {
 def main() -> None:
     """Measure what was asked for, by default everything."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m reports.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default: %(default)s)")

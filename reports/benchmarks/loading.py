@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from reports.benchmarks.measure import Contestant, ratio, show, take_turns, verdict
 from simulators.traces import read_trace
-from tests.benchmarks.measure import Contestant, ratio, show, take_turns, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable

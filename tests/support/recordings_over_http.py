@@ -25,7 +25,7 @@ from simulators.provider import Provider
 from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
 from simulators.server import running_server
 from simulators.traces import Recording, Trace, read_recording, synthesize
-from tests.recordings import MAX_TOKENS, NAMING
+from tests.support.recordings import MAX_TOKENS, NAMING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ The worlds are the ``bucket`` preset under 64 workers for half an hour, and two 
 * *SimPy*: a process per worker and per request, an event per waiting request, the same core, machine and retries, four
   figures noted; SimPy's own loop keeps time.
 
-``python -m tests.compiled FOLDER`` makes a folder in which all three use the compiled core.
+``python -m reports.compiled FOLDER`` makes a folder in which all three use the compiled core.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Ticket
 from factflow_llm.signals import Outcome, RateLimitSignal
+from reports.benchmarks.measure import Contestant, ratio, show, take_turns, verdict
 from simulators import engine as _engine
 from simulators.demand import calls
 from simulators.engine import simulate
@@ -36,7 +37,6 @@ from simulators.scenario import Backlog, Scenario, backlog
 from simulators.streams import Streams
 from simulators.traces import read_trace, synthesize
 from simulators.worlds import TRACES
-from tests.benchmarks.measure import Contestant, ratio, show, take_turns, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

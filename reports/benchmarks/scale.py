@@ -9,9 +9,9 @@ import resource
 import subprocess
 import sys
 
+from reports.benchmarks.measure import Contestant, show, take_turns, verdict
 from simulators.engine import simulate
 from simulators.scenario import Scenario, backlog
-from tests.benchmarks.measure import Contestant, show, take_turns, verdict
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 _PER_S = 10.0
@@ -30,7 +30,7 @@ def counted(attempts: int) -> int:
 def peak_bytes(attempts: int, collect: str) -> float:
     """Return bytes in use at most by a process that simulates so many attempts, frames included."""
     told = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.scale", str(attempts), collect],
+        [sys.executable, "-m", "reports.benchmarks.scale", str(attempts), collect],
         check=True,
         capture_output=True,
         text=True,

@@ -1,6 +1,6 @@
-"""The core compiled, with the tests beside it: ``python -m tests.compiled FOLDER`` builds both into a new folder.
+"""The core compiled, with the tests beside it: ``python -m reports.compiled FOLDER`` builds both into a new folder.
 
-There, ``python -m tests.benchmarks simulation`` and ``python -m pytest`` run on compiled modules. Needs a C compiler
+There, ``python -m reports.benchmarks simulation`` and ``python -m pytest`` run on compiled modules. Needs a C compiler
 and the headers of Python; the clone stays as it is.
 """
 
@@ -18,8 +18,10 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from reports import ROOT
+
 _SOURCES = ("factflow_llm", "simulators", "notebooks", "pyproject.toml", "README.md", ".gitignore")
+_BESIDE = ("tests", "reports")
 _ENVIRONMENT = {
     "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1",
     "CFLAGS": "-ffp-contract=off",  # no fused multiply-add: the same bits on every host
@@ -47,8 +49,8 @@ def missing() -> str | None:
 def build(folder: Path) -> None:
     """Build the compiled wheel from a copy of the sources, unpack it into ``folder``, and put the tests beside it."""
     copy = folder / "build"
-    for name in (*_SOURCES, "tests"):
-        source, target = ROOT / name, (folder if name == "tests" else copy) / name
+    for name in (*_SOURCES, *_BESIDE):
+        source, target = ROOT / name, (folder if name in _BESIDE else copy) / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
@@ -73,7 +75,7 @@ def build(folder: Path) -> None:
 
 def main() -> None:
     """Build into the folder that is named."""
-    parser = argparse.ArgumentParser(prog="python -m tests.compiled", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m reports.compiled", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where to; must not exist yet")
     folder = parser.parse_args().folder
     if folder.exists():

@@ -22,8 +22,8 @@ from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
 from simulators.scenario import Scenario
 from simulators.streams import Streams
 from simulators.traces import Recording, Trace, read_recording, synthesize
-from tests.production import SimulatedClient, SimulatedError
-from tests.virtual_loop import run_virtually
+from tests.support.production import SimulatedClient, SimulatedError
+from tests.support.virtual_loop import run_virtually
 
 if TYPE_CHECKING:
     from pathlib import Path

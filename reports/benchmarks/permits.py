@@ -12,9 +12,9 @@ from aiolimiter import AsyncLimiter
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
 from factflow_llm.types import Usage
-from tests.benchmarks.clients import raw_openai
-from tests.benchmarks.clients_server import running
-from tests.benchmarks.measure import Contestant, in_loop, ratio, show, take_turns, verdict
+from reports.benchmarks.clients import raw_openai
+from reports.benchmarks.clients_server import running
+from reports.benchmarks.measure import Contestant, in_loop, ratio, show, take_turns, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable

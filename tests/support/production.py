@@ -20,7 +20,7 @@ from simulators.neighbours import Traffic
 from simulators.provider import Call, ProviderMachine, Verdict
 from simulators.scenario import Backlog, Scenario
 from simulators.streams import Streams
-from tests.virtual_loop import run_virtually
+from tests.support.virtual_loop import run_virtually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

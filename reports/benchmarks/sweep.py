@@ -1,4 +1,4 @@
-"""A sweep of 500 short runs on all cores, beside the same sweep in one process: ``python -m tests.benchmarks sweep``.
+"""A sweep of 500 short runs on all cores, beside the same sweep in one process: ``python -m reports.benchmarks sweep``.
 
 Efficiency is the time of one process over that of all, times their number; on the wall, for idling is what is to be
 seen. Processes are started and warmed up before the clock starts, as they stay for all sweeps of a notebook. On a busy
@@ -18,9 +18,9 @@ import joblib
 
 import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
+from reports.benchmarks.measure import verdict
 from simulators.parallel import World, make_worlds, processes
 from simulators.policies import as_policy
-from tests.benchmarks.measure import verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.benchmarks.measure import Spent, ratio, show, verdict
+from reports.benchmarks.measure import Spent, ratio, show, verdict
 
 _TIMED = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
 

@@ -12,7 +12,7 @@ from factflow_llm.clients.azure import AzureOpenAIClient
 from factflow_llm.clients.bedrock import BedrockEmbeddingClient
 from factflow_llm.clients.huggingface import HuggingFaceEmbeddingClient
 from factflow_llm.clients.openai import OpenAIClient
-from tests.loopback import Asked, Reply
+from tests.support.loopback import Asked, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

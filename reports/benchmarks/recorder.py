@@ -1,4 +1,4 @@
-"""What recording costs the caller, against writing the same row in place: ``python -m tests.benchmarks.recorder``."""
+"""What recording costs the caller, against writing the same row in place: ``python -m reports.benchmarks.recorder``."""
 
 from __future__ import annotations
 

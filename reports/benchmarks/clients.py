@@ -1,4 +1,4 @@
-"""What our clients cost above the raw SDK, in CPU on the loopback: ``python -m tests.benchmarks.clients``.
+"""What our clients cost above the raw SDK, in CPU on the loopback: ``python -m reports.benchmarks.clients``.
 
 The server is another process; what is counted is this process's CPU per call, and per chunk of a stream. All take short
 turns, again and again, so that a busy machine hits all alike. Told are the best tenth of the turns, for other processes
@@ -6,7 +6,7 @@ can only add to a turn's CPU (they take its caches), and beside it the median; o
 
 litellm allows no openai 3, so it has its place in an environment of its own, where all the others run beside it:
 
-    python -m venv V && V/bin/pip install litellm anthropic && V/bin/python -m tests.benchmarks.clients
+    python -m venv V && V/bin/pip install litellm anthropic && V/bin/python -m reports.benchmarks.clients
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from factflow_llm import (
     OpenAIClient,
     RateLimitedClient,
 )
-from tests.benchmarks.clients_server import CHUNKS, running
+from reports.benchmarks.clients_server import CHUNKS, running
 
 Ask = Callable[[bool], Awaitable[str]]
 """Ask once, streamed or not, and return the text."""

@@ -1,16 +1,15 @@
 """How well calibration does: hidden random providers, told from recordings made by production code, against the truth.
 
 Recordings are made in virtual time: production client, limiter and recorder on an event loop whose clock jumps, before
-the very machine that decides behind the HTTP face. ``python -m tests.calibrated --write`` makes forty of half an hour
-and writes ``tests/golden/calibration/hidden.txt``, the same on every host. With ``--over-http`` the real SDK asks real
-servers in real time: recordings of one to three minutes, no two runs the same.
+the very machine that decides behind the HTTP face: forty of half an hour, the same on every host (``hidden``). Over
+HTTP the real SDK asks real servers in real time: recordings of one to three minutes, no two runs the same
+(``over_http``).
 
 The calibrator was made on other seeds; docs/calibration.md says which.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -28,9 +27,9 @@ from simulators.calibration.evidence import Evidence
 from simulators.calibration.replay import verdicts
 from simulators.policies import RetryOnly
 from simulators.quotas import FixedWindow, Quota, Slots
-from tests.golden import FOLDER
-from tests.recordings import hidden, record
-from tests.recordings_over_http import hidden_over_http, record_over_http
+from tests.support.recordings import hidden as hidden_provider
+from tests.support.recordings import record
+from tests.support.recordings_over_http import hidden_over_http, record_over_http
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from simulators.provider import Provider
     from simulators.traces import Recording
 
-GOLDEN = FOLDER / "calibration" / "hidden.txt"
-OVER_HTTP = FOLDER / "calibration" / "over-http.txt"
 SEEDS = range(7000, 7040)
 SEEDS_OVER_HTTP = range(6100, 6136)
 UNTIL_S = 1080.0
@@ -111,7 +108,7 @@ class Judgement:
 
 def judge(seed: int) -> Judgement:
     """Make a recording of a hidden provider in virtual time, and judge how well calibration tells the provider."""
-    provider, trace, limited = hidden(seed)
+    provider, trace, limited = hidden_provider(seed)
     with tempfile.TemporaryDirectory() as folder:
         recording = record(provider, trace, Path(folder) / f"hidden-{seed}.jsonl", limited=limited, seed=seed)
     return judged_by(seed, provider, recording, float(trace.arrival_s[0]), UNTIL_S, limited=limited)
@@ -233,19 +230,32 @@ def rate(quota: Quota) -> float:
     return quota.limit if isinstance(quota, Slots) else quota.limit / quota.per_s
 
 
+def hidden(jobs: int | None = None) -> dict[str, str]:
+    """Return the report by its file's name, of providers in virtual time."""
+    return {"calibration/hidden.txt": report(_shown(judgements(jobs or -1)))}
+
+
+def over_http(jobs: int | None = None) -> dict[str, str]:
+    """Return the report by its file's name, of providers in real time; they mostly wait, so four run at a time."""
+    return {"calibration/over-http.txt": report(_shown(_each(judge_over_http, SEEDS_OVER_HTTP, jobs or 4)))}
+
+
 def judgements(jobs: int = -1) -> Iterator[Judgement]:
     """Judge all hidden providers, in order."""
     return _each(judge, SEEDS, jobs)
 
 
-def judgements_over_http(jobs: int) -> Iterator[Judgement]:
-    """Judge all hidden providers over HTTP, so many at a time: they mostly wait."""
-    return _each(judge_over_http, SEEDS_OVER_HTTP, jobs)
-
-
 def _each(judge_one: Callable[[int], Judgement], seeds: Iterable[int], jobs: int) -> Iterator[Judgement]:
     judged: Iterator[Judgement] = Parallel(n_jobs=jobs, return_as="generator")(map(delayed(judge_one), seeds))
     return judged
+
+
+def _shown(judged: Iterable[Judgement]) -> list[Judgement]:
+    done = []
+    for each in judged:
+        sys.stderr.write(f"{each}\n")
+        done.append(each)
+    return done
 
 
 def table(judged: Iterable[Judgement]) -> pd.DataFrame:
@@ -312,26 +322,3 @@ def off(counts: pd.DataFrame, ours: str, theirs: str) -> pd.Series[float]:
 def in_all(counts: pd.DataFrame, ours: str, theirs: str) -> float:
     """Return how far the sum of one count is off that of the other."""
     return float(counts[ours].sum() / counts[theirs].sum() - 1)
-
-
-def main() -> None:
-    """Judge, print, and write if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m tests.calibrated", description=__doc__)
-    parser.add_argument("--over-http", action="store_true", help="in real time, with the real SDK before HTTP servers")
-    parser.add_argument("--jobs", type=int, help="how many at a time (default: one per core; over HTTP, 4)")
-    parser.add_argument("--write", action="store_true", help="write the report under tests/golden/calibration")
-    asked = parser.parse_args()
-    done = []
-    for each in judgements_over_http(asked.jobs or 4) if asked.over_http else judgements(asked.jobs or -1):
-        done.append(each)
-        sys.stderr.write(f"{each}\n")
-    text = report(done)
-    sys.stdout.write(text)
-    if asked.write:
-        golden = OVER_HTTP if asked.over_http else GOLDEN
-        golden.parent.mkdir(exist_ok=True)
-        golden.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -140,7 +140,7 @@ async def _serve() -> None:
 @contextlib.contextmanager
 def running() -> Iterator[str]:
     """Run the server in a process of its own; give its address."""
-    command = [sys.executable, "-m", "tests.benchmarks.clients_server"]
+    command = [sys.executable, "-m", "reports.benchmarks.clients_server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdin is not None

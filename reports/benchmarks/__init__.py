@@ -1,0 +1,1 @@
+"""How fast the parts are, beside others that do the same work."""
