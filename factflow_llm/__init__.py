@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     from factflow_llm.signals import Axis, RateLimitSignal, Reason
     from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
     from factflow_llm.types import (
+        AudioPart,
         CompletionResponse,
+        DocumentPart,
         EmbeddingResponse,
         FinishReason,
         ImagePart,
@@ -77,6 +79,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "AnthropicClient",
     "AttemptRow",
     "AttemptSink",
+    "AudioPart",
     "Axis",
     "AzureOpenAIClient",
     "BEDROCK_AVAILABLE",
@@ -88,6 +91,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "CompletionResponse",
     "ConfigurationError",
     "DeadlineExceededError",
+    "DocumentPart",
     "EmbeddingClientProtocol",
     "EmbeddingResponse",
     "ErrorMetadata",
@@ -184,7 +188,9 @@ _HOMES = {
         "settings": ("LLMConfig", "LLMProviderConfig"),
         "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),
         "types": (
+            "AudioPart",
             "CompletionResponse",
+            "DocumentPart",
             "EmbeddingResponse",
             "FinishReason",
             "ImagePart",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from factflow_llm.errors import ConfigurationError, InvalidRequestError
-from factflow_llm.types import ImagePart, Message, TextPart, Tool
+from factflow_llm.types import ImagePart, Message, Part, TextPart, Tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -344,7 +344,7 @@ def _texts(messages: Iterable[Message], tools: Iterable[Tool]) -> Iterator[str]:
         yield f"{tool.name} {tool.description} {json.dumps(tool.parameters, default=dict)}"
 
 
-def _parts(message: Message) -> Sequence[TextPart | ImagePart]:
+def _parts(message: Message) -> Sequence[Part]:
     return (TextPart(message.content),) if isinstance(message.content, str) else message.content
 
 

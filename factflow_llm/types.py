@@ -7,10 +7,20 @@ Counts that a provider did not tell are ``None``, never 0.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic reads these annotations at run time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
+
+ToolChoice = str | Mapping[str, Any]
+"""``auto``, ``none``, ``required``, or the name of the tool to be called; a mapping is the provider's own words."""
+
+TOOL_CHOICES = frozenset({"auto", "none", "required"})
+
+Reasoning = int | str
+"""How much to think: an effort (``EFFORTS``), or a budget in tokens."""
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class Role(StrEnum):
@@ -32,20 +42,64 @@ class FinishReason(StrEnum):
     OTHER = "other"
 
 
+CacheMark = bool | Literal["5m", "1h"]
+"""A cache breakpoint: ``True`` for the provider's own lifetime, or the lifetime by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """A piece of text inside a message."""
+    """A piece of text inside a message; ``cache`` asks the provider to keep all up to and with this part."""
 
     text: str = field(repr=False)
+    cache: CacheMark = False
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An image inside a message: an https URL, or bytes with their media type (``image/png``)."""
+    """An image inside a message: an https URL, bytes with their media type (``image/png``), or a file's id.
+
+    Attributes:
+        detail: how closely to look, where the provider has a choice: ``low``, ``high``, ``auto``.
+        cache: asks the provider to keep all up to and with this part.
+    """
 
     url: str | None = field(default=None, repr=False)
     data: bytes | None = field(default=None, repr=False)
     media_type: str | None = None
+    detail: str | None = None
+    file_id: str | None = field(default=None, repr=False)
+    cache: CacheMark = False
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPart:
+    """A document inside a message: bytes with their media type, an https URL, or the id of a file uploaded before.
+
+    Attributes:
+        name: its file name or title.
+        citations: whether the model shall cite it, where the provider can.
+        cache: asks the provider to keep all up to and with this part.
+    """
+
+    data: bytes | None = field(default=None, repr=False)
+    url: str | None = field(default=None, repr=False)
+    file_id: str | None = field(default=None, repr=False)
+    media_type: str = "application/pdf"
+    name: str | None = field(default=None, repr=False)
+    citations: bool = False
+    cache: CacheMark = False
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPart:
+    """A recording inside a message: bytes with their media type (``audio/wav``, ``audio/mpeg``)."""
+
+    data: bytes = field(repr=False)
+    media_type: str = "audio/wav"
+
+
+Part = TextPart | ImagePart | DocumentPart | AudioPart | Mapping[str, Any]
+"""A piece of a message; a mapping is the provider's own words for one and goes out untouched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +121,18 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call; ``parameters`` is its JSON schema."""
+    """A function the model may call; ``parameters`` is its JSON schema.
+
+    Attributes:
+        strict: whether the provider must hold the arguments to the schema; ``None`` leaves it to the provider.
+        cache: asks the provider to keep all tools up to and with this one.
+    """
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool | None = None
+    cache: CacheMark = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,37 +166,39 @@ class Message:
     ``Role.TOOL`` answers the call named by ``tool_call_id``.
 
     Attributes:
+        is_error: on a tool's turn, whether the tool failed.
         reasoning: on an assistant's turn, what the model thought, in words; for reading, never sent by itself.
         provider_state: on an assistant's turn, what the provider that answered wants back with it.
     """
 
     role: Role
-    content: str | Sequence[TextPart | ImagePart] = field(default="", repr=False)
+    content: str | Sequence[Part] = field(default="", repr=False)
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    is_error: bool = False
     reasoning: str | None = field(default=None, repr=False)
     provider_state: ProviderState | None = field(default=None, repr=False)
 
     @classmethod
-    def system(cls, text: str) -> Message:
+    def system(cls, content: str | Sequence[Part]) -> Message:
         """Make a system turn."""
-        return cls(Role.SYSTEM, text)
+        return cls(Role.SYSTEM, content)
 
     @classmethod
-    def user(cls, content: str | Sequence[TextPart | ImagePart]) -> Message:
+    def user(cls, content: str | Sequence[Part]) -> Message:
         """Make a user's turn."""
         return cls(Role.USER, content)
 
     @classmethod
     def assistant(cls, text: str = "", *, tool_calls: tuple[ToolCall, ...] = ()) -> Message:
-        """Make an assistant's turn."""
+        """Make an assistant's turn; one that a client answered is ``response.message``."""
         return cls(Role.ASSISTANT, text, tool_calls=tool_calls)
 
     @classmethod
-    def tool(cls, text: str, *, tool_call_id: str) -> Message:
-        """Make the answer to a tool call."""
-        return cls(Role.TOOL, text, tool_call_id=tool_call_id)
+    def tool(cls, content: str | Sequence[Part], *, tool_call_id: str, is_error: bool = False) -> Message:
+        """Make the answer to a tool call: text, or parts with images and documents among them."""
+        return cls(Role.TOOL, content, tool_call_id=tool_call_id, is_error=is_error)
 
 
 @dataclass(frozen=True, slots=True)

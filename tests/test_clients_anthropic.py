@@ -158,7 +158,7 @@ def test_structured_output(wanted: Any) -> None:
     ("messages", "words"),
     [
         ([Message.system("x")], "holds only system turns"),
-        ([Message.user("x"), Message.assistant("")], r"messages\[1\] is empty"),
+        ([Message.user("x"), Message.user(" \n")], r"messages\[1\] is empty"),
         ([Message.assistant(tool_calls=(ToolCall("c", "f", "{oops"),))], r"messages\[0\]: the arguments of .*'f'"),
         ([Message.assistant(tool_calls=(ToolCall("c", "f", "[1]"),))], r"messages\[0\]: the arguments of .*'f'"),
     ],

@@ -169,7 +169,7 @@ CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "required":
         (CLOSED, True),
         (CLOSED | {"required": []}, False),
         ({"type": "object", "properties": {"a": CLOSED}}, False),
-        ({"type": "array", "items": CLOSED}, True),
+        ({"type": "array", "items": CLOSED}, False),
         (CLOSED | {"$defs": {"b": {"anyOf": [{"type": "object"}]}}}, False),
     ],
 )

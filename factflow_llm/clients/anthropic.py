@@ -29,6 +29,7 @@ from factflow_llm.clients.stainless import (
     raise_cut_stream,
     raise_unless_answer,
 )
+from factflow_llm.clients.turns import origin
 from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import CompletionResponse, StreamChunk, ToolCallDelta
 
@@ -95,6 +96,7 @@ class AnthropicClient(BaseLLMClient):
         self._sdk = anthropic
         self._client = anthropic.AsyncAnthropic(api_key=key, base_url=base_url, **wiring)
         self._owned = http_client is None
+        self.origin = origin("anthropic", self._client.base_url)
         # given with each call, lest the SDK refuse a long answer that is not streamed
         self._timeout = wiring["timeout"]
         self._create = self._client.messages.with_raw_response.create
@@ -106,7 +108,7 @@ class AnthropicClient(BaseLLMClient):
 
     def _request(self, call: Call) -> dict[str, Any]:
         check_options(call.options, accepted=self._accepted, sdk=f"anthropic {self._sdk.__version__}")
-        system, turns = say_messages(call.messages)
+        system, turns = say_messages(call.messages, self.origin)
         request: dict[str, Any] = {
             "model": self.model,
             "messages": turns,

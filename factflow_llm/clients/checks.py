@@ -13,7 +13,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from factflow_llm.errors import ConfigurationError, FactflowLLMError, InvalidRequestError
-from factflow_llm.types import ImagePart, Message, Role, TextPart, Tool, ToolCall
+from factflow_llm.types import (
+    EFFORTS,
+    TOOL_CHOICES,
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    Message,
+    Role,
+    TextPart,
+    Tool,
+    ToolCall,
+)
 
 _ROLES = frozenset(Role)
 _SPEAKERS = (Role.USER, Role.SYSTEM, Role.ASSISTANT)
@@ -115,7 +126,7 @@ def check_messages(messages: Any) -> None:
 
 def _is_plain(message: Any) -> bool:
     """Tell whether this is the usual turn, of which nothing more need be asked."""
-    if type(message) is not Message or message.tool_calls or message.role not in _SPEAKERS:
+    if type(message) is not Message or message.tool_calls or message.name or message.role not in _SPEAKERS:
         return False
     return type(message.content) is str and message.content.isascii()
 
@@ -136,58 +147,125 @@ def _check_message(message: Any, *, where: str) -> None:
             raise InvalidRequestError(
                 f"{where}.tool_calls[{index}] is of type {type(tool_call).__name__}: write ToolCall(id, name, …)"
             )
+    _check_texts((message.name, message.tool_call_id), where=where)
+    for index, tool_call in enumerate(message.tool_calls):
+        call = (tool_call.id, tool_call.name, tool_call.arguments)
+        _check_texts(call, where=f"{where}.tool_calls[{index}]")
     content: Any = message.content
     if isinstance(content, str):
-        _check_unicode(content, where=f"{where}.content")
+        check_unicode(content, where=f"{where}.content")
         return
-    if isinstance(content, bytes) or not isinstance(content, Sequence):
+    if isinstance(content, bytes | Mapping) or not isinstance(content, Sequence):
         raise InvalidRequestError(f"{where}.content is of type {type(content).__name__}: give a str or a list of parts")
     for index, part in enumerate(content):
-        if isinstance(part, ImagePart):
-            _check_image(part, role=message.role, where=f"{where}.content[{index}]")
-        elif not isinstance(part, TextPart) or not isinstance(part.text, str):
-            found = part.text if isinstance(part, TextPart) else part
-            raise InvalidRequestError(
-                f"{where}.content[{index}] is of type {type(found).__name__}: give TextPart(str) or ImagePart(…)"
-            )
-        else:
-            _check_unicode(part.text, where=f"{where}.content[{index}]")
+        _check_part(part, role=message.role, where=f"{where}.content[{index}]")
 
 
-def _check_unicode(text: str, *, where: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequestError(
-                f"{where} holds half a character at {error.start}: decode or cut the text by characters, "
-                "or mend it with text.encode(errors='replace').decode()"
-            ) from None
+def _check_texts(texts: Iterable[Any], *, where: str) -> None:
+    for text in texts:
+        if isinstance(text, str):
+            check_unicode(text, where=where)
+        elif text is not None:
+            raise InvalidRequestError(f"{where} holds a {type(text).__name__} where a str belongs")
 
 
-def _check_image(image: ImagePart, *, role: Role, where: str) -> None:
-    if role != Role.USER:
-        raise InvalidRequestError(f"{where} is an image in a turn of role {role!r}: only a user's turn can show images")
-    if (image.url is None) == (image.data is None):
-        raise InvalidRequestError(f"{where} must have either url or data")
-    if image.url is not None and not image.url.startswith(("https://", "http://")):
-        raise InvalidRequestError(f"{where}.url must begin with https://: give bytes as data= with media_type=")
-    if image.data is not None and not isinstance(image.data, bytes):
+def _check_part(part: Any, *, role: Role, where: str) -> None:
+    if isinstance(part, TextPart) and isinstance(part.text, str):
+        check_unicode(part.text, where=where)
+    elif _is_own_words(part):
+        check_unicode(part, where=where)
+    elif isinstance(part, ImagePart | DocumentPart):
+        _check_file(part, role=role, where=where)
+    elif isinstance(part, AudioPart):
+        _check_shown(part, role=role, where=where)
+        if not isinstance(part.data, bytes):
+            raise InvalidRequestError(f"{where}.data is of type {type(part.data).__name__}: give the bytes as read")
+    else:
+        found = part.text if isinstance(part, TextPart) else part
         raise InvalidRequestError(
-            f"{where}.data is of type {type(image.data).__name__}: give the image's bytes as read"
+            f"{where} is of type {type(found).__name__}: give TextPart(str), ImagePart(…), DocumentPart(…), "
+            "AudioPart(…), or the provider's own words as {'type': …}"
         )
-    if image.data is not None and not image.media_type:
+
+
+def _is_own_words(value: Any) -> bool:
+    """Tell whether this is a provider's own form of a part or a tool: a mapping that says its type."""
+    return isinstance(value, Mapping) and isinstance(value.get("type"), str)
+
+
+def check_unicode(value: Any, *, where: str) -> None:
+    """Raise an ``InvalidRequestError`` when a text, or one inside a mapping or a list, holds half a character."""
+    if isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidRequestError(
+                    f"{where} holds half a character at {error.start}: decode or cut the text by characters, "
+                    "or mend it with text.encode(errors='replace').decode()"
+                ) from None
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            check_unicode(name, where=f"a name in {where}")
+            check_unicode(inner, where=f"{where}[{name!r}]")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            check_unicode(inner, where=f"{where}[{index}]")
+
+
+def _check_shown(part: Any, *, role: Role, where: str) -> None:
+    if role not in {Role.USER, Role.TOOL}:
+        raise InvalidRequestError(
+            f"{where} is of type {type(part).__name__} in a turn of role {role!r}: only a user's turn can show images, "
+            "documents and recordings, or a tool's"
+        )
+
+
+def _check_file(part: ImagePart | DocumentPart, *, role: Role, where: str) -> None:
+    _check_shown(part, role=role, where=where)
+    if sum(source is not None for source in (part.url, part.data, part.file_id)) != 1:
+        raise InvalidRequestError(f"{where} must have either url or data or file_id")
+    if part.url is not None and not part.url.startswith(("https://", "http://")):
+        raise InvalidRequestError(f"{where}.url must begin with https://: give bytes as data= with media_type=")
+    if part.data is not None and not isinstance(part.data, bytes):
+        raise InvalidRequestError(f"{where}.data is of type {type(part.data).__name__}: give the file's bytes as read")
+    if part.data is not None and not part.media_type:
         raise InvalidRequestError(f"{where} has data but no media_type: write media_type='image/png'")
+    detail, name = getattr(part, "detail", None), getattr(part, "name", None)
+    _check_texts((part.url, part.file_id, part.media_type, detail, name), where=where)
 
 
 def check_tools(tools: Any) -> None:
-    """Raise an ``InvalidRequestError`` for anything but a list of ``Tool`` with names."""
-    if tools is not None and not isinstance(tools, Sequence):
+    """Raise an ``InvalidRequestError`` for anything but a list of ``Tool`` with names, or of providers' own tools."""
+    if tools is not None and (isinstance(tools, Mapping) or not isinstance(tools, Sequence)):
         raise InvalidRequestError(f"tools must be a list of Tool, not {type(tools).__name__}: write [Tool(name, …)]")
     for position, tool in enumerate(tools or ()):
+        where = f"tools[{position}]"
+        if _is_own_words(tool):
+            check_unicode(tool, where=where)
+            continue
         if not isinstance(tool, Tool) or not tool.name:
             found = "has no name" if isinstance(tool, Tool) else f"is of type {type(tool).__name__}"
-            raise InvalidRequestError(f"tools[{position}] {found}: write Tool(name, …)")
+            raise InvalidRequestError(f"{where} {found}: write Tool(name, …), or a provider's own as {{'type': …}}")
+        check_unicode((tool.name, tool.description, tool.parameters), where=where)
+
+
+def check_tool_choice(choice: Any, tools: Sequence[Any]) -> None:
+    """Raise an ``InvalidRequestError`` for a choice that is neither a word nor the name of a tool that was given."""
+    if choice is None or isinstance(choice, Mapping):
+        return
+    names = [tool.name if isinstance(tool, Tool) else tool.get("name") for tool in tools]
+    if not isinstance(choice, str) or (choice not in TOOL_CHOICES and choice not in names):
+        known = ", ".join(map(repr, [*sorted(TOOL_CHOICES), *filter(None, names)]))
+        raise InvalidRequestError(f"tool_choice={choice!r} names no tool: use one of {known}")
+
+
+def check_reasoning(reasoning: Any) -> None:
+    """Raise an ``InvalidRequestError`` for what is neither an effort nor a budget in tokens."""
+    if reasoning is not None and not _is_count(reasoning) and reasoning not in EFFORTS:
+        raise InvalidRequestError(
+            f"reasoning={reasoning!r} must be an effort ({', '.join(EFFORTS)}) or a budget in tokens from 1"
+        )
 
 
 def check_stop(stop: Any) -> list[str]:
@@ -198,6 +276,7 @@ def check_stop(stop: Any) -> list[str]:
     for text in stops:
         if not isinstance(text, str) or not text:
             raise InvalidRequestError(f"stop={stop!r}: give texts that are not empty; leave it out for none")
+        check_unicode(text, where="stop")
     return stops
 
 
@@ -239,6 +318,7 @@ def check_options(options: Mapping[str, Any], *, accepted: Iterable[str], sdk: s
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidRequestError(f"{name}={value!r} must be a finite number")
+        check_unicode(value, where=name)
 
 
 def check_texts(texts: Any) -> None:
@@ -250,4 +330,4 @@ def check_texts(texts: Any) -> None:
             raise InvalidRequestError(f"texts[{position}] is of type {type(text).__name__}, not str")
         if not text:
             raise InvalidRequestError(f"texts[{position}] is empty: no provider embeds an empty text; leave it out")
-        _check_unicode(text, where=f"texts[{position}]")
+        check_unicode(text, where=f"texts[{position}]")

@@ -35,6 +35,7 @@ from factflow_llm.clients.stainless import (
     raise_not_an_answer,
     raise_unless_answer,
 )
+from factflow_llm.clients.turns import origin
 from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import CompletionResponse, EmbeddingResponse, StreamChunk
 
@@ -69,6 +70,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         self._client = client
         self._target = target
         self._owned = owned
+        self.origin = origin("openai", client.base_url)
         self._chat = client.chat.completions.with_raw_response.create
         self._embeddings = client.embeddings.with_raw_response.create
         self._chat_options = accepted_options(self._chat)
@@ -81,7 +83,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
 
     def _request(self, call: Call) -> dict[str, Any]:
         check_options(call.options, accepted=self._chat_options, sdk=f"openai {self._sdk.__version__}")
-        request: dict[str, Any] = {"model": self._target, "messages": say_messages(call.messages)}
+        request: dict[str, Any] = {"model": self._target, "messages": say_messages(call.messages, self.origin)}
         if call.max_tokens is not None:
             request["max_completion_tokens" if self._reasons else "max_tokens"] = call.max_tokens
         if call.temperature is not None:

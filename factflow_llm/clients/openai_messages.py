@@ -11,9 +11,25 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from factflow_llm.clients.schemas import is_closed, strict_schema
+from factflow_llm.clients.schemas import model_schema, narrowed, obstacle, schema_name
+from factflow_llm.clients.turns import restore_chat_turn
 from factflow_llm.errors import InvalidRequestError
-from factflow_llm.types import FinishReason, ImagePart, Message, Role, TextPart, Tool, ToolCall, ToolCallDelta, Usage
+from factflow_llm.types import (
+    TOOL_CHOICES,
+    AudioPart,
+    DocumentPart,
+    FinishReason,
+    ImagePart,
+    Message,
+    Part,
+    Role,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
+    Usage,
+)
 
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -25,66 +41,167 @@ _FINISH_REASONS = {
 _NATIVE_FORMATS = frozenset({"text", "json_object", "json_schema"})
 
 
-def say_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Say checked messages in OpenAI's words."""
-    return [_say_message(message) for message in messages]
+def say_messages(messages: Sequence[Message], origin: str = "") -> list[dict[str, Any]]:
+    """Say checked messages in OpenAI's words.
+
+    Args:
+        messages: the conversation.
+        origin: whom they are for: only what came from there goes back as it came.
+
+    A tool's turn holds text alone here: its images and documents follow as a user's turn, after the last tool's.
+    """
+    said: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
+    for message in messages:
+        if shown and message.role != Role.TOOL:
+            said.append({"role": "user", "content": shown})
+            shown = []
+        if message.role == Role.TOOL:
+            said.append(_say_tool_result(message, shown))
+        elif message.role == Role.ASSISTANT:
+            said.append(_say_answer(message, origin))
+        else:
+            said.append(_named(message, {"role": str(message.role), "content": _say_content(message.content)}))
+    return [*said, {"role": "user", "content": shown}] if shown else said
 
 
-def _say_message(message: Message) -> dict[str, Any]:
-    content = message.content
-    said: dict[str, Any] = {
-        "role": str(message.role),
-        "content": content if isinstance(content, str) else [_say_part(part) for part in content],
-    }
-    if message.name:
-        said["name"] = message.name
-    if message.role == Role.TOOL:
-        said["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        said["content"] = said["content"] or None
-        said["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    return said
+def _named(message: Message, said: dict[str, Any]) -> dict[str, Any]:
+    return {**said, "name": message.name} if message.name else said
 
 
-def _say_part(part: TextPart | ImagePart) -> dict[str, Any]:
+def _say_content(content: str | Sequence[Part]) -> str | list[dict[str, Any]]:
+    """Say text or parts; parts without text are left out, since no server takes them."""
+    if isinstance(content, str):
+        return content
+    return [_say_part(part) for part in content if not isinstance(part, TextPart) or part.text] or ""
+
+
+def _say_answer(message: Message, origin: str) -> dict[str, Any]:
+    """Say an assistant's turn, with what the server that gave it wants back."""
+    content = _say_content(message.content)
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
+        for call in message.tool_calls
+    ]
+    said = _named(message, {"role": "assistant", "content": content or None if calls else content})
+    if calls:
+        said["tool_calls"] = calls
+    return restore_chat_turn(message, said, origin)
+
+
+def _arguments(call: ToolCall) -> str:
+    """Say a call's arguments; servers that parse them choke on an empty text."""
+    return call.arguments if call.arguments.strip() else "{}"
+
+
+def _say_tool_result(message: Message, shown: list[dict[str, Any]]) -> dict[str, Any]:
+    """Say a tool's turn; parts that are no text are put into ``shown``, behind a line that says whose they are."""
+    content = _say_content(message.content)
+    if not isinstance(content, str):
+        others = [part for part in content if part.get("type") != "text"]
+        content = [part for part in content if part.get("type") == "text"]
+        if others:
+            shown += [{"type": "text", "text": f"What the tool call {message.tool_call_id} returned:"}, *others]
+            content = content or "What it returned follows in the next turn."
+    if message.is_error:
+        content = f"Error: {content}" if isinstance(content, str) else [{"type": "text", "text": "Error:"}, *content]
+    return _named(message, {"role": "tool", "content": content, "tool_call_id": message.tool_call_id})
+
+
+def _say_part(part: Part) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
-    url = part.url or f"data:{part.media_type};base64,{b64encode(part.data or b'').decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
+    if isinstance(part, ImagePart):
+        return _say_image(part)
+    if isinstance(part, DocumentPart):
+        return _say_document(part)
+    if isinstance(part, AudioPart):
+        return {"type": "input_audio", "input_audio": {"data": _base64(part.data), "format": _audio_format(part)}}
+    return dict(part)
 
 
-def say_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
-    """Say tool definitions in OpenAI's words."""
-    functions = [
-        {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)} for tool in tools
-    ]
-    return [
-        {"type": "function", "function": {name: value for name, value in function.items() if value}}
-        for function in functions
-    ]
+def _base64(data: bytes | None) -> str:
+    return b64encode(data or b"").decode()
+
+
+def _say_image(image: ImagePart) -> dict[str, Any]:
+    if image.file_id is not None:
+        raise InvalidRequestError("an image by file_id: OpenAI's chat completions take url or data")
+    shown = {"url": image.url or f"data:{image.media_type};base64,{_base64(image.data)}"}
+    return {"type": "image_url", "image_url": shown | ({"detail": image.detail} if image.detail else {})}
+
+
+def _say_document(document: DocumentPart) -> dict[str, Any]:
+    if document.url is not None:
+        raise InvalidRequestError(
+            "a document by url: OpenAI's chat completions take data or file_id; fetch it and give its bytes as data="
+        )
+    if document.file_id is not None:
+        return {"type": "file", "file": {"file_id": document.file_id}}
+    extension = document.media_type.rpartition("/")[2].partition("+")[0]
+    return {
+        "type": "file",
+        "file": {
+            "filename": document.name or f"document.{'txt' if extension == 'plain' else extension}",
+            "file_data": f"data:{document.media_type};base64,{_base64(document.data)}",
+        },
+    }
+
+
+def _audio_format(audio: AudioPart) -> str:
+    """Name a recording as OpenAI does, ``wav`` or ``mp3``; other servers take more."""
+    kind = audio.media_type.partition(";")[0].rpartition("/")[2].removeprefix("x-")
+    return {"mpeg": "mp3", "wave": "wav"}.get(kind, kind)
+
+
+def say_tools(tools: Sequence[Tool | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Say tool definitions in OpenAI's words; a mapping is a tool of the provider's own and goes as it is."""
+    return [_say_tool(tool) if isinstance(tool, Tool) else dict(tool) for tool in tools]
+
+
+def _say_tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.strict:
+        narrow = narrowed(tool.parameters or {"type": "object", "properties": {}})
+        function["strict"] = obstacle(narrow) is None
+        function["parameters"] = narrow if function["strict"] else dict(tool.parameters)
+    elif tool.parameters:
+        function["parameters"] = dict(tool.parameters)
+    if tool.strict is False:
+        function["strict"] = False
+    return {"type": "function", "function": function}
+
+
+def say_tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+    """Say which tools may or must be called."""
+    if isinstance(choice, Mapping):
+        return dict(choice)
+    if choice in TOOL_CHOICES:
+        return choice
+    return {"type": "function", "function": {"name": choice}}
 
 
 def say_format(response_format: Any) -> dict[str, Any]:
     """Say a structured output in OpenAI's words.
 
-    A pydantic model becomes a strict schema. A JSON schema goes as it is, strict when each of its objects forbids
-    additional properties. OpenAI's own forms (``{"type": "json_object"}``…) pass untouched.
+    A pydantic model becomes a strict schema where it can. A JSON schema goes as it is, strict when it keeps OpenAI's
+    rules. OpenAI's own forms (``{"type": "json_object"}``…) pass untouched.
     """
     if isinstance(response_format, type) and issubclass(response_format, BaseModel):
-        name, schema, strict = response_format.__name__, strict_schema(response_format), True
+        name = response_format.__name__
+        schema, strict = model_schema(response_format)
     elif isinstance(response_format, Mapping):
         if response_format.get("type") in _NATIVE_FORMATS:
             return dict(response_format)
-        name, schema = str(response_format.get("title", "answer")), dict(response_format)
-        strict = is_closed(schema)
+        name, schema = response_format.get("title", "answer"), dict(response_format)
+        strict = obstacle(schema) is None
     else:
         raise InvalidRequestError(
             f"response_format is of type {type(response_format).__name__}: give a pydantic model class or a JSON schema"
         )
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": strict}}
+    return {"type": "json_schema", "json_schema": {"name": schema_name(name), "schema": schema, "strict": strict}}
 
 
 def read_finish(word: str | None, *, refused: bool) -> FinishReason | None:
