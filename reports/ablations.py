@@ -22,9 +22,9 @@ from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.mirror import Mirror
 from factflow_llm.ratelimit.sharing import Sharing
 from factflow_llm.ratelimit.slots import SlotRule
-from simulators.engine import simulate
-from simulators.policies import oracle
-from simulators.worlds import MeasuredWorld, random_worlds, suite
+from simulators.engine.simulate import simulate
+from simulators.policies.all_knowing import oracle
+from simulators.scenarios.worlds import MeasuredWorld, random_worlds, suite
 
 WORLDS = (
     "bucket-true", "bucket-absent", "burst-true", "fixed-10-true", "fixed-60-absent", "quantised-true", "sliding-true",

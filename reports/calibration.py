@@ -22,11 +22,11 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from factflow_llm.ratelimit.config import RetryConfig
-from simulators.calibrate import Calibration, calibrate
+from simulators.calibration.calibrate import Calibration, calibrate
 from simulators.calibration.evidence import Evidence
 from simulators.calibration.replay import verdicts
-from simulators.policies import RetryOnly
-from simulators.quotas import FixedWindow, Quota, Slots
+from simulators.policies.yardsticks import RetryOnly
+from simulators.providers.quotas import FixedWindow, Quota, Slots
 from tests.support.recordings import hidden as hidden_provider
 from tests.support.recordings import record
 from tests.support.recordings_over_http import hidden_over_http, record_over_http
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from simulators.calibration.validation import Validation
-    from simulators.policies import Policy
-    from simulators.provider import Provider
+    from simulators.policies.base import Policy
+    from simulators.providers.catalogue import Provider
     from simulators.traces import Recording
 
 SEEDS = range(7000, 7040)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import TYPE_CHECKING
 
 import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
-from simulators.bythebook import by_the_book
-from simulators.parallel import World, make_worlds, processes
-from simulators.policies import Adaptive, Policy
+from simulators.policies.by_the_book import by_the_book
+from simulators.policies.ours import Adaptive
+from simulators.studies.parallel import World, make_worlds, processes
+
+if TYPE_CHECKING:
+    from simulators.policies.base import Policy
 
 SEED = 7
 # Callers who never pause, and a quota that is halved when everybody has settled.

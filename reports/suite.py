@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulators.suite import contenders, run_suite, suite_report
+from simulators.studies.suite import contenders, run_suite, suite_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from simulators.policies import Policy
+    from simulators.policies.base import Policy
 
 SEEDS = 20
 

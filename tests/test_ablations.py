@@ -11,12 +11,12 @@ from factflow_llm.ratelimit import slots
 from reports import GOLDEN
 from reports.__main__ import differences
 from reports.ablations import ABLATIONS, ALL, Worth, ablations, measure
-from simulators.engine import simulate
-from simulators.latency import LatencyModel
-from simulators.provider import provider
-from simulators.scenario import Scenario
+from simulators.engine.simulate import simulate
+from simulators.providers.catalogue import provider
+from simulators.providers.latency import LatencyModel
+from simulators.scenarios.scenario import Scenario
+from simulators.scenarios.worlds import suite
 from simulators.traces import synthesize
-from simulators.worlds import suite
 
 
 @pytest.mark.parametrize(

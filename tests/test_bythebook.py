@@ -7,8 +7,8 @@ import math
 import pytest
 
 import simulators as sim
-from simulators.bythebook import by_the_book
-from simulators.provider import ProviderMachine
+from simulators.policies.by_the_book import by_the_book
+from simulators.providers.machine import ProviderMachine
 from simulators.streams import Streams
 
 

@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-import simulators as sim
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.recorder import AttemptRow, RowOutcome
 from factflow_llm.signals import Axis
 from reports.__main__ import differences
 from reports.calibration import compare, in_all, judgements, off, rate, rebased, report, shape, table
-from simulators.calibrate import Calibration, calibrate
 from simulators.calibration.answers import fit_whole_answers
+from simulators.calibration.calibrate import Calibration, calibrate
 from simulators.calibration.evidence import Evidence, currencies
 from simulators.calibration.findings import Finding, Known, roundest
 from simulators.calibration.habits import retry_after, wilson
 from simulators.calibration.replay import refusals, verdicts
 from simulators.calibration.search import judge
 from simulators.calibration.shapes import BucketShape, FixedShape, Ledger, Shape, SlidingShape, SlotsShape
-from simulators.catalogue import RetryAfter
-from simulators.faults import Refused
-from simulators.latency import Latency, LatencyModel
-from simulators.policies import RetryOnly
-from simulators.provider import Provider
-from simulators.quotas import Bucket, FixedWindow, Quota, Settlement, SlidingWindow, Slots
+from simulators.policies.yardsticks import RetryOnly
+from simulators.providers.calls import Settlement
+from simulators.providers.catalogue import Provider, RetryAfter
+from simulators.providers.faults import Refused
+from simulators.providers.latency import LatencyModel
+from simulators.providers.latency_draws import Latency
+from simulators.providers.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
 from simulators.streams import Streams
 from simulators.traces import synthesize
 from tests.support.recordings import MAX_TOKENS, record
@@ -390,14 +390,6 @@ def test_what_is_shown(refused: tuple[Provider, Trace, Recording], calibration: 
         assert "pinned down" in text
     assert value(calibration, "Retry-After") == "true, seconds"
     assert calibrate(refused[2], HALVES_S).report() == calibration.report(), "not repeatable"
-
-
-def test_the_face() -> None:
-    """``sim.calibrate`` is the function, though it shares its name with the file it lives in."""
-    import simulators.calibrate
-
-    assert simulators.calibrate is calibrate
-    assert sim.calibrate is calibrate
 
 
 @pytest.mark.parametrize(

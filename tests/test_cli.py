@@ -19,8 +19,8 @@ from factflow_llm.recorder import AttemptRow, Recorder, RowOutcome
 from factflow_llm.settings import LLMConfig
 from simulators.cli import notebooks
 from simulators.cli.app import app
-from simulators.comparison import HEADLINES
-from simulators.quotas import Bucket
+from simulators.providers.quotas import Bucket
+from simulators.studies.comparison import HEADLINES
 
 _ROOT = Path(__file__).parents[1]
 _AZURE = _ROOT.parent / "shared" / "traces" / "azure2023" / "AzureLLMInferenceTrace_code.csv"
@@ -406,7 +406,7 @@ def test_serve_runs_the_server_and_reports_on_the_client(monkeypatch: pytest.Mon
         asked.append((provider, options))
         return _Ended()
 
-    monkeypatch.setattr("simulators.server.serve", served)
+    monkeypatch.setattr("simulators.server.serving.serve", served)
     result = _run("serve", "--provider", "azure-30k", "--port", "9000", "--speed", "5", "--seed", "2")
     ((spec, options),) = asked
     assert spec == sim.provider("azure-30k")

@@ -10,8 +10,8 @@ import pytest
 import simulators as sim
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
-from simulators import parallel
-from simulators.comparison import HEADLINES, half_width, shown
+from simulators.studies import parallel
+from simulators.studies.comparison import HEADLINES, half_width, shown
 
 SCENARIO = sim.Scenario(sim.backlog(workers=16, duration_s=40.0), "bucket")
 POLICIES = {"ours": RateLimitConfig(), "fixed": sim.policies.fixed_rate(8.0), "oracle": sim.policies.oracle()}

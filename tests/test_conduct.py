@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulators.conduct import Asked, Conduct, Finding
+from simulators.server.conduct import Asked, Conduct, Finding
 
 REFUSED = Asked(0.0, "a", "POST /", 429, "rate_limit", retry_after_s=5.0)
 

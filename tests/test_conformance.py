@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
-from simulators.engine import simulate
-from simulators.provider import provider_names
-from simulators.scenario import Scenario, backlog
+from simulators.engine.simulate import simulate
+from simulators.providers.catalogue import provider_names
+from simulators.scenarios.scenario import Scenario, backlog
 from simulators.traces import synthesize
 from tests.support.production import run_in_production
 

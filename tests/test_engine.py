@@ -14,19 +14,20 @@ import pytest
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
-from simulators.engine import simulate
-from simulators.latency import LatencyModel
-from simulators.policies import fixed_rate, oracle, retry_only
-from simulators.provider import Provider, provider
-from simulators.quotas import Bucket, Slots
-from simulators.rows import ENDING_WORDS
-from simulators.scenario import Scenario, backlog
+from simulators.engine.rows import ENDING_WORDS
+from simulators.engine.simulate import simulate
+from simulators.policies.all_knowing import oracle
+from simulators.policies.yardsticks import fixed_rate, retry_only
+from simulators.providers.catalogue import Provider, provider
+from simulators.providers.latency import LatencyModel
+from simulators.providers.quotas import Bucket, Slots
+from simulators.scenarios.scenario import Scenario, backlog
 from simulators.traces import Trace, synthesize
 from simulators.traces.trace import TraceHeader
 
 if TYPE_CHECKING:
-    from simulators.ledger import Run
-    from simulators.result import SimResult
+    from simulators.engine.ledger import Run
+    from simulators.engine.result import SimResult
 
 SWIFT = LatencyModel(first_token_s=0.5, first_token_sigma=0.0, per_token_s=0.0)
 _DIGEST = """

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from factflow_llm.headers import parse_duration, parse_limits
 from factflow_llm.signals import Axis, AxisLimit
-from simulators.faces import Api, date_header, go_duration, limit_headers, shown_limits
+from simulators.providers.limit_headers import Api, date_header, go_duration, limit_headers, shown_limits
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from factflow_llm.signals import Axis
-from simulators.faults import Blind, Broken, Dripping, Fault, Refused, Stalled, incident
-from simulators.latency import LatencyModel
-from simulators.provider import Call, Provider, ProviderMachine, Verdict
-from simulators.quotas import Bucket, Settlement
+from simulators.providers.calls import Call, Settlement
+from simulators.providers.catalogue import Provider
+from simulators.providers.faults import Blind, Broken, Dripping, Fault, Refused, Stalled, incident
+from simulators.providers.latency import LatencyModel
+from simulators.providers.machine import ProviderMachine, Verdict
+from simulators.providers.quotas import Bucket
 from simulators.streams import Streams
 
 QUICK = LatencyModel(first_token_s=1, first_token_sigma=0, per_token_s=0.1, per_token_sigma=0)

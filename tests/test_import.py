@@ -172,7 +172,7 @@ def test_console_without_the_laboratory_says_how_to_get_it(
 
 def test_console_hides_no_fault_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A module of ours that is missing is a fault, not a missing extra."""
-    monkeypatch.setattr(_console.importlib, "import_module", _raising("simulators.engine"))
+    monkeypatch.setattr(_console.importlib, "import_module", _raising("simulators.engine.loop"))
     with pytest.raises(ModuleNotFoundError):
         _console.main()
 

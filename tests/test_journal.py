@@ -11,8 +11,8 @@ import pytest
 import simulators as sim
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
-from simulators import parallel
-from simulators.journal import Journal, opened
+from simulators.studies import parallel
+from simulators.studies.journal import Journal, opened
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulators.catalogue import provider
-from simulators.latency import Latency, LatencyModel, Load
+from simulators.providers.catalogue import provider
+from simulators.providers.latency import LatencyModel, Load
+from simulators.providers.latency_draws import Latency
 from simulators.streams import Streams
 
 

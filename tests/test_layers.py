@@ -59,8 +59,10 @@ def test_contracts_hold() -> None:
         ("factflow_llm/ratelimit/line.py", "from factflow_llm.ratelimit.limiter import Permit"),
         ("factflow_llm/errors/evidence.py", "from factflow_llm.ratelimit.config import RetryConfig"),
         ("factflow_llm/recorder.py", "from factflow_llm.ratelimit.core import LimiterCore"),
-        ("factflow_llm/settings.py", "from simulators.scenario import Scenario"),
+        ("factflow_llm/settings.py", "from simulators.scenarios.scenario import Scenario"),
         ("factflow_llm/tokens.py", "import numpy"),
+        ("simulators/streams.py", "from simulators.providers.calls import Call"),
+        ("simulators/engine/loop.py", "from simulators.engine.simulate import simulate"),
     ],
 )
 def test_contracts_notice(file: str, line: str, tmp_path: Path) -> None:

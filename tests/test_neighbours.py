@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
-from simulators.engine import simulate
-from simulators.neighbours import Neighbour, Traffic
-from simulators.policies import fixed_rate
-from simulators.provider import Call, ProviderMachine, RetryAfter, Verdict, provider
-from simulators.scenario import Scenario, backlog
+from simulators.engine.simulate import simulate
+from simulators.policies.yardsticks import fixed_rate
+from simulators.providers.catalogue import RetryAfter, provider
+from simulators.providers.machine import ProviderMachine, Verdict
+from simulators.scenarios.neighbours import Neighbour, Traffic
+from simulators.scenarios.scenario import Scenario, backlog
 from simulators.streams import Streams
 from tests.test_conformance import produced, simulated
+
+if TYPE_CHECKING:
+    from simulators.providers.calls import Call
 
 NOISY = Neighbour(requests_per_s=4.0, start_s=10.0, end_s=50.0)
 POLITE = NOISY.model_copy(update={"backs_off": True})

@@ -10,11 +10,13 @@ import pytest
 
 from factflow_llm.signals import Axis
 from simulators import policies
-from simulators.engine import simulate
-from simulators.latency import LatencyModel
-from simulators.provider import Call, Provider, ProviderMachine
-from simulators.quotas import Bucket, Estimate, FixedWindow, Quota, SlidingWindow, Slots
-from simulators.scenario import Scenario
+from simulators.engine.simulate import simulate
+from simulators.providers.calls import Call, Estimate
+from simulators.providers.catalogue import Provider
+from simulators.providers.latency import LatencyModel
+from simulators.providers.machine import ProviderMachine
+from simulators.providers.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
+from simulators.scenarios.scenario import Scenario
 from simulators.streams import Streams
 from simulators.traces import Mode, Trace, TraceHeader
 from simulators.traces.trace import generator

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from factflow_llm.ratelimit.line import Ticket
 from factflow_llm.signals import Outcome, RateLimitSignal
-from simulators import peers, rules
-from simulators.engine import simulate
-from simulators.peers.driving import finish
-from simulators.policies import Controller, oracle, retry_only
-from simulators.provider import ProviderMachine, provider
-from simulators.scenario import Scenario, backlog
+from simulators.engine.simulate import simulate
+from simulators.policies import peers, published
+from simulators.policies.all_knowing import oracle
+from simulators.policies.peers.driving import finish
+from simulators.policies.yardsticks import retry_only
+from simulators.providers.catalogue import provider
+from simulators.providers.machine import ProviderMachine
+from simulators.scenarios.scenario import Scenario, backlog
 from simulators.streams import Streams
+
+if TYPE_CHECKING:
+    from simulators.policies.base import Controller
 
 WORLD = Scenario(backlog(32, 300.0), "bucket", name="bucket")
 ABSENT = peers.absent_peers()
@@ -31,7 +37,10 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 EVERYBODY = [
     *(pytest.param(peer, id=peer.name, marks=needs(peer.name)) for peer in peers.PEERS),
-    *(pytest.param(make(), id=make().name) for make in (rules.netflix_aimd, rules.vector_arc, rules.polars)),
+    *(
+        pytest.param(make(), id=make().name)
+        for make in (published.netflix_aimd, published.vector_arc, published.polars)
+    ),
 ]
 
 
@@ -190,22 +199,22 @@ def test_tenacity_does_not_know_retry_after() -> None:
 
 def test_netflix_stays_within_its_bounds() -> None:
     """The limit lies between 20 and 200 and grows only while it is used."""
-    frame = simulate(WORLD, rules.netflix_aimd()).attempts
+    frame = simulate(WORLD, published.netflix_aimd()).attempts
     assert frame["concurrency"].between(20, 200).all()
-    few = simulate(Scenario(backlog(4, 60.0), "bucket"), rules.netflix_aimd()).attempts
+    few = simulate(Scenario(backlog(4, 60.0), "bucket"), published.netflix_aimd()).attempts
     assert (few["concurrency"] == 20).all()
 
 
 def test_vector_moves_at_most_once_per_round_trip() -> None:
     """From one call in flight the limit grows one by one, no faster than answers come."""
-    changes = simulate(Scenario(backlog(64, 30.0), "bucket"), rules.vector_arc()).limits
+    changes = simulate(Scenario(backlog(64, 30.0), "bucket"), published.vector_arc()).limits
     assert changes["new"].iloc[0] == 2
     assert (changes["time_s"].diff().dropna() > 0.5).all()
 
 
 def test_polars_falls_to_a_share_of_its_goodput() -> None:
     """The first refusal ends the search, and no rate afterwards is as high for half a minute."""
-    changes = simulate(Scenario(backlog(64, 40.0), "bucket"), rules.polars()).limits
+    changes = simulate(Scenario(backlog(64, 40.0), "bucket"), published.polars()).limits
     assert changes["new"].iloc[0] < changes["old"].iloc[0]
     assert changes["new"].max() < 64.0
 

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 import simulators as sim
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
-from simulators.planning import Plan, mean_load
 from simulators.plots.plans import plan_curve, plot_plan
-from simulators.quotas import Bucket
+from simulators.providers.quotas import Bucket
+from simulators.studies.planning import Plan, mean_load
 
 
 @pytest.fixture(scope="module")

@@ -20,18 +20,18 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.signals import Axis, Outcome, Reason
 from simulators import plots
 from simulators.calibration.validation import Validation
-from simulators.comparison import Comparison
 from simulators.plots import comparisons, look, series
 from simulators.plots.calibrations import calibration_ratios
-from simulators.tuning import Study
-from simulators.variation import Variation
+from simulators.studies.comparison import Comparison
+from simulators.studies.tuning import Study
+from simulators.studies.variation import Variation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from matplotlib.axes import Axes
 
-    from simulators.result import SimResult
+    from simulators.engine.result import SimResult
 
 WORKERS = 24
 TWO_EVENTS = (

@@ -12,12 +12,16 @@ from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import Line, Ticket
 from factflow_llm.signals import Change, Outcome, RateLimitSignal, Reason
-from simulators.engine import simulate
-from simulators.latency import LatencyModel
-from simulators.policies import Adaptive, Controller, Policy, as_policy, classic_aimd, fixed_rate, oracle, retry_only
-from simulators.provider import Provider, ProviderMachine, provider, provider_names
-from simulators.quotas import Slots
-from simulators.scenario import Scenario, backlog
+from simulators.engine.simulate import simulate
+from simulators.policies.all_knowing import oracle
+from simulators.policies.base import Controller, Policy
+from simulators.policies.ours import Adaptive, as_policy
+from simulators.policies.yardsticks import classic_aimd, fixed_rate, retry_only
+from simulators.providers.catalogue import Provider, provider, provider_names
+from simulators.providers.latency import LatencyModel
+from simulators.providers.machine import ProviderMachine
+from simulators.providers.quotas import Slots
+from simulators.scenarios.scenario import Scenario, backlog
 from simulators.streams import Streams
 
 BUSY = Scenario(backlog(64, 120.0), "bucket")

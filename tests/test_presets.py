@@ -9,11 +9,12 @@ import pytest
 import simulators
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
-from simulators.catalogue import Provider, provider, provider_names
-from simulators.faults import incident
-from simulators.parallel import quotas
-from simulators.provider import Call, ProviderMachine
+from simulators.providers.calls import Call
+from simulators.providers.catalogue import Provider, provider, provider_names
+from simulators.providers.faults import incident
+from simulators.providers.machine import ProviderMachine
 from simulators.streams import Streams
+from simulators.studies.parallel import quotas
 
 FOLDER = Path(simulators.__file__).parent / "presets"
 

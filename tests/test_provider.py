@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from factflow_llm.headers import parse_limits, parse_retry_after
 from factflow_llm.signals import Axis, AxisLimit
-from simulators.faces import Api
-from simulators.faults import Refused
-from simulators.latency import LatencyModel, Load
-from simulators.provider import Call, Compute, Provider, ProviderMachine, RetryAfter, Verdict, provider, provider_names
-from simulators.quotas import Bucket, FixedWindow, Refusal, Settlement, SlidingWindow, Slots
+from simulators.providers.calls import Call, Settlement
+from simulators.providers.catalogue import Compute, Provider, RetryAfter, provider, provider_names
+from simulators.providers.faults import Refused
+from simulators.providers.latency import LatencyModel, Load
+from simulators.providers.limit_headers import Api
+from simulators.providers.machine import ProviderMachine, Verdict
+from simulators.providers.quotas import Bucket, FixedWindow, Refusal, SlidingWindow, Slots
 from simulators.streams import Streams
 
 QUICK = LatencyModel(first_token_s=1, first_token_sigma=0, per_token_s=0.1, per_token_sigma=0)

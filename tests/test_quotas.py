@@ -10,19 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from factflow_llm.signals import Axis
-from simulators.quotas import (
-    Bucket,
-    Call,
-    CallKind,
-    Estimate,
-    FixedWindow,
-    Quota,
-    Ramp,
-    Settlement,
-    SlidingWindow,
-    Slots,
-    Utilisation,
-)
+from simulators.providers.calls import Call, CallKind, Estimate, Settlement
+from simulators.providers.quotas import Bucket, FixedWindow, Quota, Ramp, SlidingWindow, Slots, Utilisation
 
 WINDOWED: list[Quota] = [
     Bucket(limit=10, per_s=60),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from factflow_llm.ratelimit.config import RateLimitConfig
-from simulators.catalogue import RetryAfter
-from simulators.faults import Refused
-from simulators.latency import LatencyModel
-from simulators.provider import Provider
-from simulators.quotas import FixedWindow, Quota, SlidingWindow
-from simulators.scenario import Scenario
+from simulators.providers.catalogue import Provider, RetryAfter
+from simulators.providers.faults import Refused
+from simulators.providers.latency import LatencyModel
+from simulators.providers.quotas import FixedWindow, Quota, SlidingWindow
+from simulators.scenarios.scenario import Scenario
 from simulators.traces import synthesize
 from tests.test_conformance import produced, simulated
 

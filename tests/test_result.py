@@ -11,14 +11,15 @@ import pytest
 
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.signals import Axis, Reason
-from simulators.engine import simulate
-from simulators.latency import LatencyModel
-from simulators.policies import fixed_rate, oracle, retry_only
-from simulators.provider import Provider
-from simulators.quotas import Bucket
-from simulators.result import SimResult, jain_index
-from simulators.rows import ENDING_WORDS, OUTCOME_WORDS
-from simulators.scenario import Scenario, backlog
+from simulators.engine.result import SimResult, jain_index
+from simulators.engine.rows import ENDING_WORDS, OUTCOME_WORDS
+from simulators.engine.simulate import simulate
+from simulators.policies.all_knowing import oracle
+from simulators.policies.yardsticks import fixed_rate, retry_only
+from simulators.providers.catalogue import Provider
+from simulators.providers.latency import LatencyModel
+from simulators.providers.quotas import Bucket
+from simulators.scenarios.scenario import Scenario, backlog
 from simulators.traces import synthesize
 
 NAMES = [

@@ -11,8 +11,8 @@ import pytest
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
-from simulators.provider import provider
-from simulators.scenario import Scenario, backlog
+from simulators.providers.catalogue import provider
+from simulators.scenarios.scenario import Scenario, backlog
 from simulators.traces import synthesize
 
 

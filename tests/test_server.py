@@ -27,13 +27,15 @@ from factflow_llm import LLMClientFactory, LLMConfig, Message
 from factflow_llm.errors import ConfigurationError, ErrorReason, get_error_metadata
 from factflow_llm.headers import parse_limits
 from factflow_llm.signals import Axis
-from simulators.catalogue import Provider, provider
-from simulators.conduct import Finding
-from simulators.faults import Broken, Refused
-from simulators.latency import LatencyModel
-from simulators.provider import Call, ProviderMachine
-from simulators.quotas import Bucket, FixedWindow, Ramp, Refusal, Slots
-from simulators.server import FaultKind, ScriptedFault, SimulatedServer, running_server
+from simulators.providers.calls import Call
+from simulators.providers.catalogue import Provider, provider
+from simulators.providers.faults import Broken, Refused
+from simulators.providers.latency import LatencyModel
+from simulators.providers.machine import ProviderMachine
+from simulators.providers.quotas import Bucket, FixedWindow, Ramp, Refusal, Slots
+from simulators.server.app import FaultKind, ScriptedFault, SimulatedServer
+from simulators.server.conduct import Finding
+from simulators.server.serving import running_server
 from simulators.streams import Streams
 
 if TYPE_CHECKING:

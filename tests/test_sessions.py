@@ -8,12 +8,12 @@ import pytest
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from simulators import policies
-from simulators.demand import calls
-from simulators.engine import simulate
-from simulators.latency import LatencyModel
-from simulators.provider import Provider
-from simulators.quotas import Bucket
-from simulators.scenario import Scenario, backlog
+from simulators.engine.simulate import simulate
+from simulators.providers.catalogue import Provider
+from simulators.providers.latency import LatencyModel
+from simulators.providers.quotas import Bucket
+from simulators.scenarios.demand import calls
+from simulators.scenarios.scenario import Scenario, backlog
 from simulators.streams import Streams
 from simulators.traces import Mode, Trace, TraceHeader, synthesize
 from simulators.traces.trace import generator

@@ -7,9 +7,9 @@ import pytest
 from factflow_llm.ratelimit.aimd import RateRule
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.sharing import Sharing
-from simulators.engine import simulate
-from simulators.policies import oracle
-from simulators.worlds import suite
+from simulators.engine.simulate import simulate
+from simulators.policies.all_knowing import oracle
+from simulators.scenarios.worlds import suite
 
 
 def _after(climbs: list[float]) -> Sharing:

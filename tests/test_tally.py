@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from factflow_llm.errors import ConfigurationError
-from simulators import ledger
-from simulators.engine import simulate
-from simulators.policies import retry_only
-from simulators.rows import ATTEMPT, REQUEST, Columns
-from simulators.scenario import Scenario, backlog
-from simulators.tally import PERCENTS, Durations
+from simulators.engine import ledger
+from simulators.engine.rows import ATTEMPT, REQUEST, Columns
+from simulators.engine.simulate import simulate
+from simulators.engine.tally import PERCENTS, Durations
+from simulators.policies.yardsticks import retry_only
+from simulators.scenarios.scenario import Scenario, backlog
 from simulators.traces import synthesize
 
 MIXED = Scenario(synthesize(6.0, 120.0, cv=3.0, seed=5), "openai-tier-1").at(30, quota=0.5).impatient(0.2, 4.0)

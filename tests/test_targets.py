@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import pytest
 
-from simulators.policies import as_policy, retry_only
-from simulators.suite import missed, run_suite
-from simulators.worlds import Targets, absent_worlds, suite
+from simulators.policies.ours import as_policy
+from simulators.policies.yardsticks import retry_only
+from simulators.scenarios.worlds import Targets, absent_worlds, suite
+from simulators.studies.suite import missed, run_suite
 
 SEEDS = 8
 SHORT: dict[str, dict[str, float | None]] = {

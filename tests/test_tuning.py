@@ -14,7 +14,7 @@ import pytest
 import simulators as sim
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
-from simulators.tuning import SEARCH_SPACE
+from simulators.studies.tuning import SEARCH_SPACE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ def cpu_s(module: str) -> float:
 
 def main(rounds: int) -> None:
     """Measure and print."""
-    names = ("factflow_llm", "pydantic", "factflow_llm.ratelimit.limiter", "simulators.engine")
+    names = ("factflow_llm", "pydantic", "factflow_llm.ratelimit.limiter", "simulators.engine.loop")
     spent: Spent = {name: [] for name in names}
     for _ in range(rounds + 1):
         for name in names:

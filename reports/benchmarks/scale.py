@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from reports.benchmarks.measure import Contestant, show, take_turns, verdict
-from simulators.engine import simulate
-from simulators.scenario import Scenario, backlog
+from simulators.engine.simulate import simulate
+from simulators.scenarios.scenario import Scenario, backlog
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 _PER_S = 10.0

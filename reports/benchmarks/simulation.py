@@ -29,14 +29,15 @@ from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Ticket
 from factflow_llm.signals import Outcome, RateLimitSignal
 from reports.benchmarks.measure import Contestant, ratio, show, take_turns, verdict
-from simulators import engine as _engine
-from simulators.demand import calls
-from simulators.engine import simulate
-from simulators.provider import Call, ProviderMachine, Verdict
-from simulators.scenario import Backlog, Scenario, backlog
+from simulators.engine import loop as _engine
+from simulators.engine.simulate import simulate
+from simulators.providers.calls import Call
+from simulators.providers.machine import ProviderMachine, Verdict
+from simulators.scenarios.demand import calls
+from simulators.scenarios.scenario import Backlog, Scenario, backlog
+from simulators.scenarios.worlds import TRACES
 from simulators.streams import Streams
 from simulators.traces import read_trace, synthesize
-from simulators.worlds import TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

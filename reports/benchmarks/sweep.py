@@ -19,13 +19,13 @@ import joblib
 import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
 from reports.benchmarks.measure import verdict
-from simulators.parallel import World, make_worlds, processes
-from simulators.policies import as_policy
+from simulators.policies.ours import as_policy
+from simulators.studies.parallel import World, make_worlds, processes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from simulators.parallel import Each
+    from simulators.studies.parallel import Each
 
 RUNS = 500
 

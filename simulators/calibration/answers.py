@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simulators.latency import LatencyModel
+from simulators.providers.latency import LatencyModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

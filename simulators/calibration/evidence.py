@@ -12,7 +12,7 @@ import pandas as pd
 
 from factflow_llm.recorder import RowOutcome
 from factflow_llm.signals import Axis
-from simulators.quotas import Estimate, Settlement
+from simulators.providers.calls import Estimate, Settlement
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -11,9 +11,9 @@ import numpy as np
 from factflow_llm.recorder import RowOutcome
 from simulators.calibration.answers import fit_whole_answers
 from simulators.calibration.findings import Finding, Known
-from simulators.catalogue import RetryAfter
-from simulators.faults import Refused
-from simulators.latency import LatencyModel
+from simulators.providers.catalogue import RetryAfter
+from simulators.providers.faults import Refused
+from simulators.providers.latency import LatencyModel
 
 if TYPE_CHECKING:
     import pandas as pd

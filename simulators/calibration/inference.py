@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulators.calibration.evidence import Evidence, Floats
-    from simulators.quotas import Quota
+    from simulators.providers.quotas import Quota
 
 _FORGIVEN = 0.05  # while shapes are sought, a Retry-After may be off by this share
 _FORGIVEN_S = 0.01

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from simulators.quotas import Call, CallKind, Quota
+from simulators.providers.calls import Call, CallKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from simulators.calibration.evidence import Bools, Evidence, Floats
-    from simulators.meters import Meter
+    from simulators.providers.meters import Meter
+    from simulators.providers.quotas import Quota
 
 
 class Verdicts(NamedTuple):

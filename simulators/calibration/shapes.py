@@ -22,7 +22,7 @@ import numpy as np
 from typing_extensions import override
 
 from factflow_llm.signals import Axis
-from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
+from simulators.providers.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
 
 if TYPE_CHECKING:
     from simulators.calibration.evidence import Bools, Currency, Evidence, Floats, Integers

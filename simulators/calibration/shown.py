@@ -11,7 +11,7 @@ from simulators.calibration.evidence import currencies
 from simulators.calibration.findings import Finding, Known
 from simulators.calibration.replay import replayed
 from simulators.calibration.search import WINDOWS_S
-from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow
+from simulators.providers.quotas import Bucket, FixedWindow, Quota, SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

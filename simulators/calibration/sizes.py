@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from simulators.calibration.evidence import Bools
-    from simulators.quotas import Quota
+    from simulators.providers.quotas import Quota
 
 _SPANS_S = (60.0, 1.0, 3600.0, 86_400.0)
 _BURSTS_S = (60.0, 1.0, 10.0, 5.0, 20.0, 30.0)

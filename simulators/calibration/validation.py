@@ -12,14 +12,14 @@ import pandas as pd
 from factflow_llm.recorder import RowOutcome
 from simulators.calibration.evidence import Evidence
 from simulators.calibration.replay import refusals
-from simulators.engine import simulate
-from simulators.scenario import Scenario
+from simulators.engine.simulate import simulate
+from simulators.scenarios.scenario import Scenario
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
     from simulators.calibration.evidence import Floats
-    from simulators.catalogue import Provider
-    from simulators.policies import Policy
+    from simulators.policies.base import Policy
+    from simulators.providers.catalogue import Provider
     from simulators.traces import Recording
 
 _PERCENTS = (50, 95, 99)

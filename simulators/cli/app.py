@@ -75,7 +75,7 @@ def simulate(
       factflow-llm simulate requests.jsonl --policy limiter.toml --clients 3 --plot overview.png
     """
     from simulators.cli import inputs, outputs, reports
-    from simulators.parallel import World
+    from simulators.studies.parallel import World
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     workload = inputs.read_workload(trace, backlog, duration)
@@ -110,7 +110,7 @@ def replay(
       factflow-llm replay AzureLLMInferenceTrace_code.csv --provider openai-tier-3 --speed 10 --plot overview.png
     """
     from simulators.cli import inputs, outputs, reports
-    from simulators.parallel import World
+    from simulators.studies.parallel import World
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     asked = inputs.read_trace_window(trace, duration).sped_up(speed)
@@ -152,7 +152,7 @@ def compare(
     """
     import simulators as sim
     from simulators.cli import inputs, outputs, reports
-    from simulators.suite import run_suite
+    from simulators.studies.suite import run_suite
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     if suite:
@@ -361,10 +361,10 @@ def serve(
       OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=any python my_adapter.py
     """
     import simulators as sim
-    from simulators import server
     from simulators.cli.outputs import say
+    from simulators.server import serving
 
-    print(server.serve(sim.provider(provider), host=host, port=port, speed=speed, seed=seed, log=say).conduct)
+    print(serving.serve(sim.provider(provider), host=host, port=port, speed=speed, seed=seed, log=say).conduct)
 
 
 @app.command()

@@ -12,9 +12,9 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.recorder import RowOutcome
 from factflow_llm.tables import nearest
 from simulators import policies
-from simulators.bythebook import by_the_book
-from simulators.provider import ProviderMachine
-from simulators.scenario import Backlog, Scenario, backlog
+from simulators.policies.by_the_book import by_the_book
+from simulators.providers.machine import ProviderMachine
+from simulators.scenarios.scenario import Backlog, Scenario, backlog
 from simulators.streams import Streams
 from simulators.traces import TraceError, read_recording, read_trace, sample_trace
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import typer
 
-    from simulators.policies import Policy
+    from simulators.policies.base import Policy
     from simulators.traces import Trace
 
 SAMPLE = "sample"
@@ -104,7 +104,7 @@ def read_contenders(ctx: typer.Context, names: Sequence[str]) -> dict[str, Polic
     Raises:
         ConfigurationError: nobody in the suite has that name.
     """
-    from simulators.suite import contenders
+    from simulators.studies.suite import contenders
 
     everybody = contenders()
     source = ctx.get_parameter_source("policy")

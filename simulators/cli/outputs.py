@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from simulators.calibration.validation import Validation
-    from simulators.comparison import Comparison
-    from simulators.planning import Plan
-    from simulators.result import SimResult
+    from simulators.engine.result import SimResult
+    from simulators.studies.comparison import Comparison
+    from simulators.studies.planning import Plan
 
 _PICTURES = (".png", ".svg", ".pdf")
 _PIPE_WIDTH = 200

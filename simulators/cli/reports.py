@@ -9,30 +9,33 @@ import numpy as np
 import pandas as pd
 
 from simulators import policies as yardsticks
-from simulators.bythebook import ByTheBook, by_the_book
 from simulators.cli.outputs import print_json, records, say, show
-from simulators.comparison import HEADLINES
-from simulators.parallel import World, quotas
-from simulators.peers import absent_peers
-from simulators.policies import Adaptive
-from simulators.provider import Call, ProviderMachine, provider, provider_names
-from simulators.scenario import Backlog, Scenario
+from simulators.policies.by_the_book import ByTheBook, by_the_book
+from simulators.policies.ours import Adaptive
+from simulators.policies.peers import absent_peers
+from simulators.providers.calls import Call
+from simulators.providers.catalogue import provider, provider_names
+from simulators.providers.machine import ProviderMachine
+from simulators.scenarios.scenario import Backlog, Scenario
+from simulators.scenarios.worlds import absent_worlds
 from simulators.streams import Streams
-from simulators.suite import absent_worlds, suite_report
+from simulators.studies.comparison import HEADLINES
+from simulators.studies.parallel import World, quotas
+from simulators.studies.suite import suite_report
 from simulators.traces.trace import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from simulators.calibrate import Calibration
+    from simulators.calibration.calibrate import Calibration
     from simulators.calibration.validation import Validation
-    from simulators.comparison import Comparison
-    from simulators.planning import Plan
-    from simulators.policies import Policy
-    from simulators.result import SimResult
+    from simulators.engine.result import SimResult
+    from simulators.policies.base import Policy
+    from simulators.studies.comparison import Comparison
+    from simulators.studies.planning import Plan
+    from simulators.studies.tuning import Study
     from simulators.traces import Trace
-    from simulators.tuning import Study
 
 
 def print_run(result: SimResult, best: SimResult, *, json: bool) -> None:

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from simulators.catalogue import Provider, provider, provider_names
 from simulators.dashboard.parameters import Value, changed, config_of, parameters
-from simulators.scenario import Backlog, Event, QuotaChange, Restart, Scenario, backlog
+from simulators.providers.catalogue import Provider, provider, provider_names
+from simulators.scenarios.scenario import Backlog, Event, QuotaChange, Restart, Scenario, backlog
 from simulators.traces import read_trace, sample_trace
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def code_of(catalogue: Catalogue, choices: Choices, name_trace: Callable[[], str
     ]
     imports = ["import simulators as sim", "from factflow_llm import RateLimitConfig"]
     if scenario.neighbours:
-        imports.append("from simulators.neighbours import Neighbour")
+        imports.append("from simulators.scenarios.neighbours import Neighbour")
     run = [f"seed={choices.seed}"] + ([f"clients={choices.clients}"] if choices.clients > 1 else [])
     lines = [
         *imports,

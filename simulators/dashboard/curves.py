@@ -12,7 +12,7 @@ from simulators.plots import look, series
 
 if TYPE_CHECKING:
     from factflow_llm.signals import Axis
-    from simulators.result import SimResult
+    from simulators.engine.result import SimResult
 
 Floats = npt.NDArray[np.float64]
 Line = tuple[Floats, Floats]

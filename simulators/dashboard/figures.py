@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from simulators.plots.look import percent, thousands
 
 if TYPE_CHECKING:
-    from simulators.result import SimResult
+    from simulators.engine.result import SimResult
 
 MORE_IS_BETTER = {
     "goodput_ratio": True,

@@ -33,8 +33,8 @@ from simulators.dashboard.view import MOST_PINS, RunView
 from simulators.dashboard.world import WorldControls
 
 if TYPE_CHECKING:
-    from simulators.result import SimResult
-    from simulators.scenario import Scenario
+    from simulators.engine.result import SimResult
+    from simulators.scenarios.scenario import Scenario
 
 _FOLLOWS_DRAG_S = 0.3
 _OFFER_S = 2.0

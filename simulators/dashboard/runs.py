@@ -9,18 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simulators.engine import simulate
-from simulators.policies import Adaptive, oracle
-from simulators.result import SimResult
+from simulators.engine.result import SimResult
+from simulators.engine.simulate import simulate
+from simulators.policies.all_knowing import oracle
+from simulators.policies.ours import Adaptive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
     from factflow_llm.ratelimit.line import Ticket
-    from simulators.policies import Controller, Policy
-    from simulators.provider import ProviderMachine
-    from simulators.scenario import Scenario
+    from simulators.policies.base import Controller, Policy
+    from simulators.providers.machine import ProviderMachine
+    from simulators.scenarios.scenario import Scenario
 
 
 class StoppedError(Exception):

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from simulators.comparison import half_width
 from simulators.plots import look
+from simulators.studies.comparison import half_width
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from simulators.comparison import Comparison
-    from simulators.tuning import Study
+    from simulators.studies.comparison import Comparison
+    from simulators.studies.tuning import Study
 
 _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LINEAR_BELOW = 0.02

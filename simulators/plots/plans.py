@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from simulators.planning import Plan
+    from simulators.studies.planning import Plan
 
 _SHORTEST_S, _LONGEST_S = 0.1, 3600.0
 _TICKS_S = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from factflow_llm.signals import Axis
+from simulators.engine.result import SimResult, jain_index
 from simulators.plots import look, series
-from simulators.result import SimResult, jain_index
 
 _ENOUGH = 0.9
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from simulators.provider import Provider
+    from simulators.providers.catalogue import Provider
     from simulators.traces import Recording, Trace
 
 

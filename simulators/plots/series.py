@@ -12,12 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from factflow_llm.signals import Axis, Outcome, Reason
-from simulators.provider import Provider, ProviderMachine
+from simulators.providers.machine import ProviderMachine
 from simulators.streams import Streams
 from simulators.traces import Recording
 
 if TYPE_CHECKING:
-    from simulators.result import SimResult
+    from simulators.engine.result import SimResult
+    from simulators.providers.catalogue import Provider
     from simulators.traces import Trace
 
 Floats = npt.NDArray[np.float64]

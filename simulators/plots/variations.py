@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from simulators.variation import Variation
+    from simulators.studies.variation import Variation
 
 _FIGURES: dict[str, tuple[str, Callable[..., str]]] = {
     "goodput_ratio": ("goodput ÷ oracle's", look.percent),

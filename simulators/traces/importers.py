@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
 from array import array
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from simulators.traces.recordings import REPLAYED, read_ours, read_parquet
-from simulators.traces.servegen import CHUNK, read_servegen
+from simulators.traces import formats
+from simulators.traces.recordings import read_ours, read_parquet
+from simulators.traces.servegen import read_servegen
 from simulators.traces.sessions import conversations, numbered
 from simulators.traces.source import MAX_ROWS, Source, count, known_count, parse_row, seconds, shown, wrong_time
 from simulators.traces.spans import read_spans
@@ -24,8 +21,6 @@ from simulators.traces.trace import UNKNOWN, Floats, Integers, Mode, Trace, Trac
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-_TOML = re.compile(r"#|\[+[\w.\"-]+\]+$|[\w.\"-]+\s*=")
 
 
 def read_trace(path: str | Path, *, seed: int = 0) -> Trace:
@@ -50,53 +45,32 @@ def read_trace(path: str | Path, *, seed: int = 0) -> Trace:
         first = next(source.lines(), None)
     if first is None:
         raise TraceError(f"{path}: the file is empty; a trace holds at least one request")
-    if CHUNK.fullmatch(first[1]):
+    if formats.SERVEGEN_CHUNK.fullmatch(first[1]):
         return read_servegen(path, seed)
     with Source(path) as source:
         return _recognised(source, first[1])(source)
 
 
 def _recognised(source: Source, first: str) -> Callable[[Source], Trace]:
-    known: tuple[_Format, ...]
+    known: tuple[formats.Format, ...]
     if first.lstrip()[:1] in ("{", "["):
-        known, what = _JSON, "keys"
+        known, what = formats.JSON, "keys"
         try:
             names = list(parse_row(source, 1, first))
         except TraceError:
             return read_spans
     else:
-        known, what = _CSV, "columns"
+        known, what = formats.CSV, "columns"
         names = field_names(first)
     for each in known:
         if each.needs <= set(names):
-            return each.read
+            return _READERS[each]
     nearest = max(known, key=lambda each: len(each.needs & set(names)) / len(each.needs))
     found = f"found {what} {', '.join(shown(name) for name in names[:10])}"
     if (lacking := sorted(nearest.needs - set(names))) and len(lacking) < len(nearest.needs):
         raise source.fault(f"looks like {nearest.name} but lacks {', '.join(lacking)}; {found}", 1)
-    formats = ", ".join(dict.fromkeys(each.name for each in (*_CSV, *_JSON)))
-    raise source.fault(f"not a trace of a known format ({formats}, ServeGen); {found}", 1)
-
-
-def seems(first: str) -> str:
-    """Say what a file that is no recording and begins with the line ``first`` seems to be, and what reads it."""
-    text = first.strip()
-    names: set[str] = set()
-    if text.startswith("{"):
-        with contextlib.suppress(ValueError, RecursionError):
-            names = set(json.loads(text))
-    elif text:
-        names = set(field_names(text))
-    for each in (*_JSON, *_CSV):
-        if each.needs <= names:
-            return f"it looks like a trace of requests ({each.name}); {REPLAYED}"
-    if CHUNK.fullmatch(first):
-        return f"it looks like a trace of requests (ServeGen); {REPLAYED}"
-    if text in ("{", "["):
-        return f"it looks like a JSON document; of those, OpenTelemetry spans are traces, and {REPLAYED}"
-    if _TOML.match(text):
-        return "it looks like TOML; a provider goes to --provider, the settings of a limiter to --policy"
-    return f"it begins with {shown(text[:40])}; give the first file that a Recorder wrote"
+    names_known = ", ".join(dict.fromkeys(each.name for each in _READERS))
+    raise source.fault(f"not a trace of a known format ({names_known}, ServeGen); {found}", 1)
 
 
 def _azure(source: Source) -> Trace:
@@ -320,28 +294,14 @@ def _name(source: Source) -> str:
     return source.path.name.split(".")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Format:
-    name: str
-    needs: frozenset[str]
-    read: Callable[[Source], Trace]
-
-
-def _format(name: str, needs: str, read: Callable[[Source], Trace]) -> _Format:
-    return _Format(name, frozenset(needs.split(",")), read)
-
-
-# The more specific of two formats that share names comes first.
-_CSV = (
-    _format("azure", "TIMESTAMP,ContextTokens,GeneratedTokens", _azure),
-    _format("burstgpt", "Timestamp,Request tokens,Response tokens", _burstgpt),
-    _format("tracelab", "session_id,round_idx,prefix_len,input_len,output_len,tool_wait_after_ms", _tracelab_table),
-)
-_JSON = (
-    _format("factflow", "trace_version", read_ours),
-    _format("tracelab", "session_id,round_index,timing_events,output_tokens", _tracelab_rounds),
-    _format("ragpulse", "timestamp,input_length,output_length,session_id", _ragpulse),
-    _format("mooncake", "timestamp,input_length,output_length", _mooncake),
-    _format("OpenTelemetry spans", "resourceSpans", read_spans),
-    _format("OpenTelemetry spans", "name,start_time,end_time,attributes", read_spans),
-)
+_READERS: dict[formats.Format, Callable[[Source], Trace]] = {
+    formats.AZURE: _azure,
+    formats.BURSTGPT: _burstgpt,
+    formats.TRACELAB_TABLE: _tracelab_table,
+    formats.OURS: read_ours,
+    formats.TRACELAB_ROUNDS: _tracelab_rounds,
+    formats.RAGPULSE: _ragpulse,
+    formats.MOONCAKE: _mooncake,
+    formats.SPAN_EXPORT: read_spans,
+    formats.SPAN_LINES: read_spans,
+}

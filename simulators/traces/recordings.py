@@ -13,6 +13,7 @@ import pandas as pd
 
 from factflow_llm.recorder import LIMIT_FIGURES, TIME_FIELDS, TOTALS, TRACE_VERSION, VALUE_FIELDS
 from factflow_llm.signals import Axis
+from simulators.traces.formats import REPLAYED, seems
 from simulators.traces.sessions import numbered
 from simulators.traces.source import (
     EXPANSION_FLOOR_BYTES,
@@ -42,7 +43,6 @@ TRACE_FIELDS = {
     "think_time_s": "think_time_s",
 }
 PARQUET_HEADER_KEY = b"factflow.trace"
-REPLAYED = "factflow-llm replay and sim.read_trace read those"
 _COUNT_FIELDS = {"attempt": "attempt"} | {
     name: VALUE_FIELDS[name]
     for name in ("input_tokens", "output_tokens", "max_tokens", "status", "in_flight", "queue_depth")
@@ -312,8 +312,6 @@ def _recording_header(source: Source, line: int, text: str) -> dict[str, Any]:
         header = _our_header(source, line, parse_row(source, line, text))
         if header.get("mode") == Mode.RECORDED and "rows_emitted" not in header:
             return header
-    from simulators.traces.importers import seems  # the formats know this one
-
     raise source.fault(f"not a recording ({TRACE_VERSION}): {seems(text)}", line)
 
 

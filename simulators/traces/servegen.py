@@ -7,12 +7,12 @@ parameters) and token distributions per 21,600 s window. Values are parsed as nu
 from __future__ import annotations
 
 import hashlib
-import re
 from math import gamma
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from simulators.traces.formats import SERVEGEN_CHUNK
 from simulators.traces.source import MAX_ROWS, MAX_TIME_S, Source, parse_json, shown
 from simulators.traces.trace import (
     MAX_TOKENS,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-CHUNK = re.compile(r"\d+(?:\.\d+)?,[^,]+,[^,]+,(?:Gamma|Weibull|),[^,]+,[^,]+")
 _MAX_DISTRIBUTION_CHARACTERS = 2**20
 # The published fits lie between 0.01 and 400; far beyond, intervals are all zero or all equal.
 _MIN_SHAPE = 1e-3
@@ -104,7 +103,7 @@ def _chunks(folder: Path) -> list[Path]:
 def _windows(source: Source) -> Iterator[_Window]:
     previous_s = -1.0
     for line, text, _ in source.lines():
-        if not CHUNK.fullmatch(text):
+        if not SERVEGEN_CHUNK.fullmatch(text):
             raise source.fault("not a ServeGen window (start_s, rate, cv, Gamma|Weibull|nothing, p1, p2)", line)
         start, rate, _cv, family, shape, _scale = text.split(",")
         try:

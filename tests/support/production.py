@@ -1,7 +1,7 @@
 """Production code in a simulated world: RateLimitedClient on a virtual clock, in front of a simulated provider.
 
-The counterpart of ``simulators/engine.py``: same scenario, same seed, but everything between caller and provider is
-what adapters run in production.
+The counterpart of ``simulators/engine/loop.py``: same scenario, same seed, but everything between caller and provider
+is what adapters run in production.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
 from factflow_llm.recorder import AttemptRow
 from factflow_llm.signals import Axis
 from factflow_llm.types import CompletionResponse, FinishReason, Message, StreamChunk, Usage
-from simulators.engine import _JITTERS, ANSWERED_AT_ONCE_S, _calls
-from simulators.neighbours import Traffic
-from simulators.provider import Call, ProviderMachine, Verdict
-from simulators.scenario import Backlog, Scenario
+from simulators.engine.loop import _JITTERS, ANSWERED_AT_ONCE_S
+from simulators.providers.machine import ProviderMachine, Verdict
+from simulators.scenarios import demand
+from simulators.scenarios.neighbours import Traffic
+from simulators.scenarios.scenario import Backlog, Scenario
 from simulators.streams import Streams
 from tests.support.virtual_loop import run_virtually
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from factflow_llm.ratelimit.config import RateLimitConfig
+    from simulators.providers.calls import Call
 
 _NAMED = {
     Axis.REQUESTS: ("requests", "requests per min (RPM)"),
@@ -109,7 +111,7 @@ async def _main(
     jitters = streams.stream("jitter", "uniform", _JITTERS)
     patience = streams.stream("patience", "uniform", 1)
     patience_left = streams.stream("patience length", "exponential", 1)
-    calls = _calls(scenario, streams)
+    calls = demand.calls(scenario, streams)
     tasks: set[asyncio.Task[None]] = set()
     over = asyncio.Event()
     limiters = [AdaptiveRateLimiter(config) for _ in range(clients)]

@@ -12,14 +12,14 @@ from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
 from factflow_llm.recorder import Recorder
 from factflow_llm.signals import Axis
 from factflow_llm.types import CompletionResponse, Message
-from simulators.catalogue import RetryAfter
-from simulators.demand import calls as calls_of
-from simulators.engine import _JITTERS
-from simulators.faults import Refused
-from simulators.latency import LatencyModel
-from simulators.provider import Call, Provider, ProviderMachine
-from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
-from simulators.scenario import Scenario
+from simulators.engine.loop import _JITTERS
+from simulators.providers.catalogue import Provider, RetryAfter
+from simulators.providers.faults import Refused
+from simulators.providers.latency import LatencyModel
+from simulators.providers.machine import ProviderMachine
+from simulators.providers.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
+from simulators.scenarios.demand import calls as calls_of
+from simulators.scenarios.scenario import Scenario
 from simulators.streams import Streams
 from simulators.traces import Recording, Trace, read_recording, synthesize
 from tests.support.production import SimulatedClient, SimulatedError
@@ -27,6 +27,8 @@ from tests.support.virtual_loop import run_virtually
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from simulators.providers.calls import Call
 
 MAX_TOKENS = 400
 NAMING = 0.7  # so many of the hidden providers name the dimension that refused

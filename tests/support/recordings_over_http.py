@@ -19,11 +19,10 @@ from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
 from factflow_llm.recorder import AttemptRow, AttemptSink, Recorder, RowOutcome
 from factflow_llm.signals import Axis
 from factflow_llm.types import Message
-from simulators.catalogue import RetryAfter
-from simulators.latency import LatencyModel
-from simulators.provider import Provider
-from simulators.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
-from simulators.server import running_server
+from simulators.providers.catalogue import Provider, RetryAfter
+from simulators.providers.latency import LatencyModel
+from simulators.providers.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
+from simulators.server.serving import running_server
 from simulators.traces import Recording, Trace, read_recording, synthesize
 from tests.support.recordings import MAX_TOKENS, NAMING
 

@@ -1,0 +1,159 @@
+"""Calibration: infer the provider behind a recording, say how sure that is, and measure the simulator's own error.
+
+::
+
+    recording = sim.read_recording("monday.jsonl")
+    calibration = sim.calibrate(recording, until_s=3600)
+    print(calibration.report())
+    print(calibration.validate().report())          # the rest of the recording, which the calibration has not seen
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from factflow_llm.errors import ConfigurationError
+from simulators.calibration import habits
+from simulators.calibration.evidence import Evidence
+from simulators.calibration.inference import infer
+from simulators.calibration.replay import verdicts
+from simulators.calibration.validation import Validation, validate
+from simulators.providers.catalogue import Provider
+from simulators.providers.limit_headers import Api, shown_axes
+from simulators.providers.quotas import Slots
+
+if TYPE_CHECKING:
+    from factflow_llm.ratelimit.config import RateLimitConfig
+    from simulators.calibration.findings import Finding
+    from simulators.policies.base import Policy
+    from simulators.traces import Recording
+
+
+@dataclass(frozen=True, repr=False)
+class Calibration:
+    """A provider inferred from a recording.
+
+    Attributes:
+        provider: the provider, to be simulated.
+        findings: every figure with its interval and how well it is identified.
+        recording: what it rests on.
+        until_s: the calibration has seen attempts sent before this moment.
+        delay_s: that had to be granted to the network.
+    """
+
+    provider: Provider
+    findings: tuple[Finding, ...]
+    recording: Recording = field(repr=False)
+    until_s: float
+    delay_s: float = 0.0
+
+    @property
+    def identified(self) -> bool:
+        """Whether any quota was reached, so that it could be told."""
+        return any(finding.name.endswith("window") for finding in self.findings)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the findings as a table."""
+        columns = ("value", "low", "high", "known", "note")
+        rows = [[getattr(finding, column) for column in columns] for finding in self.findings]
+        return pd.DataFrame(
+            rows, index=[finding.name for finding in self.findings], columns=list(columns), dtype=object
+        )
+
+    def validate(
+        self,
+        held_out: Recording | None = None,
+        policy: Policy | RateLimitConfig | None = None,
+        *,
+        seeds: int = 5,
+        clients: int = 1,
+    ) -> Validation:
+        """Replay a recording's demand in the simulator and measure the simulator's own error against what was recorded.
+
+        Args:
+            held_out: another recording of the same provider; by default the part of this one that calibration has not
+                seen.
+            policy: what the recorded clients ran; ``None`` means our limiter with its defaults.
+            seeds: worlds that are simulated.
+            clients: independent clients that were recorded.
+
+        Raises:
+            ConfigurationError: there is nothing the calibration has not seen.
+        """
+        recording = held_out or self.recording
+        since_s = self.until_s if held_out is None else 0.0
+        if not (recording.attempts["sent_s"] >= since_s).any():
+            msg = f"{recording.name}: calibration has seen all of it; give calibrate() an until_s, or another recording"
+            raise ConfigurationError(msg)
+        return validate(self.provider, self.delay_s, recording, since_s, policy, seeds, clients)
+
+    def report(self) -> str:
+        """Return all findings as text, one line each."""
+        seen = self.recording.attempts["sent_s"] < self.until_s
+        head = f"{self.recording.name}: {int(seen.sum())} attempts in {min(self.until_s, self._end_s):.0f} s"
+        return "\n".join([head, *(str(finding) for finding in self.findings)])
+
+    @property
+    def _end_s(self) -> float:
+        return float(self.recording.attempts["end_s"].max())
+
+    def __repr__(self) -> str:
+        return f"<Calibration {self.report()}>"
+
+    def _repr_html_(self) -> str:
+        table = self.frame().assign(interval=[finding.interval for finding in self.findings])
+        shown = table[["value", "interval", "known", "note"]].astype(str).to_html()
+        return f"<p><b>{html.escape(self.recording.name)}</b></p>{shown}"
+
+
+def calibrate(recording: Recording, until_s: float | None = None, *, name: str = "") -> Calibration:
+    """Infer the provider from what a recorder saw of it, and say how well each figure is known.
+
+    Quotas are told by their refusals: each kind of quota, replayed over the recorded sends, must admit what was
+    admitted and refuse what was refused, and the sizes at which it does are the interval. A quota that was never
+    reached cannot be told; then the findings say what is the least it can be. A refusal that named its dimension is
+    explained by quotas of that dimension only.
+
+    Args:
+        recording: attempts at one provider, one account, one model, by everybody who draws on the quota.
+        until_s: look at attempts sent before this moment only; the rest is for :meth:`Calibration.validate`.
+        name: of the provider.
+
+    Raises:
+        ConfigurationError: fewer than two attempts were sent.
+    """
+    attempts = recording.attempts
+    limit_s = float("inf") if until_s is None else until_s
+    seen = attempts[attempts["sent_s"] < limit_s]
+    if len(seen) < 2:
+        msg = (
+            f"{recording.name}: {len(seen)} attempts sent before {limit_s:g} s; calibration needs two at the very least"
+        )
+        raise ConfigurationError(msg)
+    evidence = Evidence.of(seen)
+    inferred = infer(evidence, seen)
+    evidence = replace(evidence, delay_s=inferred.delay_s)
+    said = verdicts(inferred.quotas, evidence)
+    heard, about_waits = habits.retry_after(evidence, said, all(isinstance(quota, Slots) for quota in inferred.quotas))
+    faults, about_errors = habits.errors(seen, inferred.unexplained)
+    latency, about_latency = habits.latency(seen)
+    spoken = str(seen["provider"].iloc[0])
+    api = Api(spoken) if spoken in set(Api) else Api.LOCAL
+    provider = Provider(
+        name=name or f"as in {recording.name}",
+        description=f"Calibrated from {recording.name}.",
+        api=api,
+        model=str(seen["model"].iloc[0]),
+        meters=inferred.quotas,
+        latency=latency,
+        retry_after=heard,
+        shows_limits=bool(shown_axes(api)) and any(str(column).endswith("_limit") for column in seen),
+        names_axis=bool(seen["axis"].notna().any() or not evidence.refused.any()),
+        faults=faults,
+    )
+    findings = (*inferred.findings, about_waits, *about_errors, *about_latency)
+    return Calibration(provider, findings, recording, limit_s, inferred.delay_s)

@@ -1,0 +1,1 @@
+"""One run in virtual time: the loop, what it writes down, and the result."""

@@ -1,0 +1,76 @@
+"""The yardstick: a client that sees the provider's state, and so is never refused while it is alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from factflow_llm.ratelimit.config import RetryConfig
+from factflow_llm.ratelimit.line import NEVER, Line, Ticket
+from factflow_llm.signals import Change, RateLimitSignal, Reason
+from simulators.policies.tickets import KnownTicket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from simulators.policies.base import Controller
+    from simulators.providers.machine import ProviderMachine
+
+
+class _Oracle(Line):
+    last_reason = Reason.CONFIGURED
+    rate = math.inf
+    concurrency = math.inf
+
+    def __init__(self, machine: ProviderMachine) -> None:
+        super().__init__()
+        self._machine = machine
+        self._may_grant = True
+
+    def turn_s(self, now: float, ticket: Ticket) -> float:
+        assert isinstance(ticket, KnownTicket)
+        if not self._may_grant:
+            return NEVER
+        wait_s = self._machine.wait_s(now, ticket.call)
+        return now if wait_s == NEVER else now + wait_s  # what never fits is sent, to be told so
+
+    def advance(self, now: float) -> Iterator[Ticket]:  # type: ignore[override]
+        """Decide one by one: each call depends on what the provider made of the one before."""
+        while decided := super().advance(now):
+            yield from decided
+            self._may_grant = True
+
+    def grant(self, now: float, ticket: Ticket) -> None:
+        super().grant(now, ticket)
+        self._may_grant = False
+
+    def submit(self, now: float, ticket: Ticket) -> bool:
+        granted = super().submit(now, ticket)
+        self._may_grant = True
+        return granted
+
+    def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        self.release(now, ticket)
+        return ()
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Sends each call at the first moment at which the provider admits it, in order of arrival.
+
+    With one bucket, window or set of slots this is the best any client can do. With several dimensions it is a bound
+    for clients that keep the order: one that reorders calls by size could do better.
+    """
+
+    retry: RetryConfig
+    name: str = "oracle"
+
+    def controller(self, machine: ProviderMachine) -> Controller:
+        """Make a line that asks the provider."""
+        return _Oracle(machine)
+
+
+def oracle() -> Oracle:
+    """Return the yardstick that knows the provider's state."""
+    return Oracle(RetryConfig(max_attempts=1000))

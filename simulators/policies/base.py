@@ -1,0 +1,85 @@
+"""The shapes of a policy and of the controllers it makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from factflow_llm.ratelimit.config import RetryConfig
+    from factflow_llm.ratelimit.line import Ticket
+    from factflow_llm.ratelimit.signals import Change, RateLimitSignal, Reason
+    from simulators.providers.machine import ProviderMachine
+
+
+class Controller(Protocol):
+    """What the engine drives: the transitions of the production core."""
+
+    wake_at: float
+    last_reason: Reason
+    queued: int
+    in_flight: int
+
+    @property
+    def rate(self) -> float:
+        """Requests per second allowed now; ``inf`` for no limit."""
+        ...
+
+    @property
+    def concurrency(self) -> float:
+        """Calls allowed in flight now; ``inf`` for no limit."""
+        ...
+
+    def submit(self, now: float, ticket: Ticket) -> bool:
+        """Put a ticket in line; return whether it was granted at once."""
+        ...
+
+    def advance(self, now: float) -> Iterable[Ticket]:
+        """Grant whoever's turn it is and refuse whoever waits in vain."""
+        ...
+
+    def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        """Take a granted ticket back with what its attempt taught."""
+        ...
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Take a waiting ticket out of the line."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A way to make controllers, and how calls are retried under it."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def retry(self) -> RetryConfig:
+        """How a failed call is tried again."""
+        ...
+
+    def controller(self, machine: ProviderMachine) -> Controller:
+        """Make the controller of one client; only a yardstick looks at the machine."""
+        ...
+
+
+@runtime_checkable
+class PatientPolicy(Policy, Protocol):
+    """A policy that waits before a retry by a rule of its own."""
+
+    def retry_delay_s(
+        self,
+        retry: RetryConfig,
+        *,
+        attempt: int,
+        jitter: float,
+        retry_after_s: float | None,
+        remaining_s: float | None,
+        worth_attempts: int | None = None,
+    ) -> float | None:
+        """Stand in for :func:`factflow_llm.ratelimit.backoff.retry_delay_s`."""
+        ...

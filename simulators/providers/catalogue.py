@@ -1,0 +1,196 @@
+"""Providers as data: the frozen description of one, and the presets that come with the package."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from factflow_llm.errors import ConfigurationError
+from factflow_llm.files import write_new
+from factflow_llm.tables import toml_value
+from simulators.providers.faults import Fault  # noqa: TC001 - pydantic reads the annotation
+from simulators.providers.latency import LatencyModel
+from simulators.providers.limit_headers import Api, shown_axes
+from simulators.providers.quotas import Quota  # noqa: TC001
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_PRESETS = Path(__file__).parents[1] / "presets"
+
+
+class RetryAfter(BaseModel):
+    """What a refused client hears about when to come back.
+
+    Attributes:
+        habit: ``true`` (the earliest moment at which all quotas admit), ``late`` (that times ``factor``) or ``absent``.
+        factor: how late; below 1 it lures the client back too early.
+        constant_s: said instead, whatever the quotas' state.
+        shown_in: fractional ``seconds``, ``whole_seconds`` (rounded up), or ``milliseconds``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    habit: Literal["true", "late", "absent"] = "true"
+    factor: Annotated[float, Field(gt=0)] = 1.0
+    constant_s: Annotated[float, Field(ge=0)] | None = None
+    shown_in: Literal["seconds", "whole_seconds", "milliseconds"] = "seconds"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.factor != 1 and self.habit != "late":
+            msg = f'factor = {self.factor:g} needs habit = "late", not "{self.habit}"'
+            raise ValueError(msg)
+        return self
+
+    def told_s(self, wait_s: float) -> float | None:
+        """Return the seconds a client hears when the truth is ``wait_s``."""
+        if self.habit == "absent":
+            return None
+        seconds = self.constant_s if self.constant_s is not None else wait_s * self.factor
+        if self.shown_in == "whole_seconds":
+            return float(math.ceil(seconds - 1e-6))
+        return math.ceil(seconds * 1000 - 1e-6) / 1000
+
+
+class Compute(BaseModel):
+    """A model on a machine of one's own: calls queue for ``workers``, and too large a batch runs out of memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    workers: Annotated[int, Field(ge=1)] = 1
+    memory_tokens: Annotated[int, Field(gt=0)] | None = None
+
+
+class Provider(BaseModel):
+    """A provider as data.
+
+    Attributes:
+        name: what reports call it.
+        description: one sentence for listings.
+        api: whose HTTP face it wears.
+        model: the model it pretends to serve.
+        meters: quotas, all of which must admit; with none, everything is admitted.
+        latency: how long answers take.
+        retry_after: what refused clients hear.
+        shows_limits: answers carry the api's limit headers.
+        names_axis: a refusal says whether requests or tokens are over the limit; nobody's refusal speaks of slots.
+        oversize_retry_after_s: what a request larger than a quota hears, though waiting cannot help.
+        faults: what else goes wrong.
+        compute: the machine behind it, where calls queue instead of being refused.
+        clock_skew_s: how far the provider's wall clock is ahead.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = "custom"
+    description: str = ""
+    api: Api = Api.OPENAI
+    model: str = "simulated"
+    meters: tuple[Quota, ...] = ()
+    latency: LatencyModel = LatencyModel()
+    retry_after: RetryAfter = RetryAfter()
+    shows_limits: bool = False
+    names_axis: bool = True
+    oversize_retry_after_s: Annotated[float, Field(gt=0)] | None = None
+    faults: tuple[Fault, ...] = ()
+    compute: Compute | None = None
+    clock_skew_s: float = 0.0
+
+    @model_validator(mode="after")
+    def _api_can_show(self) -> Self:
+        if self.shows_limits and not shown_axes(self.api):
+            msg = f'shows_limits = true, but the api "{self.api}" has no limit headers; remove it or choose another api'
+            raise ValueError(msg)
+        return self
+
+    def with_faults(self, *faults: Fault) -> Self:
+        """Return this provider with more going wrong."""
+        return self.model_copy(update={"faults": (*self.faults, *faults)})
+
+    def to_toml(self, path: str | Path | None = None, *, overwrite: bool = False, comment: str = "") -> str:
+        """Write the provider as TOML, without what is default, and return the text; :func:`provider` reads the file.
+
+        Args:
+            path: where to write; ``None`` writes nothing.
+            overwrite: an existing file may be replaced.
+            comment: lines for the top of the file.
+
+        Raises:
+            ConfigurationError: the file exists, or cannot be written.
+        """
+        told = _told(self)
+        tables = {key: value for key, value in told.items() if isinstance(value, dict | list)}
+        lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in told.items() if key not in tables]
+        for key, value in tables.items():
+            for table in value if isinstance(value, list) else [value]:
+                lines += ["", f"[[{key}]]" if isinstance(value, list) else f"[{key}]"]
+                lines += [f"{name} = {toml_value(item)}" for name, item in table.items()]
+        text = "\n".join(lines) + "\n"
+        if path is not None:
+            write_new(Path(path), text, overwrite=overwrite)
+        return text
+
+
+def provider_names() -> list[str]:
+    """Return the names of the presets."""
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
+
+
+def provider(name_or_path: str | Path) -> Provider:
+    """Return the preset of that name, or the provider that a TOML file describes.
+
+    Raises:
+        ConfigurationError: there is neither such a preset nor such a file, or what it says is contradictory.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        names = provider_names()
+        if str(name_or_path) not in names:
+            near = difflib.get_close_matches(str(name_or_path), names, n=3, cutoff=0.4) or names
+            msg = f"no provider is called {str(name_or_path)!r}; known: {', '.join(near)}; a file's name ends in .toml"
+            raise ConfigurationError(msg)
+        path = _PRESETS / f"{name_or_path}.toml"
+    return _load(path.resolve())
+
+
+def _load(path: Path) -> Provider:
+    try:
+        return Provider.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); presets are {', '.join(provider_names())}"
+        raise ConfigurationError(msg) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path}: this is no TOML file: {error}"
+        raise ConfigurationError(msg) from None
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {'; '.join(map(_problem, error.errors()))}") from None
+
+
+def _told(model: BaseModel) -> dict[str, Any]:
+    """Return what is not default as plain values; of what comes in kinds, always the kind."""
+    fields = type(model).model_fields
+    values = {name: getattr(model, name) for name in sorted(fields, key=lambda name: name != "kind")}
+    return {
+        name: _plain(value) for name, value in values.items() if name == "kind" or value != fields[name].get_default()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _told(value)
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _problem(error: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in error["loc"]) or "provider"
+    if error["type"] == "extra_forbidden":
+        return f"{place}: no such key"
+    given = "" if isinstance(error["input"], dict) else f" (given {error['input']!r})"
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}{given}"

@@ -1,0 +1,306 @@
+"""Worlds to be measured in: scenarios as files, the suite that comes with the package, and worlds drawn at random.
+
+A file names a workload (``[backlog]``, ``[synthesis]`` or ``[trace]``), a ``[provider]`` (a preset's keys, overridden
+by those given, or all keys), and what else there is: ``[[events]]``, ``[[neighbours]]``, ``clients``, ``[targets]``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.config import FrozenSettings, PositiveFloat
+from factflow_llm.signals import Axis  # noqa: TC001 - pydantic reads the annotation
+from simulators.providers import catalogue, faults, latency, quotas
+from simulators.providers.catalogue import Provider, RetryAfter, provider
+from simulators.scenarios.neighbours import Neighbour  # noqa: TC001
+from simulators.scenarios.scenario import Backlog, Scenario, backlog
+from simulators.traces import Trace, read_trace, synthesize
+
+SUITE = Path(__file__).parents[1] / "presets" / "suite"
+TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
+"""Where public traces lie beside a checkout; worlds that need one are left out where it is not."""
+
+
+class BacklogTable(FrozenSettings):
+    """Keys of ``[backlog]``: see :func:`simulators.scenarios.scenario.backlog`."""
+
+    workers: int = Field(default=64, ge=1)
+    duration_s: PositiveFloat = 1800.0
+    input_tokens: float = Field(default=1000.0, ge=0)
+    output_tokens: float = Field(default=150.0, ge=0)
+    sigma: float = Field(default=0.0, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+
+    def read(self, traces: Path) -> Backlog:
+        """Return the workload."""
+        return backlog(**self.model_dump())
+
+
+class SynthesisTable(FrozenSettings):
+    """Keys of ``[synthesis]``: see :func:`simulators.traces.synthesize`."""
+
+    requests_per_s: PositiveFloat
+    duration_s: PositiveFloat = 1800.0
+    cv: PositiveFloat = 1.0
+    max_tokens: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+    def read(self, traces: Path) -> Trace:
+        """Return the workload."""
+        return synthesize(**self.model_dump())
+
+
+class TraceTable(FrozenSettings):
+    """Keys of ``[trace]``: a file under the folder of traces, asked ``speed`` times as fast."""
+
+    file: str
+    speed: PositiveFloat = 1.0
+
+    def read(self, traces: Path) -> Trace:
+        """Return the workload.
+
+        Raises:
+            MissingTraceError: the file is not there.
+        """
+        if not (traces / self.file).is_file():
+            raise MissingTraceError(f"the trace {self.file} is not under {traces.name}/; see docs for where it is from")
+        return read_trace(traces / self.file).sped_up(self.speed)
+
+
+class EventTable(FrozenSettings):
+    """Keys of ``[[events]]``: see :meth:`simulators.scenarios.scenario.Scenario.at`."""
+
+    time_s: float = Field(ge=0)
+    quota: PositiveFloat
+    axis: Axis | None = None
+    label: str | None = None
+
+
+class Targets(FrozenSettings):
+    """What a limiter shall reach in a world, on average over seeds; what is not given is not asked.
+
+    Attributes:
+        goodput_ratio: at least.
+        rejected_share: 429s per attempt, at most.
+        rejected: 429s in all, at most.
+        recovery_s: from the start and after each event, at most; ``SimResult.recovery`` in order.
+        jain: at least.
+        added_wait_p99_s: above the 99th percentile of waits without a limiter, at most.
+    """
+
+    goodput_ratio: float | None = None
+    rejected_share: float | None = None
+    rejected: float | None = None
+    recovery_s: tuple[float, ...] = ()
+    jain: float | None = None
+    added_wait_p99_s: float | None = None
+
+
+class WorldFile(FrozenSettings):
+    """A world as it stands in a file."""
+
+    description: str = ""
+    clients: int = Field(default=1, ge=1)
+    backlog: BacklogTable | None = None
+    synthesis: SynthesisTable | None = None
+    trace: TraceTable | None = None
+    provider: dict[str, Any]
+    events: tuple[EventTable, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    targets: Targets = Targets()
+
+    @model_validator(mode="after")
+    def _one_workload(self) -> Self:
+        given = [name for name in ("backlog", "synthesis", "trace") if getattr(self, name) is not None]
+        if len(given) != 1:
+            msg = f"give one of [backlog], [synthesis] and [trace], not {' and '.join(given) or 'none'}"
+            raise ValueError(msg)
+        return self
+
+    def read(self, name: str, traces: Path) -> MeasuredWorld:
+        """Return the world under that name."""
+        table = self.backlog or self.synthesis or self.trace
+        assert table is not None
+        scenario = Scenario(table.read(traces), _provider(self.provider), name, neighbours=self.neighbours)
+        for event in self.events:
+            scenario = scenario.at(event.time_s, quota=event.quota, axis=event.axis, label=event.label)
+        return MeasuredWorld(self.description, scenario, self.clients, self.targets)
+
+
+class MissingTraceError(ConfigurationError):
+    """A world's trace is not on this machine."""
+
+
+@dataclass(frozen=True)
+class MeasuredWorld:
+    """A scenario, how many independent clients meet in it, and what is asked of them.
+
+    Attributes:
+        description: one sentence.
+        scenario: it bears the world's name.
+        clients: independent limiters on the provider's quota.
+        targets: what a limiter shall reach.
+    """
+
+    description: str
+    scenario: Scenario
+    clients: int = 1
+    targets: Targets = field(default_factory=Targets)
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.scenario.name
+
+
+def read_world(path: str | Path, *, traces: str | Path = TRACES) -> MeasuredWorld:
+    """Read a world from a TOML file; it bears the file's name.
+
+    Args:
+        path: the file.
+        traces: the folder in which ``[trace]`` looks.
+
+    Raises:
+        ConfigurationError: naming file, key and remedy.
+        MissingTraceError: the trace it names is not there.
+    """
+    path = Path(path)
+    try:
+        return WorldFile(**tomllib.loads(path.read_text(encoding="utf-8"))).read(path.stem, Path(traces))
+    except MissingTraceError:
+        raise
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); give the path of a world's TOML file"
+        raise ConfigurationError(msg) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path}: this is no TOML file: {error}"
+        raise ConfigurationError(msg) from None
+    except ConfigurationError as error:
+        msg = f"{path}: {error}"
+        raise ConfigurationError(msg) from None
+
+
+def suite(*, traces: str | Path = TRACES) -> dict[str, MeasuredWorld]:
+    """Return the worlds in which limiters are measured, by name; those whose trace is missing are left out."""
+    worlds, _ = _suite(traces)
+    return worlds
+
+
+def absent_worlds(*, traces: str | Path = TRACES) -> dict[str, str]:
+    """Return why worlds of the suite are left out here, by name; empty when none is."""
+    _, absent = _suite(traces)
+    return absent
+
+
+def _suite(traces: str | Path) -> tuple[dict[str, MeasuredWorld], dict[str, str]]:
+    worlds, absent = {}, {}
+    for path in sorted(SUITE.glob("*.toml")):
+        try:
+            worlds[path.stem] = read_world(path, traces=traces)
+        except MissingTraceError as error:
+            absent[path.stem] = str(error)
+    return worlds, absent
+
+
+def random_worlds(n: int, seed: int = 0) -> dict[str, MeasuredWorld]:
+    """Draw worlds that nobody can have fitted constants to, by name; equal arguments give equal worlds.
+
+    Quotas are 0.2 to 200 requests/s and answers take 10 ms to 60 s, both log-uniform; windows are buckets, fixed or
+    sliding, of 1 to 60 s; Retry-After is true, absent, or wrong by up to a factor of 2; in half of the worlds the quota
+    changes midway. Callers want up to twice the quota, but are never more than 1000.
+
+    Args:
+        n: how many.
+        seed: of the draws; a world does not depend on how many are drawn.
+
+    Raises:
+        ConfigurationError: ``n`` is below 1.
+    """
+    if n < 1:
+        msg = f"random_worlds: n = {n!r} must be at least 1"
+        raise ConfigurationError(msg)
+    return {world.name: world for world in (_random_world(seed, number) for number in range(n))}
+
+
+def _random_world(seed: int, number: int) -> MeasuredWorld:
+    luck = np.random.Generator(np.random.Philox(key=[seed, number]))
+    per_s = _rounded(0.2 * 1000.0 ** luck.random())
+    answer_s = _rounded(0.01 * 6000.0 ** luck.random())
+    step = _rounded(0.4 * 5.0 ** luck.random()) if luck.random() < 0.5 else 1.0
+    window_s = float(luck.choice([span for span in (1, 5, 10, 30, 60) if per_s * min(step, 1.0) * span >= 1]))
+    shape = str(luck.choice(["bucket", "fixed-window", "sliding-window"]))
+    shapes: dict[str, quotas.Quota] = {
+        "bucket": quotas.Bucket(limit=per_s, per_s=1.0, burst_s=window_s),
+        "fixed-window": quotas.FixedWindow(limit=per_s * window_s, per_s=window_s),
+        "sliding-window": quotas.SlidingWindow(limit=per_s * window_s, per_s=window_s),
+    }
+    habit = luck.choice(["true", "absent", "late"])
+    factor = _rounded(0.5 * 4.0 ** luck.random()) if habit == "late" else 1.0
+    retry_after = RetryAfter.model_validate({"habit": habit, "factor": factor})
+    spread = _rounded(0.1 + 0.7 * luck.random())
+    answers = latency.LatencyModel(
+        first_token_s=answer_s, first_token_sigma=spread, per_token_s=0.0, rejection_s=min(0.1, answer_s)
+    )
+    # some 30 000 answers, but time enough to find the quota twice
+    duration_s = float(np.clip(30_000 / per_s, 300.0, 3600.0))
+    workers = int(np.clip(2.0 * per_s * max(step, 1.0) * answer_s, 4, 1000))
+    source = Provider(
+        name="random", names_axis=False, meters=(shapes[shape],), retry_after=retry_after, latency=answers
+    )
+    scenario = Scenario(backlog(workers, duration_s), source, f"random-{seed}-{number:03}")
+    told = f"{habit} ({factor:g})" if habit == "late" else habit
+    words = f"{per_s:g}/s, {shape} of {window_s:g} s, Retry-After {told}, answers in {answer_s:g} s, {workers} callers"
+    if step != 1.0:
+        scenario = scenario.at(duration_s / 2, quota=step)
+        words += f", quota x {step:g} midway"
+    return MeasuredWorld(f"{words}.", scenario)
+
+
+def _rounded(value: float) -> float:
+    """Return the value with three digits, for people to read."""
+    return float(f"{value:.3g}")
+
+
+def _provider(values: dict[str, Any]) -> Provider:
+    """Return a preset with keys overridden, tables key by key and lists as a whole; or what all keys describe."""
+    own = dict(values)
+    preset = own.pop("preset", None)
+    base = {} if preset is None else provider(str(preset)).model_dump(mode="json", exclude_unset=True)
+    try:
+        return Provider.model_validate(_merged(base, own))
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(map(_problem, error.errors()))) from None
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    nested = {key: _merged(base[key], own[key]) for key in own if isinstance(base.get(key), dict)}
+    return base | own | nested
+
+
+def _problem(error: Any) -> str:
+    place = ".".join(map(str, ("provider", *error["loc"])))
+    if error["type"] != "extra_forbidden":
+        given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
+        return f"{place}: {error['msg'].removeprefix('Value error, ')}{given}"
+    near = difflib.get_close_matches(str(error["loc"][-1]), _PROVIDER_KEYS, n=1)
+    return f"{place}: unknown key{f'; did you mean {near[0]!r}?' if near else ''}"
+
+
+_PROVIDER_KEYS = sorted(
+    {"preset"}
+    | {
+        key
+        for module in (catalogue, quotas, latency, faults)
+        for model in vars(module).values()
+        if isinstance(model, type) and issubclass(model, BaseModel)
+        for key in model.model_fields
+    }
+)

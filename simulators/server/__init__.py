@@ -1,0 +1,1 @@
+"""A simulated provider over HTTP, for the real SDKs."""

@@ -1,0 +1,407 @@
+"""The ASGI application of a simulated provider: reads a request, lets the machine decide, answers in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import heapq
+import json
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from factflow_llm.errors import ConfigurationError
+from factflow_llm.headers import parse_retry_after
+from simulators.providers.calls import Call, CallKind
+from simulators.providers.catalogue import Provider, provider
+from simulators.providers.limit_headers import Api
+from simulators.providers.machine import ProviderMachine, Verdict
+from simulators.server import answers
+from simulators.server.conduct import Asked, Conduct
+from simulators.server.requests import ROUTES, ApiRoute, Asking, RequestRefusedError
+from simulators.streams import Streams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from simulators.providers.machine import RefusalDetail
+
+_SIZE_HEADER = "x-simulated-output-tokens"
+_CALL_HEADER = "x-simulated-call"
+_BREATH_S = 0.001  # below this real time, waiting costs more than it simulates
+
+
+class FaultKind(StrEnum):
+    """What a scripted fault does to one request; ``NONE`` lets it pass."""
+
+    NONE = "none"
+    ERROR = "error"
+    STALL = "stall"
+    DROP = "drop"
+    STREAM_ERROR = "stream_error"
+    STREAM_CUT = "stream_cut"
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedFault:
+    """What happens to one request instead of what the machine would decide.
+
+    Attributes:
+        kind: an error answer, silence for ``stall_s``, a connection closed without an answer, or a stream that breaks.
+        status: of an error answer.
+        body: of an error answer: a mapping as JSON, or bytes as they are.
+        headers: of an error answer, besides those of every answer.
+        stall_s: real seconds of silence before the request is answered as usual.
+        after_events: events sent before a stream breaks.
+    """
+
+    kind: FaultKind = FaultKind.ERROR
+    status: int = 500
+    body: Mapping[str, Any] | bytes = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    stall_s: float = 3600.0
+    after_events: int = 2
+
+
+_NO_FAULT = ScriptedFault(FaultKind.NONE)
+_BREAKS: dict[str | None, FaultKind] = {"overloaded": FaultKind.STREAM_ERROR, "connection": FaultKind.STREAM_CUT}
+
+
+class _ClientLeftError(Exception):
+    """The client closed the connection while it waited."""
+
+
+class SimulatedServer:
+    """A provider's HTTP face.
+
+    Args:
+        spec: the provider, or the name of a preset.
+        seed: of all luck.
+        speed: simulated seconds per second.
+        waits: take the time that answers take; otherwise answer at once.
+        answer_tokens: length of an answer, unless the request's ``max_tokens`` is smaller or its header
+            ``x-simulated-output-tokens`` says otherwise.
+        api_key: the only key that is accepted; by default any.
+        clock: seconds, of any origin; by default ``time.monotonic``.
+        log: called with a line per request.
+    """
+
+    def __init__(
+        self,
+        spec: Provider | str | Path,
+        *,
+        seed: int = 0,
+        speed: float = 1.0,
+        waits: bool = True,
+        answer_tokens: int = 64,
+        api_key: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        log: Callable[[str], object] | None = None,
+    ) -> None:
+        self.spec = spec if isinstance(spec, Provider) else provider(spec)
+        if self.spec.api is Api.LOCAL:
+            msg = f"provider {self.spec.name!r} runs in the client's process and has no HTTP face; choose another"
+            raise ConfigurationError(msg)
+        if not speed > 0:
+            msg = f"speed = {speed!r} must be above 0; to answer at once, set waits=False"
+            raise ConfigurationError(msg)
+        self.machine = ProviderMachine(self.spec, Streams(seed), start_utc_s=time.time())
+        self.conduct = Conduct()
+        self.url = ""
+        self._speed = speed
+        self._waits = waits
+        self._answer_tokens = answer_tokens
+        self._api_key = api_key
+        self._clock = clock
+        self._start_s = clock()
+        self._log = log
+        self._script: deque[ScriptedFault] = deque()
+        self._ending: list[tuple[float, int, object]] = []  # used where answers are not waited for
+        self._arrived = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<SimulatedServer {self.spec.name} at {self.url or 'no address'}: {len(self.conduct.requests)} requests>"
+        )
+
+    @property
+    def now(self) -> float:
+        """Simulated seconds since the start."""
+        return (self._clock() - self._start_s) * self._speed
+
+    def script(self, *faults: ScriptedFault) -> None:
+        """Let these happen to the next requests, one each."""
+        self._script.extend(faults)
+
+    def app(self) -> ASGIApp:
+        """Make the ASGI application."""
+        routes = [Route(one.path, endpoint=_Endpoint(self, one), methods=["POST"]) for one in ROUTES[self.spec.api]]
+        return Starlette(routes=routes, exception_handlers={HTTPException: self._no_such_route})
+
+    async def _no_such_route(self, request: Request, error: Exception) -> Response:
+        status = cast("HTTPException", error).status_code
+        self.note(Asked(self.now, request.url.path, f"{request.method} {request.url.path}", status, "not_found"))
+        text = f"Invalid URL ({request.method} {request.url.path})"
+        return JSONResponse(answers.problem(self.spec.api, status, text), status_code=status)
+
+    def note(self, asked: Asked) -> None:
+        """Enter a request into the account and the log."""
+        self.conduct.note(asked)
+        self.tell(str(asked))
+
+    def tell(self, line: str) -> None:
+        """Write a line to the log, if there is one."""
+        if self._log is not None:
+            self._log(line)
+
+    def next_fault(self) -> ScriptedFault:
+        """Take the next scripted fault."""
+        return self._script.popleft() if self._script else _NO_FAULT
+
+    def call(self, wanted: Asking, headers: Mapping[str, str]) -> Call:
+        """Make the machine's call of a request."""
+        index = _whole(headers, _CALL_HEADER, self._arrived)
+        self._arrived += 1
+        output = 0
+        if wanted.kind is CallKind.CHAT:
+            output = _whole(headers, _SIZE_HEADER, self._answer_tokens)
+            if wanted.max_tokens is not None:
+                output = min(output, wanted.max_tokens)
+        return Call(index, wanted.input_tokens, output, wanted.max_tokens, wanted.kind)
+
+    def check_key(self, headers: Mapping[str, str]) -> None:
+        """Refuse a request without a key, or with another than the accepted one."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        key = headers.get("x-api-key") or headers.get("api-key") or (token if scheme.lower() == "bearer" else "")
+        if self.spec.api is Api.BEDROCK and scheme == "AWS4-HMAC-SHA256":
+            return
+        if not key:
+            raise RequestRefusedError("You didn't provide an API key.", status=401)
+        if self._api_key is not None and key != self._api_key:
+            masked = f"{key[:3]}***{key[-2:]}" if len(key) > 8 else "***"
+            message = f"Incorrect API key provided: {masked}."
+            raise RequestRefusedError(message, status=401, code="invalid_api_key")
+
+    def decide(self, call: Call) -> tuple[float, Verdict, dict[str, str]]:
+        """Let the machine decide ``call`` now; return the time, the verdict and its headers."""
+        now = self.now
+        while self._ending and self._ending[0][0] <= now:
+            ended_s, _, handle = heapq.heappop(self._ending)
+            self.machine.finish(ended_s, handle)
+        verdict = self.machine.send(now, call)
+        return now, verdict, self.machine.headers(now, verdict)
+
+    def settle(self, sent_s: float, verdict: Verdict) -> None:
+        """Tell the machine that an answer has ended, or will have in the time that it is not waited for."""
+        if self._waits:
+            self.machine.finish(self.now, verdict.handle)
+        elif verdict.handle is not None:
+            heapq.heappush(self._ending, (sent_s + verdict.duration_s, self._arrived, verdict.handle))
+
+    async def pause(self, seconds: float, request: Request, *, real: bool = False) -> None:
+        """Wait simulated seconds, or until the client leaves.
+
+        Raises:
+            _ClientLeftError: the client closed the connection first.
+        """
+        if not real:
+            seconds = seconds / self._speed if self._waits else 0.0
+        if seconds < _BREATH_S:
+            return
+        leaving = asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait({leaving}, timeout=seconds)
+            if leaving.done() and leaving.result()["type"] == "http.disconnect":
+                raise _ClientLeftError
+        finally:
+            leaving.cancel()
+
+
+class _Endpoint:
+    """One route as an ASGI application: reads the request, lets the machine decide, answers in time."""
+
+    def __init__(self, server: SimulatedServer, route: ApiRoute) -> None:
+        self._server = server
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        content = await request.body()
+        with contextlib.suppress(_ClientLeftError):
+            await _Exchange(self._server, self._route, request, content, send).run()
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, server: SimulatedServer, route: ApiRoute, request: Request, content: bytes, send: Send) -> None:
+        self.server = server
+        self.route = route
+        self.api = server.spec.api
+        self.request = request
+        self.content = content
+        self.send = send
+        self.fault = server.next_fault()
+        self.arrived_s = server.now
+
+    async def run(self) -> None:
+        """Answer the request."""
+        fault = self.fault
+        if fault.kind is FaultKind.DROP:
+            self._note(0, "connection")
+            self._hang_up()
+            return
+        if fault.kind is FaultKind.STALL:
+            await self.server.pause(fault.stall_s, self.request, real=True)
+        if fault.kind is FaultKind.ERROR:
+            self._note(fault.status, "scripted", _retry_after_s(fault.headers))
+            content = fault.body if isinstance(fault.body, bytes) else json.dumps(fault.body).encode()
+            headers = {"content-type": "application/json"} | dict(fault.headers)
+            await self._answer(Response(content, fault.status, self._headers(headers, fault.status)))
+            return
+        try:
+            self.server.check_key(self.request.headers)
+            wanted = self.route.read(_object(self.content), self.request)
+            call = self.server.call(wanted, self.request.headers)
+        except RequestRefusedError as error:
+            self._note(error.status, "invalid_request")
+            body = answers.problem(self.api, error.status, error.message, code=error.code, param=error.param)
+            await self._answer_error(body, error.status, self._headers({}, error.status))
+            return
+        await self._serve(wanted, call)
+
+    async def _serve(self, wanted: Asking, call: Call) -> None:
+        server = self.server
+        now, verdict, shown = server.decide(call)
+        self._note(verdict.status, verdict.error, verdict.retry_after_s)
+        headers = self._headers(shown, verdict.status)
+        if verdict.status != 200:
+            detail = server.machine.refusal(now, call, verdict.axis)
+            await server.pause(verdict.duration_s, self.request)
+            await self._refuse(verdict, detail, headers)
+            return
+        try:
+            if wanted.stream:
+                await self._stream(wanted, call, verdict, headers)
+                return
+            await server.pause(verdict.duration_s, self.request)
+            if verdict.error is None:
+                body = answers.answer(self.api, wanted, call)
+                await self._answer(JSONResponse(body, headers=headers | self._usage(call, verdict)))
+            elif verdict.error == "connection":
+                self._hang_up()
+            else:
+                await self._refuse(verdict._replace(status=self.api.overload_status), None, headers)
+        finally:
+            server.settle(now, verdict)
+
+    async def _refuse(self, verdict: Verdict, detail: RefusalDetail | None, headers: Mapping[str, str]) -> None:
+        body = answers.error_body(self.server.spec, verdict, detail, self.route.operation)
+        await self._answer_error(body, verdict.status, headers)
+
+    async def _stream(self, wanted: Asking, call: Call, verdict: Verdict, headers: Mapping[str, str]) -> None:
+        events = list(answers.events(self.api, wanted, call))
+        kind, last = _BREAKS.get(verdict.error, self.fault.kind), len(events)
+        if verdict.error is not None:
+            last //= 2
+        elif kind in _BREAKS.values():
+            last = min(self.fault.after_events, last)
+        await self.server.pause(verdict.first_chunk_s, self.request)
+        shown = dict(headers) | {"content-type": "text/event-stream; charset=utf-8"}
+        raw = [(name.encode(), value.encode()) for name, value in shown.items()]
+        await self.send({"type": "http.response.start", "status": 200, "headers": raw})
+        pace_s = (verdict.duration_s - verdict.first_chunk_s) / max(last, 1)
+        for number, event in enumerate(events[:last], start=1):
+            await self.send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+            due_s = self.arrived_s + verdict.first_chunk_s + number * pace_s
+            await self.server.pause(due_s - self.server.now, self.request)
+        if kind is FaultKind.STREAM_CUT:
+            self._hang_up()
+            return
+        ending = answers.stream_error(self.api).encode() if kind is FaultKind.STREAM_ERROR else b""
+        await self.send({"type": "http.response.body", "body": ending})
+
+    def _headers(self, shown: Mapping[str, str], status: int) -> dict[str, str]:
+        number = len(self.server.conduct.requests)
+        own = {
+            Api.OPENAI: {
+                "x-request-id": f"req_{number:032x}",
+                "openai-version": "2020-10-01",
+                "openai-organization": "org-simulated",
+            },
+            Api.AZURE: {"apim-request-id": f"{number:032x}", "x-request-id": f"{number:032x}"},
+            Api.ANTHROPIC: {"request-id": f"req_{number:024d}", "anthropic-organization-id": "org-simulated"},
+            Api.BEDROCK: {"x-amzn-requestid": f"{number:032x}"},
+        }[self.api]
+        if self.api is Api.BEDROCK and status >= 400:
+            own["x-amzn-errortype"] = answers.bedrock_error_type(status)
+        return own | dict(shown)
+
+    def _usage(self, call: Call, verdict: Verdict) -> dict[str, str]:
+        if self.api is not Api.BEDROCK:
+            return {}
+        latency_ms = round(verdict.duration_s * 1000)
+        return {
+            "x-amzn-bedrock-input-token-count": str(call.input_tokens),
+            "x-amzn-bedrock-invocation-latency": str(latency_ms),
+        }
+
+    def _note(self, status: int, error: str | None, retry_after_s: float | None = None) -> None:
+        headers, path = self.request.headers, self.request.url.path
+        identity = hashlib.sha256(b"\n".join([path.encode(), headers.get(_CALL_HEADER, "").encode(), self.content]))
+        resent = headers.get("x-stainless-retry-count", "0") != "0"
+        attempt = headers.get("amz-sdk-request", "attempt=1").partition("attempt=")[2].partition(";")[0]
+        self.server.note(
+            Asked(
+                self.arrived_s,
+                identity.hexdigest(),
+                f"{self.request.method} {path}",
+                status,
+                error,
+                retry_after_s,
+                hidden_retry=resent or attempt != "1",
+            )
+        )
+
+    async def _answer_error(self, body: answers.Json, status: int, headers: Mapping[str, str]) -> None:
+        if self.api is Api.ANTHROPIC:
+            body = body | {"request_id": headers["request-id"]}
+        await self._answer(JSONResponse(body, status, headers))
+
+    async def _answer(self, response: Response) -> None:
+        await response(self.request.scope, self.request.receive, self.send)
+
+    def _hang_up(self) -> None:
+        self.request.scope["transport"].abort()
+
+
+def _object(content: bytes) -> answers.Json:
+    with contextlib.suppress(ValueError):
+        body = json.loads(content)
+        if isinstance(body, dict):
+            return body
+    raise RequestRefusedError("We could not parse the JSON body of your request.")
+
+
+def _whole(headers: Mapping[str, str], name: str, default: int) -> int:
+    text = headers.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise RequestRefusedError(f"{name}: {text[:20]!r} is not a whole number")
+    return int(text)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    told = parse_retry_after(headers)
+    return None if told is None else told[0]

@@ -1,0 +1,1 @@
+"""Many runs: comparisons, tuning, variations, plans and the suite."""
