@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 SWIFT = LatencyModel(first_token_s=0.5, first_token_sigma=0.0, per_token_s=0.0)
 _DIGEST = """
 import hashlib
-from simulators.engine import simulate
-from simulators.scenario import Scenario, backlog
+from simulators.engine.simulate import simulate
+from simulators.scenarios.scenario import Scenario, backlog
 run = simulate(Scenario(backlog(24, 120.0, sigma=0.5), "openai-tier-1").impatient(0.1, 5.0), seed=3, clients=2).run
 print(hashlib.sha256(run.attempts.tobytes() + run.requests.tobytes() + run.changes.tobytes()).hexdigest())
 """
