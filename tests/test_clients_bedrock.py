@@ -91,7 +91,8 @@ def test_answer_is_neutral() -> None:
 )
 def test_body_is_what_the_version_reads(settings: dict[str, Any], wanted: int | None, body: dict[str, Any]) -> None:
     """Version 2 gets dimensions and normalize, version 1 the bare text."""
-    with Loopback(VECTOR) as server:
+    length = wanted or settings.get("dimensions") or 1024
+    with Loopback(Reply({"embedding": [0.5] * length, "inputTextTokenCount": 3})) as server:
         embed(server, ["hello"], wanted=wanted, **settings)
     (asked,) = server.asked
     assert asked.body == {"inputText": "hello", **body}

@@ -389,9 +389,15 @@ def test_text_the_provider_refuses_is_named_by_its_place_in_the_callers_list() -
 
 
 def test_missing_vectors_are_a_bad_response() -> None:
-    """Fewer vectors than texts, none, or a web page never pass for an answer."""
-    for reply in (vectors(1.0), vectors(), Reply(b"<html>", content_type="text/html")):
-        with pytest.raises(BadResponseError, match="check base_url") as caught:
+    """Fewer vectors than texts, none, or a web page never pass for an answer; the first text without one is named."""
+    page = Reply(b"<html>", content_type="text/html")
+    replies = {
+        r"texts\[1\] has no vector": vectors(1.0),
+        r"texts\[0\] has no vector": vectors(),
+        "check base_url": page,
+    }
+    for words, reply in replies.items():
+        with pytest.raises(BadResponseError, match=words) as caught:
             embed(["a", "b"], reply)
         assert get_error_metadata(caught.value).reason is ErrorReason.BAD_RESPONSE
 

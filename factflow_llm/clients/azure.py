@@ -36,6 +36,7 @@ class AzureOpenAIClient(OpenAICompatibleClient):
         proxy: URL of a proxy; by default what the environment says.
         http_client: an ``AsyncClient`` of the SDK's httpx, which stays yours to close.
         dimensions: length of the vectors, where the model can shorten them.
+        batch_size: texts embedded by one request, by default 2,048; a server that refuses so many lowers it itself.
         options: provider options preset for every call.
 
     Raises:
@@ -60,6 +61,7 @@ class AzureOpenAIClient(OpenAICompatibleClient):
         proxy: str | None = None,
         http_client: Any = None,
         dimensions: int | None = None,
+        batch_size: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         import openai
@@ -97,6 +99,7 @@ class AzureOpenAIClient(OpenAICompatibleClient):
             client=client,
             target=deployment or model,
             dimensions=dimensions,
+            batch_size=batch_size,
             options=options,
             owned=http_client is None,
         )

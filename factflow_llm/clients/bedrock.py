@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from factflow_llm.clients.checks import check_count, check_headers, check_positive, check_url
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
+from factflow_llm.clients.vectors import read_vectors
 from factflow_llm.errors import BadResponseError, ConfigurationError, ExtraMissingError, InvalidRequestError
 from factflow_llm.types import EmbeddingResponse, Usage
 
@@ -48,7 +49,7 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
     """
 
     provider: ClassVar[str] = "bedrock"
-    max_texts_per_batch: ClassVar[int] = 1
+    max_texts_per_batch = 1
 
     def __init__(
         self,
@@ -120,9 +121,9 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
         if not self._is_v1:
             body |= self._options if wanted is None else self._options | {"dimensions": wanted}
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._invoke, json.dumps(body))
+        return await loop.run_in_executor(self._threads, self._invoke, json.dumps(body), wanted)
 
-    def _invoke(self, body: str) -> EmbeddingResponse:
+    def _invoke(self, body: str, dimensions: int | None) -> EmbeddingResponse:
         response = self._client.invoke_model(
             modelId=self.model, body=body, contentType="application/json", accept="application/json"
         )
@@ -130,17 +131,19 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
         content = response["body"].read()
         try:
             answer = json.loads(content)
-            vector = tuple(answer["embedding"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict) or "embedding" not in answer:
             raise BadResponseError(
                 "Bedrock's answer holds no embedding: check endpoint_url, and that the model is a Titan text model",
                 body=content.decode(errors="replace"),
                 headers=headers,
-            ) from None
+            )
+        tokens = answer.get("inputTextTokenCount")
         return EmbeddingResponse(
-            vectors=(vector,),
+            vectors=read_vectors([{"embedding": answer["embedding"]}], 1, dimensions=dimensions),
             model=self.model,
-            usage=Usage(input_tokens=answer.get("inputTextTokenCount")),
+            usage=Usage(input_tokens=tokens if isinstance(tokens, int) else None),
             headers=headers,
             raw=(response | {"body": answer},),
         )

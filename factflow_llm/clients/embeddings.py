@@ -1,33 +1,31 @@
-"""Many texts in, vectors in the same order out: split to the provider's limits, sent together, halved when too large.
-
-The bare client and the limited one run the same ``embed_batches``; they differ only in how a batch is sent.
-"""
+"""What every embedding client shares: texts are checked, cut into batches that fit the provider, and embedded."""
 
 from __future__ import annotations
 
-import asyncio
-import re
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 from factflow_llm.clients.base import BaseClient
+from factflow_llm.clients.batches import embed_batches, too_many_texts, too_much_at_once
 from factflow_llm.clients.checks import check_dimensions, check_texts
-from factflow_llm.errors import ConfigurationError, ErrorReason, InvalidRequestError, get_error_metadata
+from factflow_llm.errors import ConfigurationError, InvalidRequestError
 from factflow_llm.types import EmbeddingResponse, Usage
 
-SendBatch = Callable[[Sequence[str]], Awaitable[EmbeddingResponse]]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-_T = TypeVar("_T")
-_HALVED = frozenset({ErrorReason.BATCH_TOO_LARGE, ErrorReason.OUT_OF_MEMORY})
-_BLAMED = re.compile(r"'input\[(\d+)\]'")
 _SURELY_TOO_LONG = 2.0  # an estimate may be off by a third, hardly by this factor; below it the provider decides
 
 
 class BaseEmbeddingClient(BaseClient):
-    """A client that turns texts into vectors, in as many batches as the provider's limits ask for."""
+    """A client that turns texts into vectors, in as many batches as the provider's limits ask for.
 
-    max_texts_per_batch: ClassVar[int]
+    Attributes:
+        max_texts_per_batch: texts sent together; lowered for good when the server refuses so many.
+        max_tokens_per_batch: estimated tokens sent together; ``None`` for no limit.
+    """
+
+    max_texts_per_batch: int
     max_tokens_per_batch: ClassVar[int | None] = None
 
     def _preset_dimensions(self, dimensions: int | None) -> None:
@@ -77,6 +75,17 @@ class BaseEmbeddingClient(BaseClient):
                 )
         return counts
 
+    def mend_batch(self, error: Exception, count: int) -> int | None:
+        """Return how many texts to send together after a refusal of ``count``; ``None`` when that will not help.
+
+        What the server says of the size of a batch is kept for the calls to come.
+        """
+        size = too_many_texts(error, count)
+        if size is None:
+            return too_much_at_once(error, count)
+        self.max_texts_per_batch = min(size, self.max_texts_per_batch)
+        return size
+
     @abstractmethod
     async def embed_batch(self, texts: Sequence[str], *, dimensions: int | None = None) -> EmbeddingResponse:
         """Return the vectors of one batch, in one attempt."""
@@ -84,12 +93,16 @@ class BaseEmbeddingClient(BaseClient):
     async def embed(self, texts: Sequence[str], *, dimensions: int | None = None) -> EmbeddingResponse:
         """Return one vector per text, in the order of the texts, with all batches in flight together.
 
+        A batch refused as too large is cut and sent again; one that fails leaves the others alone.
+
         Args:
             texts: any number of texts; none gives no vectors and sends nothing.
             dimensions: length of the vectors, where the model can shorten them.
 
         Raises:
             InvalidRequestError: names the text, by its position, that no batch can hold.
+            BadResponseError: names the text, by its position, whose vector is missing or no vector.
+            PartialEmbeddingError: some batches failed; carries the vectors of the others.
             Exception: the SDK's own, unchanged; read it with ``classify_llm_error``.
         """
         batches = self.split(texts)
@@ -99,58 +112,4 @@ class BaseEmbeddingClient(BaseClient):
         async def send(batch: Sequence[str]) -> EmbeddingResponse:
             return await self.embed_batch(batch, dimensions=dimensions)
 
-        return await embed_batches(texts, batches, send)
-
-
-async def embed_batches(texts: Sequence[str], batches: Iterable[slice], send: SendBatch) -> EmbeddingResponse:
-    """Send every batch at once and join the answers in the order of the texts.
-
-    A batch refused as too large (too many tokens, out of memory) is halved and sent again; the first other failure
-    cancels the rest and propagates.
-    """
-    return _join(await _together(_embed(texts[batch], batch.start, send) for batch in batches))
-
-
-async def _embed(texts: Sequence[str], start: int, send: SendBatch) -> EmbeddingResponse:
-    try:
-        return await send(texts)
-    except Exception as error:
-        if len(texts) == 1 or get_error_metadata(error).reason not in _HALVED:
-            _blame(error, start)
-            raise
-    middle = len(texts) // 2
-    halves = (_embed(texts[:middle], start, send), _embed(texts[middle:], start + middle, send))
-    return _join(await _together(halves))
-
-
-def _blame(error: Exception, start: int) -> None:
-    """Name the text by its position in the caller's list where the provider names it by its position in the batch."""
-    if blamed := _BLAMED.search(str(error)):
-        raise InvalidRequestError(
-            f"texts[{start + int(blamed[1])}] was refused; the cause is in the provider's words"
-        ) from error
-
-
-async def _together(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except* Exception as failures:
-        first = failures.exceptions[0]
-    else:
-        return [task.result() for task in tasks]
-    raise first  # outside the handler: the SDK's exception propagates as it was, in no group
-
-
-def _join(parts: Sequence[EmbeddingResponse]) -> EmbeddingResponse:
-    if len(parts) == 1:
-        return parts[0]
-    counts = [part.usage.input_tokens for part in parts]
-    known = [count for count in counts if count is not None]
-    return EmbeddingResponse(
-        vectors=tuple(vector for part in parts for vector in part.vectors),
-        model=parts[0].model,
-        usage=Usage(input_tokens=sum(known) if len(known) == len(counts) else None),
-        headers=parts[-1].headers,
-        raw=tuple(raw for part in parts for raw in part.raw),
-    )
+        return await embed_batches(texts, batches, send, self.mend_batch)

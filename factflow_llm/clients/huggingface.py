@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from factflow_llm.clients.checks import check_count
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
+from factflow_llm.clients.vectors import check_vectors
 from factflow_llm.errors import (
     ConfigurationError,
     ErrorReason,
@@ -78,7 +79,7 @@ class HuggingFaceEmbeddingClient(BaseEmbeddingClient):
     """
 
     provider: ClassVar[str] = "huggingface"
-    max_texts_per_batch: ClassVar[int] = 512
+    max_texts_per_batch = 512
 
     def __init__(
         self,
@@ -117,6 +118,7 @@ class HuggingFaceEmbeddingClient(BaseEmbeddingClient):
 
         Raises:
             InvalidRequestError: a text is too long for the model and may not be truncated, or too many dimensions.
+            BadResponseError: a vector is not finite, as half precision on a CPU may make it.
             OSError: the model cannot be had; transformers says why.
             Exception: torch's own ``OutOfMemoryError`` when not even a single text fits.
         """
@@ -124,7 +126,7 @@ class HuggingFaceEmbeddingClient(BaseEmbeddingClient):
         wanted = self._wanted_dimensions(dimensions)
         vectors, tokens = await loop.run_in_executor(self._thread, self._embed, list(texts), wanted)
         return EmbeddingResponse(
-            vectors=tuple(map(tuple, vectors.tolist())),
+            vectors=check_vectors([tuple(vector) for vector in vectors.tolist()], dimensions=wanted),
             model=self.model,
             usage=Usage(input_tokens=tokens),
             raw=(vectors,),

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import struct
-from base64 import b64decode
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from factflow_llm.clients.base import BaseLLMClient, Call
-from factflow_llm.clients.checks import check_api_key, check_options
+from factflow_llm.clients.batches import refusal_text
+from factflow_llm.clients.checks import check_api_key, check_count, check_options
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
 from factflow_llm.clients.openai_messages import (
     read_finish,
@@ -36,6 +35,7 @@ from factflow_llm.clients.stainless import (
     raise_unless_answer,
 )
 from factflow_llm.clients.turns import origin
+from factflow_llm.clients.vectors import read_vectors
 from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import CompletionResponse, EmbeddingResponse, StreamChunk
 
@@ -45,12 +45,14 @@ if TYPE_CHECKING:
 
 # o1, o3-mini, gpt-5.1, ft:o4-mini:…, openai/gpt-6; not gpt-4o, gpt-35-turbo, gpt-oss-20b
 _REASONING = re.compile(r"(?:^|[/:])(?:o[1-9]|gpt-(?:[5-9]|1\d))(?!\d)")
+# how servers that cannot send vectors as base64 refuse the wish
+_NO_PACKING = re.compile(r"encoding_?format|base64")
 
 
 class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
     """Chats and embeddings over any client object of the openai SDK; where it connects is the subclass's business."""
 
-    max_texts_per_batch: ClassVar[int] = 2048
+    max_texts_per_batch = 2048
     max_tokens_per_batch: ClassVar[int | None] = 300_000
 
     def __init__(
@@ -61,11 +63,15 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         client: Any,
         target: str,
         dimensions: int | None,
+        batch_size: int | None,
         options: Mapping[str, Any] | None,
         owned: bool,
     ) -> None:
         super().__init__(model, options=options)
         self._preset_dimensions(dimensions)
+        if batch_size is not None:
+            self.max_texts_per_batch = check_count(batch_size, name="batch_size")
+        self._encoding = "base64"  # a third of the bytes
         self._sdk = sdk
         self._client = client
         self._target = target
@@ -166,32 +172,29 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         """8,192 for OpenAI's own embedding models; ``None`` for any other, which may read more."""
         return 8192 if self.model.startswith("text-embedding-") else None
 
+    def mend_batch(self, error: Exception, count: int) -> int | None:
+        """As for every client; and a server that refuses packed vectors is asked for plain ones from then on."""
+        if _NO_PACKING.search(refusal_text(error)) and "encoding_format" not in self._options:
+            self._encoding = "float"
+            return count
+        return super().mend_batch(error, count)
+
     async def embed_batch(self, texts: Sequence[str], *, dimensions: int | None = None) -> EmbeddingResponse:
-        """Return the vectors of one batch that ``split`` has cut, in one attempt, ordered by ``index``."""
+        """Return the vectors of one batch that ``split`` has cut, in one attempt, in the order of the texts."""
         check_options(self._options, accepted=self._embedding_options, sdk=f"openai {self._sdk.__version__}")
         wanted = self._wanted_dimensions(dimensions)
         size = {} if wanted is None else {"dimensions": wanted}
-        request = {"model": self._target, "input": list(texts), "encoding_format": "base64", **size, **self._options}
-        response = await self._embeddings(**request)
+        request = {"model": self._target, "input": list(texts), "encoding_format": self._encoding, **size}
+        response = await self._embeddings(**(request | self._options))
         answer = await parsed(response)
         raise_unless_answer(response, answer, "data")
-        if len(answer.data) != len(texts):
-            raise_not_an_answer(response)
         return EmbeddingResponse(
-            vectors=tuple(_vector(item.embedding) for item in sorted(answer.data, key=lambda item: item.index)),
-            model=answer.model,
-            usage=read_usage(answer.usage),
+            vectors=read_vectors(answer.data, len(texts), dimensions=wanted),
+            model=getattr(answer, "model", None) or self.model,
+            usage=read_usage(getattr(answer, "usage", None)),
             headers=lower_headers(response),
             raw=(answer,),
         )
-
-
-def _vector(embedding: str | list[float]) -> tuple[float, ...]:
-    """Decode a vector: packed little-endian floats as asked for, or the plain list some servers answer all the same."""
-    if isinstance(embedding, str):
-        packed = b64decode(embedding)
-        return struct.unpack(f"<{len(packed) // 4}f", packed)
-    return tuple(embedding)
 
 
 class OpenAIClient(OpenAICompatibleClient):
@@ -208,6 +211,7 @@ class OpenAIClient(OpenAICompatibleClient):
         proxy: URL of a proxy; by default what the environment says.
         http_client: an ``AsyncClient`` of the SDK's httpx, which stays yours to close.
         dimensions: length of the vectors, where the model can shorten them.
+        batch_size: texts embedded by one request, by default 2,048; a server that refuses so many lowers it itself.
         options: provider options preset for every call.
 
     Raises:
@@ -228,6 +232,7 @@ class OpenAIClient(OpenAICompatibleClient):
         proxy: str | None = None,
         http_client: Any = None,
         dimensions: int | None = None,
+        batch_size: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         import openai
@@ -249,6 +254,7 @@ class OpenAIClient(OpenAICompatibleClient):
             client=openai.AsyncOpenAI(api_key=key, base_url=base_url, **wiring),
             target=model,
             dimensions=dimensions,
+            batch_size=batch_size,
             options=options,
             owned=http_client is None,
         )

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from factflow_llm.errors.bodies import MOST_MESSAGE, is_status, read_body, scalar
-from factflow_llm.errors.exceptions import BadResponseError, FactflowLLMError
+from factflow_llm.errors.exceptions import BadResponseError, FactflowLLMError, PartialEmbeddingError
 from factflow_llm.errors.metadata import ErrorReason, Phase
 from factflow_llm.errors.tables import CLASSES, RAISED_BY, SDK_PACKAGES, Rule, squash
 
@@ -107,6 +107,8 @@ def extract(chain: list[BaseException]) -> Evidence:
     evidence = Evidence(types=tuple(_name(type(error)) for error in chain))
     strangers: list[BaseException] = []
     for error in chain:
+        if isinstance(error, PartialEmbeddingError) and error is not chain[-1]:
+            continue  # its cause tells
         package, rule = _known(type(error).__mro__)
         evidence.provider = evidence.provider or RAISED_BY.get(package)
         if isinstance(error, FactflowLLMError) and not isinstance(error, BadResponseError):

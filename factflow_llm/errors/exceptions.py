@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from factflow_llm.signals import Axis
+    from factflow_llm.types import Usage
 
 
 class FactflowLLMError(Exception):
@@ -73,6 +74,34 @@ class BadResponseError(FactflowLLMError):
         self.in_stream = in_stream
         self.body = body
         self.headers = dict(headers or {})
+
+
+class PartialEmbeddingError(FactflowLLMError):
+    """Some batches of an embedding call failed; what the others brought is here, so that it is not paid for twice.
+
+    It classifies as its cause does, which is one of the failed batches' errors.
+
+    Attributes:
+        vectors: one per text, in the texts' order; ``None`` where there is none.
+        missing: the positions of the texts without a vector.
+        usage: tokens consumed by the batches that succeeded.
+        reason: the cause's.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        vectors: tuple[tuple[float, ...] | None, ...] = (),
+        missing: tuple[int, ...] = (),
+        usage: Usage | None = None,
+        reason: ErrorReason = ErrorReason.UNKNOWN,
+    ) -> None:
+        super().__init__(message)
+        self.vectors = vectors
+        self.missing = missing
+        self.usage = usage
+        self.reason = reason
 
 
 class DeadlineExceededError(FactflowLLMError, TimeoutError):

@@ -345,6 +345,9 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
         """Return one vector per text, in order; batches run together, each under its own permit.
 
         A client that cannot ``split`` (another package's) is called once, under one permit.
+
+        Raises:
+            PartialEmbeddingError: some batches failed for good; carries the vectors of the others.
         """
         split = getattr(self.client, "split", None)
         if split is None:
@@ -354,7 +357,7 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
 
             return await self._batch(texts, whole, priority, deadline_s)
 
-        from factflow_llm.clients.embeddings import embed_batches
+        from factflow_llm.clients.batches import embed_batches, too_much_at_once
 
         embed_batch = self.client.embed_batch  # type: ignore[attr-defined]
 
@@ -368,7 +371,7 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
         batches = split(texts)
         if not batches:
             return await self.client.embed(texts, dimensions=dimensions)
-        return await embed_batches(texts, batches, send)
+        return await embed_batches(texts, batches, send, getattr(self.client, "mend_batch", too_much_at_once))
 
     async def _batch(
         self,

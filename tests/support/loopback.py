@@ -64,6 +64,11 @@ class Asked:
 Scripted = Reply | Events | Hang | Drop | Callable[[Asked], Reply | Events]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # more come at once than the default of 5
+
+
 class Loopback:
     """The server: a context manager with a ``url``, the list ``asked`` and the event ``client_left``."""
 
@@ -73,8 +78,7 @@ class Loopback:
         self.client_left = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
