@@ -267,8 +267,7 @@ def test_one_failed_batch_does_not_lose_the_others(limited: bool) -> None:
     error = caught.value
     assert error.missing == (3, 4, 5)
     assert [vector and vector[0] for vector in error.vectors] == [0.0, 1.0, 2.0, None, None, None, 6.0, 7.0, 8.0]
-    assert error.usage is not None
-    assert error.usage.input_tokens == 2
+    assert error.input_tokens == 2
     assert get_error_metadata(error).status_code == 400
     assert get_error_metadata(error).reason is ErrorReason.INVALID_REQUEST
     assert "texts[3] the first" in str(error)

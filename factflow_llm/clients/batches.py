@@ -166,7 +166,7 @@ class _Embedding:
             "in this error's vectors; embed the texts at missing again",
             vectors=tuple(vectors),
             missing=missing,
-            usage=_join(list(answers.values())).usage,
+            input_tokens=_join(list(answers.values())).usage.input_tokens,
             reason=failure.metadata.reason,
         )
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from factflow_llm.signals import Axis
-    from factflow_llm.types import Usage
 
 
 class FactflowLLMError(Exception):
@@ -84,7 +83,7 @@ class PartialEmbeddingError(FactflowLLMError):
     Attributes:
         vectors: one per text, in the texts' order; ``None`` where there is none.
         missing: the positions of the texts without a vector.
-        usage: tokens consumed by the batches that succeeded.
+        input_tokens: tokens read by the batches that succeeded; ``None`` where the provider did not say.
         reason: the cause's.
     """
 
@@ -94,13 +93,13 @@ class PartialEmbeddingError(FactflowLLMError):
         *,
         vectors: tuple[tuple[float, ...] | None, ...] = (),
         missing: tuple[int, ...] = (),
-        usage: Usage | None = None,
+        input_tokens: int | None = None,
         reason: ErrorReason = ErrorReason.UNKNOWN,
     ) -> None:
         super().__init__(message)
         self.vectors = vectors
         self.missing = missing
-        self.usage = usage
+        self.input_tokens = input_tokens
         self.reason = reason
 
 
