@@ -17,11 +17,13 @@ from factflow_llm.clients.anthropic_messages import (
     say_messages,
     say_tools,
 )
+from factflow_llm.clients.anthropic_wishes import say_wishes
 from factflow_llm.clients.base import BaseLLMClient, Call
-from factflow_llm.clients.checks import check_api_key, check_count, check_options
+from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options
 from factflow_llm.clients.stainless import (
     CONNECT_TIMEOUT_S,
     TIMEOUT_S,
+    Connections,
     accepted_options,
     connection,
     lower_headers,
@@ -36,6 +38,7 @@ from factflow_llm.types import CompletionResponse, StreamChunk, ToolCallDelta
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+_VERSION = re.compile(r"/v1(?:/messages)?$")
 # Opus since 4.7 and every family since 5 answer 400 to any temperature, whatever the API version
 _NO_TEMPERATURE = re.compile(r"claude-(?:opus-4-(?:[7-9]|[1-9]\d)(?!\d)|[a-z]+-(?:[5-9]|[1-9]\d)(?!\d))")
 
@@ -81,30 +84,39 @@ class AnthropicClient(BaseLLMClient):
         import anthropic
 
         super().__init__(model, options=options)
-        base_url = base_url or os.environ.get("ANTHROPIC_BASE_URL")
+        address = check_address(base_url, variable="ANTHROPIC_BASE_URL", default="https://api.anthropic.com")
+        address = _VERSION.sub("", address)
         key = check_api_key(api_key or os.environ.get("ANTHROPIC_API_KEY"), variable="ANTHROPIC_API_KEY")
-        wiring = connection(
-            anthropic,
-            base_url=base_url,
-            timeout_s=timeout_s,
-            connect_timeout_s=connect_timeout_s,
-            headers=headers,
-            proxy=proxy,
-            http_client=http_client,
-        )
+
+        def connect() -> Any:
+            wiring = connection(
+                anthropic,
+                timeout_s=timeout_s,
+                connect_timeout_s=connect_timeout_s,
+                headers=headers,
+                proxy=proxy,
+                http_client=http_client,
+            )
+            return anthropic.AsyncAnthropic(api_key=key, base_url=address, **wiring)
+
         self.default_max_tokens = check_count(default_max_tokens, name="default_max_tokens")
         self._sdk = anthropic
-        self._client = anthropic.AsyncAnthropic(api_key=key, base_url=base_url, **wiring)
-        self._owned = http_client is None
+        self._connections = Connections(connect, owned=http_client is None)
         self.origin = origin("anthropic", self._client.base_url)
         # given with each call, lest the SDK refuse a long answer that is not streamed
-        self._timeout = wiring["timeout"]
-        self._create = self._client.messages.with_raw_response.create
+        self._timeout = self._client.timeout
         self._accepted = accepted_options(self._create)
 
+    @property
+    def _client(self) -> Any:
+        return self._connections.here()
+
+    @property
+    def _create(self) -> Any:
+        return self._client.messages.with_raw_response.create
+
     async def _close(self) -> None:
-        if self._owned:
-            await self._client.close()
+        await self._connections.aclose()
 
     def _request(self, call: Call) -> dict[str, Any]:
         check_options(call.options, accepted=self._accepted, sdk=f"anthropic {self._sdk.__version__}")
@@ -112,13 +124,13 @@ class AnthropicClient(BaseLLMClient):
         request: dict[str, Any] = {
             "model": self.model,
             "messages": turns,
-            "max_tokens": call.max_tokens or self.default_max_tokens,
             "timeout": self._timeout,
+            **say_wishes(call, model=self.model, default_max_tokens=self.default_max_tokens),
         }
         if system:
             request["system"] = system
         if call.temperature is not None:
-            self._check_temperature(call.temperature)
+            self._check_temperature(call.temperature, thinks=request.get("thinking"))
             request["temperature"] = call.temperature
         if call.stop:
             request["stop_sequences"] = call.stop
@@ -130,7 +142,9 @@ class AnthropicClient(BaseLLMClient):
             request["output_config"] = {**request.get("output_config", {}), "format": form}
         return request
 
-    def _check_temperature(self, temperature: float) -> None:
+    def _check_temperature(self, temperature: float, *, thinks: Mapping[str, Any] | None) -> None:
+        if temperature != 1 and thinks is not None and thinks["type"] != "disabled":
+            raise InvalidRequestError(f"temperature={temperature!r}: a Claude that thinks takes only 1; leave it out")
         if _NO_TEMPERATURE.search(self.model):
             raise InvalidRequestError(f"temperature={temperature!r}: {self.model} takes none; leave it out")
         if "temperature" not in self._accepted:

@@ -17,7 +17,6 @@ from factflow_llm.clients.schemas import described, narrowed, obstacle
 from factflow_llm.clients.turns import restore_blocks
 from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import (
-    TOOL_CHOICES,
     AudioPart,
     CacheMark,
     DocumentPart,
@@ -29,7 +28,6 @@ from factflow_llm.types import (
     TextPart,
     Tool,
     ToolCall,
-    ToolChoice,
     Usage,
 )
 
@@ -166,19 +164,6 @@ def _say_tool(tool: Tool) -> dict[str, Any]:
         schema = narrow if strict["strict"] else schema
     words = {"description": tool.description} if tool.description else {}
     return {"name": tool.name, **words, "input_schema": schema, **strict, **_mark(tool.cache)}
-
-
-def say_tool_choice(choice: ToolChoice | None, *, parallel: bool | None) -> dict[str, Any] | None:
-    """Say which tools may or must be called, and whether several at once; ``None`` when neither was asked."""
-    if isinstance(choice, Mapping):
-        said = dict(choice)
-    elif choice in TOOL_CHOICES or choice is None:
-        said = {"type": "any" if choice == "required" else choice or "auto"}
-    else:
-        said = {"type": "tool", "name": choice}
-    if parallel is None or said["type"] == "none":
-        return None if choice is None else said
-    return {**said, "disable_parallel_tool_use": not parallel}
 
 
 def say_format(response_format: Any, sdk: ModuleType) -> dict[str, Any]:

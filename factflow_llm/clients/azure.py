@@ -7,13 +7,18 @@ version is named. Either opens with a key or with an Entra ID token.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from factflow_llm.clients.checks import check_api_key
+from factflow_llm.clients.checks import check_api_key, check_url
 from factflow_llm.clients.openai import OpenAICompatibleClient
 from factflow_llm.clients.stainless import CONNECT_TIMEOUT_S, TIMEOUT_S, connection
 from factflow_llm.errors import ConfigurationError
+
+_DEPLOYMENT = re.compile(r"/deployments/([^/]+)")
+_PROJECT = re.compile(r"/(?:api/projects/.*|models(?:/.*)?)$")
 
 TokenProvider = Callable[[], str | Awaitable[str]]
 
@@ -24,8 +29,8 @@ class AzureOpenAIClient(OpenAICompatibleClient):
     Args:
         model: name of the model behind the deployment: it tells which arguments are accepted.
         deployment: name of the deployment; by default the model's.
-        base_url: the resource, ``https://RESOURCE.openai.azure.com``; by default the environment's
-            ``AZURE_OPENAI_ENDPOINT``.
+        base_url: the resource, ``https://RESOURCE.openai.azure.com``, or the target URI the portal shows, of which
+            deployment and version are taken; by default the environment's ``AZURE_OPENAI_ENDPOINT``.
         api_version: such as ``2024-10-21``; left out, the v1 API answers.
         api_key: secret; by default the environment's ``AZURE_OPENAI_API_KEY``.
         token_provider: gives an Entra ID token, now or awaited, such as
@@ -73,36 +78,52 @@ class AzureOpenAIClient(OpenAICompatibleClient):
             )
         if api_key and token_provider:
             raise ConfigurationError("give either api_key or token_provider, not both")
-        wiring = connection(
-            openai,
-            base_url=resource,
-            timeout_s=timeout_s,
-            connect_timeout_s=connect_timeout_s,
-            headers=headers,
-            proxy=proxy,
-            http_client=http_client,
-        )
-        endpoint = resource.rstrip("/").removesuffix("/v1").removesuffix("/openai")
+        endpoint, named, dated = _resource(check_url(resource, name="base_url"))
+        if named and deployment not in {None, named}:
+            raise ConfigurationError(
+                f"base_url names the deployment {named!r} and deployment= the deployment {deployment!r}: "
+                f"write base_url={endpoint!r}"
+            )
+        deployment, version = deployment or named, api_version or dated
         tokens = None if token_provider is None else _awaited(token_provider)
         key = tokens or check_api_key(
             api_key or os.environ.get("AZURE_OPENAI_API_KEY"), variable="AZURE_OPENAI_API_KEY"
         )
-        client: openai.AsyncOpenAI
-        if api_version is None:
-            client = openai.AsyncOpenAI(base_url=f"{endpoint}/openai/v1/", api_key=key, **wiring)
-        else:
+
+        def connect() -> Any:
+            wiring = connection(
+                openai,
+                timeout_s=timeout_s,
+                connect_timeout_s=connect_timeout_s,
+                headers=headers,
+                proxy=proxy,
+                http_client=http_client,
+            )
+            if version is None:
+                return openai.AsyncOpenAI(base_url=f"{endpoint}/openai/v1/", api_key=key, **wiring)
             secret: dict[str, Any] = {"azure_ad_token_provider": tokens} if tokens else {"api_key": key}
-            client = openai.AsyncAzureOpenAI(azure_endpoint=endpoint, api_version=api_version, **secret, **wiring)
+            return openai.AsyncAzureOpenAI(azure_endpoint=endpoint, api_version=version, **secret, **wiring)
+
         super().__init__(
             model,
             sdk=openai,
-            client=client,
+            connect=connect,
             target=deployment or model,
             dimensions=dimensions,
             batch_size=batch_size,
             options=options,
             owned=http_client is None,
         )
+
+
+def _resource(url: str) -> tuple[str, str | None, str | None]:
+    """Find the resource in an address as Azure's portal shows it, with the deployment and API version it names."""
+    parts = urlsplit(url)
+    way, _, call = parts.path.partition("/openai")
+    endpoint = f"{parts.scheme}://{parts.netloc}{_PROJECT.sub('', way.rstrip('/')).removesuffix('/v1')}"
+    deployment = _DEPLOYMENT.match(call)
+    dated = parse_qs(parts.query).get("api-version", [None])[0]
+    return endpoint, deployment and unquote(deployment[1]), None if call.startswith("/v1") else dated
 
 
 def _awaited(token_provider: TokenProvider) -> Callable[[], Awaitable[str]]:

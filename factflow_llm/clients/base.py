@@ -8,15 +8,35 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from factflow_llm.clients.checks import check_messages, check_sampling, check_stop, check_tools
+from factflow_llm.clients.checks import check_messages, check_sampling, check_stop, check_tools, check_wishes
 from factflow_llm.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from factflow_llm.types import CompletionResponse, Message, StreamChunk, Tool
+    from factflow_llm.types import CompletionResponse, Message, Reasoning, StreamChunk, Tool, ToolChoice
 
 _PRESETTABLE = ("max_tokens", "temperature", "stop", "tools", "response_format")
+
+
+class Wishes(NamedTuple):
+    """What most providers understand, each in words of its own; ``None`` leaves it to the provider.
+
+    Attributes:
+        tool_choice: ``auto``, ``none``, ``required``, the name of a tool, or the provider's own mapping.
+        parallel_tool_calls: whether several tools may be called at once.
+        reasoning: how much to think: an effort, from ``none`` to ``max``, or a budget in tokens.
+        seed: makes answers repeatable, as far as the provider can.
+        n: how many answers to give.
+        logprobs: true for the probability of each token written, or how many likelier ones to tell beside it.
+    """
+
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    seed: int | None = None
+    n: int | None = None
+    logprobs: bool | int | None = None
 
 
 class Call(NamedTuple):
@@ -30,15 +50,21 @@ class Call(NamedTuple):
         tools: functions the model may call.
         response_format: a pydantic model, a JSON schema, or the provider's own mapping; ``None`` for plain text.
         options: whatever only this provider understands.
+        wishes: what most providers understand.
     """
 
     messages: Sequence[Message]
     max_tokens: int | None
     temperature: float | None
     stop: list[str]
-    tools: Sequence[Tool]
+    tools: Sequence[Tool | Mapping[str, Any]]
     response_format: Any
     options: dict[str, Any]
+    wishes: Wishes
+
+
+_WISHES = frozenset(Wishes._fields)
+_NO_WISHES = Wishes()
 
 
 class BaseClient(ABC):
@@ -101,7 +127,9 @@ class BaseLLMClient(BaseClient):
             stop: texts at which the model stops.
             tools: functions the model may call.
             response_format: a pydantic model class or a JSON schema the answer must fit.
-            **provider_options: passed to the SDK as they are (``seed``, ``tool_choice``, ``extra_headers``…).
+            **provider_options: ``tool_choice``, ``parallel_tool_calls``, ``reasoning``, ``seed``, ``n`` and
+                ``logprobs`` as ``Wishes`` has them, for every provider; any other is passed to the SDK as it is
+                (``top_p``, ``extra_headers``…).
 
         Raises:
             InvalidRequestError: before anything is sent, when the request cannot be meant.
@@ -139,7 +167,11 @@ class BaseLLMClient(BaseClient):
         check_messages(messages)
         check_tools(tools)
         check_sampling(temperature, max_tokens, max_temperature=self.max_temperature)
-        return Call(messages, max_tokens, temperature, check_stop(stop), tools or (), response_format, options)
+        wishes = _NO_WISHES
+        if not _WISHES.isdisjoint(options):
+            wishes = Wishes(**{name: options.pop(name) for name in _WISHES & options.keys()})
+            check_wishes(wishes, tools or ())
+        return Call(messages, max_tokens, temperature, check_stop(stop), tools or (), response_format, options, wishes)
 
     @abstractmethod
     def _request(self, call: Call) -> dict[str, Any]:

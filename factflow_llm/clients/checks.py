@@ -5,14 +5,17 @@ A message, a key or a text never appears in an error, only its position, its typ
 
 from __future__ import annotations
 
+import asyncio
 import math
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from factflow_llm.errors import ConfigurationError, FactflowLLMError, InvalidRequestError
+from factflow_llm.errors import ConfigurationError, FactflowLLMError, InvalidRequestError, WrongEventLoopError
 from factflow_llm.types import (
     EFFORTS,
     TOOL_CHOICES,
@@ -25,6 +28,11 @@ from factflow_llm.types import (
     Tool,
     ToolCall,
 )
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from factflow_llm.clients.base import Wishes
 
 _ROLES = frozenset(Role)
 _SPEAKERS = (Role.USER, Role.SYSTEM, Role.ASSISTANT)
@@ -51,6 +59,39 @@ def check_url(url: Any, *, name: str) -> str:
             f"{name} {url!r} needs a scheme and a host: write https://HOST, or http://HOST for a server of your own"
         )
     return url
+
+
+def check_address(url: Any, *, variable: str, default: str) -> str:
+    """Return the address given, else the environment's, else the default, without a slash at its end.
+
+    A variable that is set and blank says nothing.
+    """
+    told = os.environ.get(variable, "")
+    return check_url(url or (told if told.strip() else default), name="base_url").rstrip("/")
+
+
+def check_event_loop() -> AbstractEventLoop | None:
+    """Return asyncio's running loop, or ``None`` outside any; raise a ``WrongEventLoopError`` under trio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        if not _is_trio():
+            return None
+    raise WrongEventLoopError(
+        "factflow_llm runs on asyncio, and this is trio: call it inside trio_asyncio's aio_as_trio(…), or run all with "
+        "anyio.run(…, backend='asyncio')"
+    )
+
+
+def _is_trio() -> bool:
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return False
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
 
 
 def check_api_key(key: str | None, *, variable: str) -> str:
@@ -250,22 +291,33 @@ def check_tools(tools: Any) -> None:
         check_unicode((tool.name, tool.description, tool.parameters), where=where)
 
 
-def check_tool_choice(choice: Any, tools: Sequence[Any]) -> None:
-    """Raise an ``InvalidRequestError`` for a choice that is neither a word nor the name of a tool that was given."""
-    if choice is None or isinstance(choice, Mapping):
-        return
-    names = [tool.name if isinstance(tool, Tool) else tool.get("name") for tool in tools]
-    if not isinstance(choice, str) or (choice not in TOOL_CHOICES and choice not in names):
-        known = ", ".join(map(repr, [*sorted(TOOL_CHOICES), *filter(None, names)]))
-        raise InvalidRequestError(f"tool_choice={choice!r} names no tool: use one of {known}")
-
-
-def check_reasoning(reasoning: Any) -> None:
-    """Raise an ``InvalidRequestError`` for what is neither an effort nor a budget in tokens."""
+def check_wishes(wishes: Wishes, tools: Sequence[Any]) -> None:
+    """Raise an ``InvalidRequestError`` for a wish that cannot be meant."""
+    _check_tool_choice(wishes.tool_choice, tools)
+    if wishes.parallel_tool_calls not in {None, True, False}:
+        raise InvalidRequestError(f"parallel_tool_calls={wishes.parallel_tool_calls!r} must be True or False")
+    reasoning = wishes.reasoning
     if reasoning is not None and not _is_count(reasoning) and reasoning not in EFFORTS:
         raise InvalidRequestError(
             f"reasoning={reasoning!r} must be an effort ({', '.join(EFFORTS)}) or a budget in tokens from 1"
         )
+    if wishes.seed is not None and (not isinstance(wishes.seed, int) or isinstance(wishes.seed, bool)):
+        raise InvalidRequestError(f"seed={wishes.seed!r} must be a whole number")
+    if wishes.n is not None and not _is_count(wishes.n):
+        raise InvalidRequestError(f"n={wishes.n!r} must be a whole number from 1: so many answers")
+    logprobs: Any = wishes.logprobs
+    if logprobs is not None and not isinstance(logprobs, bool) and not _is_count(logprobs):
+        raise InvalidRequestError(f"logprobs={logprobs!r} must be True, or how many likelier tokens to tell, from 1")
+
+
+def _check_tool_choice(choice: Any, tools: Sequence[Any]) -> None:
+    if choice is None or isinstance(choice, Mapping):
+        return check_unicode(choice, where="tool_choice")
+    names = [tool.name if isinstance(tool, Tool) else tool.get("name") for tool in tools]
+    if not isinstance(choice, str) or (choice not in TOOL_CHOICES and choice not in names):
+        known = ", ".join(map(repr, [*sorted(TOOL_CHOICES), *filter(None, names)]))
+        raise InvalidRequestError(f"tool_choice={choice!r} names no tool: use one of {known}")
+    return None
 
 
 def check_stop(stop: Any) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from factflow_llm.clients.base import BaseLLMClient, Call
 from factflow_llm.clients.batches import refusal_text
-from factflow_llm.clients.checks import check_api_key, check_count, check_options
+from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
 from factflow_llm.clients.openai_messages import (
     read_finish,
@@ -22,10 +22,12 @@ from factflow_llm.clients.openai_messages import (
     say_format,
     say_messages,
     say_tools,
+    say_wishes,
 )
 from factflow_llm.clients.stainless import (
     CONNECT_TIMEOUT_S,
     TIMEOUT_S,
+    Connections,
     accepted_options,
     connection,
     lower_headers,
@@ -40,13 +42,20 @@ from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import CompletionResponse, EmbeddingResponse, StreamChunk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from types import ModuleType
+
+_OPENAI = "https://api.openai.com/v1"
+_CALL = re.compile(r"/(?:chat/completions|completions|embeddings|responses)$")
 
 # o1, o3-mini, gpt-5.1, ft:o4-mini:…, openai/gpt-6; not gpt-4o, gpt-35-turbo, gpt-oss-20b
 _REASONING = re.compile(r"(?:^|[/:])(?:o[1-9]|gpt-(?:[5-9]|1\d))(?!\d)")
 # how servers that cannot send vectors as base64 refuse the wish
 _NO_PACKING = re.compile(r"encoding_?format|base64")
+# those that reason only when asked: gpt-5.1 to gpt-5.4, and the chat models
+_SILENT = re.compile(r"(?:^|[/:])gpt-5\.[1-4](?!\d)|-chat")
+# since gpt-5.6 the end of what is to be cached can be marked; before, OpenAI chooses by itself
+_MARKED = re.compile(r"(?:^|[/:])gpt-(?:5\.(?:[6-9]|\d\d)|[6-9]|1\d)(?!\d)")
 
 
 class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
@@ -60,7 +69,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         model: str,
         *,
         sdk: ModuleType,
-        client: Any,
+        connect: Callable[[], Any],
         target: str,
         dimensions: int | None,
         batch_size: int | None,
@@ -73,23 +82,35 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
             self.max_texts_per_batch = check_count(batch_size, name="batch_size")
         self._encoding = "base64"  # a third of the bytes
         self._sdk = sdk
-        self._client = client
+        self._connections = Connections(connect, owned=owned)
         self._target = target
-        self._owned = owned
-        self.origin = origin("openai", client.base_url)
-        self._chat = client.chat.completions.with_raw_response.create
-        self._embeddings = client.embeddings.with_raw_response.create
+        self.origin = origin("openai", self._client.base_url)
         self._chat_options = accepted_options(self._chat)
         self._embedding_options = accepted_options(self._embeddings)
         self._reasons = _REASONING.search(model) is not None
+        self._marks = _MARKED.search(model) is not None
+
+    @property
+    def _client(self) -> Any:
+        return self._connections.here()
+
+    @property
+    def _chat(self) -> Any:
+        return self._client.chat.completions.with_raw_response.create
+
+    @property
+    def _embeddings(self) -> Any:
+        return self._client.embeddings.with_raw_response.create
 
     async def _close(self) -> None:
-        if self._owned:
-            await self._client.close()
+        await self._connections.aclose()
 
     def _request(self, call: Call) -> dict[str, Any]:
         check_options(call.options, accepted=self._chat_options, sdk=f"openai {self._sdk.__version__}")
-        request: dict[str, Any] = {"model": self._target, "messages": say_messages(call.messages, self.origin)}
+        request: dict[str, Any] = {
+            "model": self._target,
+            "messages": say_messages(call.messages, self.origin, marks=self._marks),
+        }
         if call.max_tokens is not None:
             request["max_completion_tokens" if self._reasons else "max_tokens"] = call.max_tokens
         if call.temperature is not None:
@@ -101,10 +122,12 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
             request["tools"] = say_tools(call.tools)
         if call.response_format is not None:
             request["response_format"] = say_format(call.response_format)
-        return request | call.options
+        return request | say_wishes(call.wishes) | call.options
 
     def _check_temperature(self, call: Call) -> None:
-        fixed = self._reasons and "-chat" not in self.model and call.options.get("reasoning_effort") != "none"
+        effort = call.options.get("reasoning_effort", call.wishes.reasoning)
+        silent = {None, "none"} if _SILENT.search(self.model) else {"none"}
+        fixed = self._reasons and effort not in silent
         if fixed and call.temperature != 1:
             raise InvalidRequestError(
                 f"temperature={call.temperature!r}: {self.model} reasons, and a reasoning model takes only 1; leave it "
@@ -237,21 +260,27 @@ class OpenAIClient(OpenAICompatibleClient):
     ) -> None:
         import openai
 
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL")
+        address = check_address(base_url, variable="OPENAI_BASE_URL", default=_OPENAI)
+        address = _CALL.sub("", address)
+        if address == _OPENAI.removesuffix("/v1"):
+            address = _OPENAI
         key = check_api_key(api_key or os.environ.get("OPENAI_API_KEY"), variable="OPENAI_API_KEY")
-        wiring = connection(
-            openai,
-            base_url=base_url,
-            timeout_s=timeout_s,
-            connect_timeout_s=connect_timeout_s,
-            headers=headers,
-            proxy=proxy,
-            http_client=http_client,
-        )
+
+        def connect() -> Any:
+            wiring = connection(
+                openai,
+                timeout_s=timeout_s,
+                connect_timeout_s=connect_timeout_s,
+                headers=headers,
+                proxy=proxy,
+                http_client=http_client,
+            )
+            return openai.AsyncOpenAI(api_key=key, base_url=address, **wiring)
+
         super().__init__(
             model,
             sdk=openai,
-            client=openai.AsyncOpenAI(api_key=key, base_url=base_url, **wiring),
+            connect=connect,
             target=model,
             dimensions=dimensions,
             batch_size=batch_size,

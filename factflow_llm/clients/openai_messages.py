@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from factflow_llm.clients.efforts import effort_of
 from factflow_llm.clients.schemas import model_schema, narrowed, obstacle, schema_name
 from factflow_llm.clients.turns import restore_chat_turn
 from factflow_llm.errors import InvalidRequestError
@@ -31,6 +32,9 @@ from factflow_llm.types import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from factflow_llm.clients.base import Wishes
+
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
     "length": FinishReason.LENGTH,
@@ -41,12 +45,13 @@ _FINISH_REASONS = {
 _NATIVE_FORMATS = frozenset({"text", "json_object", "json_schema"})
 
 
-def say_messages(messages: Sequence[Message], origin: str = "") -> list[dict[str, Any]]:
+def say_messages(messages: Sequence[Message], origin: str = "", *, marks: bool = False) -> list[dict[str, Any]]:
     """Say checked messages in OpenAI's words.
 
     Args:
         messages: the conversation.
         origin: whom they are for: only what came from there goes back as it came.
+        marks: whether the model takes cache breakpoints; the others cache by themselves.
 
     A tool's turn holds text alone here: its images and documents follow as a user's turn, after the last tool's.
     """
@@ -57,11 +62,13 @@ def say_messages(messages: Sequence[Message], origin: str = "") -> list[dict[str
             said.append({"role": "user", "content": shown})
             shown = []
         if message.role == Role.TOOL:
-            said.append(_say_tool_result(message, shown))
+            said.append(_say_tool_result(message, shown, marks=marks))
         elif message.role == Role.ASSISTANT:
-            said.append(_say_answer(message, origin))
+            said.append(_say_answer(message, origin, marks=marks))
         else:
-            said.append(_named(message, {"role": str(message.role), "content": _say_content(message.content)}))
+            said.append(
+                _named(message, {"role": str(message.role), "content": _say_content(message.content, marks=marks)})
+            )
     return [*said, {"role": "user", "content": shown}] if shown else said
 
 
@@ -69,16 +76,22 @@ def _named(message: Message, said: dict[str, Any]) -> dict[str, Any]:
     return {**said, "name": message.name} if message.name else said
 
 
-def _say_content(content: str | Sequence[Part]) -> str | list[dict[str, Any]]:
+def _say_content(content: str | Sequence[Part], *, marks: bool) -> str | list[dict[str, Any]]:
     """Say text or parts; parts without text are left out, since no server takes them."""
     if isinstance(content, str):
         return content
-    return [_say_part(part) for part in content if not isinstance(part, TextPart) or part.text] or ""
+    said = []
+    for part in content:
+        if not isinstance(part, TextPart) or part.text:
+            said.append(_say_part(part))
+            if marks and getattr(part, "cache", False):
+                said[-1]["prompt_cache_breakpoint"] = {"mode": "explicit"}
+    return said or ""
 
 
-def _say_answer(message: Message, origin: str) -> dict[str, Any]:
+def _say_answer(message: Message, origin: str, *, marks: bool) -> dict[str, Any]:
     """Say an assistant's turn, with what the server that gave it wants back."""
-    content = _say_content(message.content)
+    content = _say_content(message.content, marks=marks)
     calls = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
         for call in message.tool_calls
@@ -94,9 +107,9 @@ def _arguments(call: ToolCall) -> str:
     return call.arguments if call.arguments.strip() else "{}"
 
 
-def _say_tool_result(message: Message, shown: list[dict[str, Any]]) -> dict[str, Any]:
+def _say_tool_result(message: Message, shown: list[dict[str, Any]], *, marks: bool) -> dict[str, Any]:
     """Say a tool's turn; parts that are no text are put into ``shown``, behind a line that says whose they are."""
-    content = _say_content(message.content)
+    content = _say_content(message.content, marks=marks)
     if not isinstance(content, str):
         others = [part for part in content if part.get("type") != "text"]
         content = [part for part in content if part.get("type") == "text"]
@@ -174,13 +187,28 @@ def _say_tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def say_tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
-    """Say which tools may or must be called."""
+def say_wishes(wishes: Wishes) -> dict[str, Any]:
+    """Say what most providers understand in OpenAI's words; a budget for thoughts becomes the nearest effort above."""
+    said: dict[str, Any] = {}
+    if wishes.tool_choice is not None:
+        said["tool_choice"] = _say_tool_choice(wishes.tool_choice)
+    if wishes.reasoning is not None:
+        told = wishes.reasoning
+        said["reasoning_effort"] = told if isinstance(told, str) else effort_of(told)
+    if wishes.logprobs is not None:
+        said["logprobs"] = bool(wishes.logprobs)
+        if wishes.logprobs and not isinstance(wishes.logprobs, bool):
+            said["top_logprobs"] = wishes.logprobs
+    for name in ("parallel_tool_calls", "seed", "n"):
+        if (value := getattr(wishes, name)) is not None:
+            said[name] = value
+    return said
+
+
+def _say_tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
     if isinstance(choice, Mapping):
         return dict(choice)
-    if choice in TOOL_CHOICES:
-        return choice
-    return {"type": "function", "function": {"name": choice}}
+    return choice if choice in TOOL_CHOICES else {"type": "function", "function": {"name": choice}}
 
 
 def say_format(response_format: Any) -> dict[str, Any]:

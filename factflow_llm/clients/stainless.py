@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from factflow_llm.clients.checks import check_headers, check_positive, check_url
-from factflow_llm.errors import BadResponseError, ConfigurationError
+from factflow_llm.clients.checks import check_event_loop, check_headers, check_positive, check_url
+from factflow_llm.errors import BadResponseError, ConfigurationError, WrongEventLoopError
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from types import ModuleType
 
 TIMEOUT_S = 600.0  # both SDKs' own defaults: a long answer that is not streamed says nothing for minutes
@@ -23,7 +25,6 @@ CONNECT_TIMEOUT_S = 5.0
 def connection(
     sdk: ModuleType,
     *,
-    base_url: str | None,
     timeout_s: float,
     connect_timeout_s: float,
     headers: Mapping[str, str] | None,
@@ -31,8 +32,6 @@ def connection(
     http_client: Any,
 ) -> dict[str, Any]:
     """Check and return the keyword arguments that both SDKs' clients take; the SDK's own retries are off."""
-    if base_url is not None:
-        check_url(base_url, name="base_url")
     timeout = sdk.Timeout(
         check_positive(timeout_s, name="timeout_s"),
         connect=check_positive(connect_timeout_s, name="connect_timeout_s"),
@@ -47,6 +46,48 @@ def connection(
         "default_headers": check_headers(headers),
         "http_client": http_client,
     }
+
+
+class Connections:
+    """The SDK's clients, one per event loop: connections opened in one are of no use in another.
+
+    The first is made at once, so that wrong settings show where they are written, and belongs to the loop of the first
+    call. A caller's own ``http_client`` is one for all, and so for one loop.
+    """
+
+    def __init__(self, connect: Callable[[], Any], *, owned: bool) -> None:
+        self.first = connect()
+        self._connect = connect
+        self._owned = owned
+        self._loop: weakref.ref[AbstractEventLoop] | None = None
+        self._others: weakref.WeakKeyDictionary[AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
+
+    def here(self) -> Any:
+        """Return the client of the running loop; outside any, the first.
+
+        Raises:
+            WrongEventLoopError: under trio, and in a second loop with an ``http_client`` of the caller's own.
+        """
+        loop = check_event_loop()
+        if loop is None:
+            return self.first
+        if self._loop is None:
+            self._loop = weakref.ref(loop)
+        if self._loop() is loop:
+            return self.first
+        if not self._owned:
+            raise WrongEventLoopError(
+                "the http_client given belongs to the event loop of the first call: make a client in each loop, or "
+                "leave http_client out"
+            )
+        if loop not in self._others:
+            self._others[loop] = self._connect()
+        return self._others[loop]
+
+    async def aclose(self) -> None:
+        """Close what this loop opened; what a closed loop left behind is the collector's."""
+        if self._owned:
+            await self.here().close()
 
 
 def accepted_options(method: Callable[..., Any]) -> frozenset[str]:
