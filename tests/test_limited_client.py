@@ -269,7 +269,7 @@ def test_the_settings_deadline_holds_where_the_call_names_none() -> None:
             _Chat(takes_s=100.0),
             RateLimitConfig(max_concurrency=1, initial_concurrency=1, retry=RetryConfig(deadline_s=5.0)),
         )
-        busy = asyncio.ensure_future(limited.complete(HELLO))
+        busy = asyncio.ensure_future(limited.complete(HELLO, deadline_s=200.0))
         await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
         with pytest.raises(DeadlineExceededError):

@@ -30,6 +30,7 @@ from factflow_llm.clients.stainless import (
     parsed,
     raise_cut_stream,
     raise_unless_answer,
+    too_slow,
 )
 from factflow_llm.clients.turns import origin
 from factflow_llm.errors import InvalidRequestError
@@ -53,7 +54,7 @@ class AnthropicClient(BaseLLMClient):
             Anthropic's own.
         default_max_tokens: longest answer, in tokens, where a call names none: the API demands a number, and every
             Claude can write this many.
-        timeout_s: longest silence of the server, in seconds.
+        timeout_s: longest silence of the server and longest wait for a whole answer, per attempt, in seconds.
         connect_timeout_s: longest wait for a connection, in seconds.
         headers: sent with every request.
         proxy: URL of a proxy; by default what the environment says.
@@ -84,6 +85,7 @@ class AnthropicClient(BaseLLMClient):
         import anthropic
 
         super().__init__(model, options=options)
+        self.timeout_s = timeout_s
         address = check_address(base_url, variable="ANTHROPIC_BASE_URL", default="https://api.anthropic.com")
         address = _VERSION.sub("", address)
         key = check_api_key(api_key or os.environ.get("ANTHROPIC_API_KEY"), variable="ANTHROPIC_API_KEY")
@@ -153,6 +155,9 @@ class AnthropicClient(BaseLLMClient):
                 "takes none; leave it out, or pin the older version with headers={'anthropic-version': '2023-06-01'} "
                 "and write extra_body={'temperature': …}"
             )
+
+    def _too_slow(self, words: str) -> Exception:
+        return too_slow(self._sdk, words)
 
     async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
         response = await self._create(**request)

@@ -35,7 +35,7 @@ class AzureOpenAIClient(OpenAICompatibleClient):
         api_key: secret; by default the environment's ``AZURE_OPENAI_API_KEY``.
         token_provider: gives an Entra ID token, now or awaited, such as
             ``azure.identity.aio.get_bearer_token_provider(…)``; takes the place of a key.
-        timeout_s: longest silence of the server, in seconds.
+        timeout_s: longest silence of the server and longest wait for a whole answer, per attempt, in seconds.
         connect_timeout_s: longest wait for a connection, in seconds.
         headers: sent with every request.
         proxy: URL of a proxy; by default what the environment says.
@@ -114,6 +114,7 @@ class AzureOpenAIClient(OpenAICompatibleClient):
             options=options,
             owned=http_client is None,
         )
+        self.timeout_s = timeout_s
 
 
 def _resource(url: str) -> tuple[str, str | None, str | None]:

@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from factflow_llm.clients.checks import check_messages, check_sampling, check_stop, check_tools, check_wishes
+from factflow_llm.clients.timing import TimeBound
 from factflow_llm.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 
     from factflow_llm.types import CompletionResponse, Message, Reasoning, StreamChunk, Tool, ToolChoice
+
+T = TypeVar("T")
 
 _PRESETTABLE = ("max_tokens", "temperature", "stop", "tools", "response_format")
 
@@ -68,9 +73,15 @@ _NO_WISHES = Wishes()
 
 
 class BaseClient(ABC):
-    """A connection to one model of one provider."""
+    """A connection to one model of one provider.
+
+    Attributes:
+        timeout_s: longest silence of the server and longest wait for a whole answer, per attempt, in seconds; ``None``
+            for neither.
+    """
 
     provider: ClassVar[str]
+    timeout_s: float | None = None
 
     def __init__(self, model: str, *, options: Mapping[str, Any] | None = None) -> None:
         if not isinstance(model, str) or not model.strip():
@@ -94,6 +105,32 @@ class BaseClient(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    async def in_time(self, awaitable: Awaitable[T], *, timeout_s: float | None = None) -> T:
+        """Await one attempt, at most ``timeout_s`` in all; by default the client's own.
+
+        Raises:
+            Exception: the SDK's own error of a time-out, when it takes longer.
+        """
+        bound = self._time_bound(timeout_s)
+        try:
+            return await bound.wait(awaitable)
+        finally:
+            bound.close()
+
+    def _time_bound(self, timeout_s: float | None) -> TimeBound:
+        total_s = self.timeout_s if timeout_s is None else timeout_s
+        return TimeBound(
+            total_s=math.inf if total_s is None else total_s,
+            expired=lambda: self._too_slow(
+                f"no whole answer of {self.model} within timeout_s = {total_s:g} s of waiting; give it more time, or ask "
+                "for less"
+            ),
+        )
+
+    def _too_slow(self, words: str) -> Exception:
+        """Make the error of an attempt that took too long: the SDK's own, where it has one."""
+        return TimeoutError(words)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.model!r} {'closed' if self._closed else 'open'}>"
@@ -135,8 +172,16 @@ class BaseLLMClient(BaseClient):
             InvalidRequestError: before anything is sent, when the request cannot be meant.
             Exception: the SDK's own, unchanged; read it with ``classify_llm_error``.
         """
-        given = (max_tokens, temperature, stop, tools, response_format)
-        return await self._complete(self._request(self._call(messages, given, provider_options)))
+        request = self.prepare(
+            messages,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop=stop,
+            tools=tools,
+            response_format=response_format,
+            **provider_options,
+        )
+        return await self.send(request)
 
     def stream(
         self,
@@ -155,8 +200,49 @@ class BaseLLMClient(BaseClient):
         the provider sends after the answer has begun, and a connection that drops, arrive as exceptions. Arguments and
         errors otherwise as for ``complete``; a request that cannot be meant fails here, not at the first chunk.
         """
+        request = self.prepare(
+            messages,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop=stop,
+            tools=tools,
+            response_format=response_format,
+            **provider_options,
+        )
+        return self.start(request)
+
+    def prepare(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None,
+        temperature: float | None,
+        stop: Sequence[str] | None,
+        tools: Sequence[Tool] | None,
+        response_format: Any,
+        **provider_options: Any,
+    ) -> dict[str, Any]:
+        """Check a call and say it in the SDK's words, once for all its attempts; arguments as for ``complete``.
+
+        Raises:
+            InvalidRequestError: when the request cannot be meant.
+        """
         given = (max_tokens, temperature, stop, tools, response_format)
-        return self._stream(self._request(self._call(messages, given, provider_options)))
+        return self._request(self._call(messages, given, provider_options))
+
+    async def send(self, request: dict[str, Any]) -> CompletionResponse:
+        """Send what ``prepare`` returned, in one attempt of at most ``timeout_s``, and return the whole answer."""
+        return await self.in_time(self._complete(request), timeout_s=_own_timeout_s(request))
+
+    async def start(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
+        """Send what ``prepare`` returned, in one attempt of at most ``timeout_s``, and yield the answer's pieces."""
+        bound = self._time_bound(_own_timeout_s(request))
+        try:
+            async with aclosing(self._stream(request)) as chunks:
+                while (chunk := await bound.wait(anext(chunks, None))) is not None:
+                    yield chunk
+        finally:
+            bound.close()
 
     def _call(self, messages: Sequence[Message], given: tuple[Any, ...], provider_options: dict[str, Any]) -> Call:
         options = {**self._options, **provider_options}
@@ -184,3 +270,9 @@ class BaseLLMClient(BaseClient):
     @abstractmethod
     def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
         """Send ``request`` once and say each piece of the answer in neutral form."""
+
+
+def _own_timeout_s(request: Mapping[str, Any]) -> float | None:
+    """Return the ``timeout`` that a call brought as a provider option; ``None`` where it is no number of seconds."""
+    timeout = request.get("timeout")
+    return timeout if isinstance(timeout, int | float) else None

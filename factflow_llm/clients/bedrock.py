@@ -37,7 +37,7 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
         dimensions: length of the vectors: 256, 512 or 1024 for version 2; version 1 knows only 1536.
         normalize: scale vectors to length 1; version 1 always does.
         max_concurrency: calls in flight, each on a thread and a connection of its own.
-        timeout_s: longest silence of the server, in seconds.
+        timeout_s: longest silence of the server and longest wait for a whole answer, per attempt, in seconds.
         connect_timeout_s: longest wait for a connection, in seconds.
         headers: sent with every request.
         proxy: URL of a proxy; by default what the environment says.
@@ -86,6 +86,7 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
             connect_timeout=check_positive(connect_timeout_s, name="connect_timeout_s"),
             proxies=None if proxy is None else dict.fromkeys(("http", "https"), check_url(proxy, name="proxy")),
         )
+        self.timeout_s = timeout_s
         self._headers = check_headers(headers)
         self._client.meta.events.register("before-sign.bedrock-runtime.InvokeModel", self._add_headers)
         self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="bedrock")
@@ -121,7 +122,7 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
         if not self._is_v1:
             body |= self._options if wanted is None else self._options | {"dimensions": wanted}
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._invoke, json.dumps(body), wanted)
+        return await self.in_time(loop.run_in_executor(self._threads, self._invoke, json.dumps(body), wanted))
 
     def _invoke(self, body: str, dimensions: int | None) -> EmbeddingResponse:
         response = self._client.invoke_model(
@@ -156,6 +157,13 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
         known = (_V1_DIMENSIONS,) if self._is_v1 else _V2_DIMENSIONS
         if dimensions is not None and dimensions not in known:
             raise error(f"dimensions={dimensions!r}: {self.model} has {' or '.join(map(str, known))}; leave it out")
+
+    def _too_slow(self, words: str) -> Exception:
+        from botocore.exceptions import ReadTimeoutError
+
+        error: Exception = ReadTimeoutError(endpoint_url=self._client.meta.endpoint_url)
+        error.__cause__ = TimeoutError(words)
+        return error
 
     async def _close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

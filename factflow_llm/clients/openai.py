@@ -35,6 +35,7 @@ from factflow_llm.clients.stainless import (
     raise_cut_stream,
     raise_not_an_answer,
     raise_unless_answer,
+    too_slow,
 )
 from factflow_llm.clients.turns import origin
 from factflow_llm.clients.vectors import read_vectors
@@ -190,6 +191,9 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
             raw=chunk,
         )
 
+    def _too_slow(self, words: str) -> Exception:
+        return too_slow(self._sdk, words)
+
     @property
     def max_tokens_per_text(self) -> int | None:
         """8,192 for OpenAI's own embedding models; ``None`` for any other, which may read more."""
@@ -208,7 +212,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         wanted = self._wanted_dimensions(dimensions)
         size = {} if wanted is None else {"dimensions": wanted}
         request = {"model": self._target, "input": list(texts), "encoding_format": self._encoding, **size}
-        response = await self._embeddings(**(request | self._options))
+        response = await self.in_time(self._embeddings(**(request | self._options)))
         answer = await parsed(response)
         raise_unless_answer(response, answer, "data")
         return EmbeddingResponse(
@@ -228,7 +232,7 @@ class OpenAIClient(OpenAICompatibleClient):
         api_key: secret; by default the environment's ``OPENAI_API_KEY``.
         base_url: where the API lives, mostly ending in ``/v1``; by default the environment's ``OPENAI_BASE_URL``, else
             OpenAI's own.
-        timeout_s: longest silence of the server, in seconds.
+        timeout_s: longest silence of the server and longest wait for a whole answer, per attempt, in seconds.
         connect_timeout_s: longest wait for a connection, in seconds.
         headers: sent with every request.
         proxy: URL of a proxy; by default what the environment says.
@@ -287,3 +291,4 @@ class OpenAIClient(OpenAICompatibleClient):
             options=options,
             owned=http_client is None,
         )
+        self.timeout_s = timeout_s

@@ -148,3 +148,10 @@ def raise_cut_stream(sdk: ModuleType, response: Any) -> NoReturn:
         message="the stream ended before its finish reason: the connection was cut on the way",
         request=response.http_response.request,
     )
+
+
+def too_slow(sdk: ModuleType, words: str) -> Exception:
+    """Make the SDK's own error for an attempt that took too long; its cause says by which bound."""
+    error: Exception = sdk.APITimeoutError(request=None)
+    error.__cause__ = TimeoutError(words)
+    return error

@@ -15,6 +15,7 @@ from factflow_llm.errors.tables import squash
 
 MOST_MESSAGE = 2_000
 _MOST_TEXT = 65_536
+_MOST_NUMBER = 10**18
 _DEEPEST = 5  # a gateway's error in a gateway's error in …
 _ANSWERS = ("choices", "content", "data", "output", "embedding", "embeddings", "delta", "candidates")
 _FAILED_CHOICES = ("error", "network_error")
@@ -223,10 +224,10 @@ def scalar(value: Any) -> str | None:
 
 
 def _short(value: str | float) -> str:
-    """Write a number or a text out, no longer than any machine's word is."""
-    if isinstance(value, str):
-        return str(value)
-    return repr(value) if isinstance(value, float) or abs(value) < 10**18 else ""
+    """Write a text or a number out; a number that no machine's word can be is nothing."""
+    if isinstance(value, int) and abs(value) >= _MOST_NUMBER:
+        return ""
+    return str(value)
 
 
 def is_status(value: Any) -> bool:

@@ -73,7 +73,8 @@ class RetryConfig(FrozenSettings):
         backoff_base_s: the first wait is drawn from 0 to this; it doubles with every attempt.
         backoff_cap_s: no wait is drawn from more than this.
         retry_after_cap_s: a provider's Retry-After is obeyed up to this; Azure says 86,400 s to an oversized request.
-        deadline_s: a call, waiting and retries included, ends by then; ``None`` waits as long as it takes.
+        deadline_s: seconds from its beginning by which a call is over, wherever it is: waiting, retrying, answering,
+            streaming; ``None`` waits as long as it takes.
     """
 
     max_attempts: int = Field(default=8, ge=1)

@@ -235,6 +235,11 @@ class Permit:
         """When it was granted, on the event loop's clock; NaN before."""
         return self._ticket.granted_s
 
+    @property
+    def settled(self) -> bool:
+        """Whether it holds nothing: settled already, or never granted."""
+        return self._ticket.state is not TicketState.GRANTED
+
     async def __aenter__(self) -> Self:
         if not self._limiter._submit(self._ticket):
             await self._limiter._turn(self._ticket)

@@ -39,6 +39,7 @@ _RETRY: Final = 3
 _GIVE_UP: Final = 4
 _NEXT_ROUND: Final = 5
 _NEIGHBOUR: Final = 6
+_DEADLINE: Final = 7
 _JITTERS: Final = 16
 ANSWERED_AT_ONCE_S: Final = 1.0
 """What a caller in a closed loop waits who was answered, or refused, in no time: else no time would pass at all."""
@@ -129,6 +130,8 @@ class _World:
                     self.submit(now, what)
             elif kind == _GIVE_UP:
                 self.give_up(now, what)
+            elif kind == _DEADLINE:
+                self.overdue(now, what)
             elif kind == _NEXT_ROUND:
                 self.begin(now, *what)
             elif kind == _NEIGHBOUR:
@@ -165,6 +168,8 @@ class _World:
         scenario, deadline_s = self.scenario, self.retry.deadline_s
         request = Request(call, now, client, math.inf if deadline_s is None else now + deadline_s)
         self.open[call.index] = request
+        if deadline_s is not None:
+            self.push(request.deadline_s, _DEADLINE, request)
         if scenario.impatient_share and self.patience.row(call.index)[0] < scenario.impatient_share:
             self.push(now + scenario.patience_s * self.patience_left.row(call.index)[0], _GIVE_UP, call.index)
         self.submit(now, request)
@@ -266,6 +271,15 @@ class _World:
             controller.withdraw(request)
         self.decide(now, request.client)
         self.finish(now, request, Ending.CANCELLED)
+
+    def overdue(self, now: float, request: Request) -> None:
+        """End a call whose deadline passes while it is answered; one in line is refused by the line itself."""
+        if request.ended or not self.hang_up(now, request):
+            return
+        controller = self.controllers[request.client]
+        self.ledger.changes(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
+        self.decide(now, request.client)
+        self.finish(now, request, Ending.REFUSED_DEADLINE)
 
     def hang_up(self, now: float, request: Request) -> bool:
         """Drop the request's connection and return whether it had one."""

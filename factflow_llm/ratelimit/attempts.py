@@ -1,0 +1,295 @@
+"""One call's attempts: be admitted, send, classify, settle, record, wait, and again. Nobody else retries.
+
+A call is one ticket, whatever number of attempts it takes; every attempt is admitted anew and settled exactly once,
+whatever the answer holds and wherever the caller leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+
+from factflow_llm.clients.timing import TimeBound
+from factflow_llm.errors import DeadlineExceededError, ErrorMetadata, LLMErrorClassification, get_error_metadata
+from factflow_llm.headers import parse_limits
+from factflow_llm.ratelimit.backoff import retry_delay_s
+from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, CallTicket, Permit
+from factflow_llm.ratelimit.line import NEVER
+from factflow_llm.recorder import AttemptRow, AttemptSink, RowOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from factflow_llm.ratelimit.config import RetryConfig
+    from factflow_llm.types import Usage
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+_call_ids = itertools.count()
+
+
+@dataclass(slots=True)
+class Road:
+    """What all calls of one client share on their way to the provider.
+
+    Attributes:
+        limiter: admits each attempt; ``None`` lets all go at once.
+        retry: how failed attempts are repeated.
+        recorder: gets one row per attempt.
+        jitter: uniform draws in [0, 1) for the waits between attempts.
+        model: as the rows name it.
+        provider: as the rows name it.
+        rows_lost: rows that the recorder has refused by raising; the first is told in the log.
+    """
+
+    limiter: AdaptiveRateLimiter | None
+    retry: RetryConfig
+    recorder: AttemptSink | None
+    jitter: Callable[[], float]
+    model: str
+    provider: str
+    rows_lost: int = 0
+
+    def record(self, row: AttemptRow) -> None:
+        """Hand a row on; a recorder that raises costs the row, never the call."""
+        assert self.recorder is not None
+        try:
+            self.recorder.record(row)
+        except Exception:
+            self.rows_lost += 1
+            if self.rows_lost == 1:
+                _log.exception("the recorder of %s failed; rows are lost until it is mended", self.model)
+
+
+class _Admission(NamedTuple):
+    """The limiter's state at an attempt's admission."""
+
+    admitted_s: float
+    limit: float
+    in_flight: int
+    queued: int
+    reason: str
+
+
+class Attempts:
+    """One call on its way: ``async with`` it for each attempt, and again, until the body returns.
+
+    ::
+
+        while True:
+            async with call:
+                return call.answered(await call.within(client.complete(messages)))
+
+    Entering waits for the limiter's leave. Leaving settles and records the attempt. A failure that is worth another
+    attempt is swallowed, after the wait, so that the loop goes round; one after ``begun()`` never is.
+
+    Args:
+        road: what all calls of the client share.
+        operation: ``chat`` or ``embeddings``.
+        input_tokens: tokens the call will read; ``None`` when unknown.
+        max_tokens: the caller's bound on the answer.
+        priority: higher is admitted first.
+        deadline_s: seconds from now by which the call is over; ``None`` takes the retry settings'.
+    """
+
+    __slots__ = (
+        "_admission", "_bound", "_headers", "_permit", "_road", "_usage", "arrival_s", "attempt", "call_id",
+        "first_chunk_s", "max_tokens", "operation", "ticket",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        road: Road,
+        operation: str,
+        *,
+        input_tokens: int | None,
+        max_tokens: int | None,
+        priority: int,
+        deadline_s: float | None,
+    ) -> None:
+        now = asyncio.get_running_loop().time()
+        within_s = road.retry.deadline_s if deadline_s is None else deadline_s
+        by_s = NEVER if within_s is None else now + within_s
+        self._road = road
+        self.operation = operation
+        self.max_tokens = max_tokens
+        self.arrival_s = now
+        self.call_id = next(_call_ids)
+        self.attempt = 0
+        self.first_chunk_s: float | None = None
+        self.ticket = CallTicket(
+            input_tokens, 0 if operation == "embeddings" else max_tokens, priority=priority, deadline_s=by_s
+        )
+        self._bound = TimeBound(by_s=by_s, expired=self._too_late)
+        self._permit: Permit | None = None
+        self._admission: _Admission | None = None
+        self._usage: Usage | None = None
+        self._headers: Mapping[str, str] | None = None
+
+    async def __aenter__(self) -> Self:
+        self.first_chunk_s = self._usage = self._headers = self._admission = None
+        limiter = self._road.limiter
+        if limiter is not None:
+            self._permit = Permit(limiter, self.ticket)
+            try:
+                await self._permit.__aenter__()
+            except BaseException as error:
+                self._record(error, _metadata(error))
+                raise
+        if self._road.recorder is not None:
+            self._admission = self._admitted(limiter)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._bound.close()
+        try:
+            metadata = _metadata(error)
+            self._settle(error, metadata)
+        finally:
+            self._give_back()
+        self._record(error, metadata)
+        if metadata is None or self.first_chunk_s is not None:
+            return False
+        delay_s = self._delay_s(metadata)
+        if delay_s is None:
+            return False
+        self.attempt += 1
+        await asyncio.sleep(delay_s)
+        return True
+
+    async def within(self, awaitable: Awaitable[T]) -> T:
+        """Await what the provider owes, no longer than the call's deadline allows.
+
+        Raises:
+            DeadlineExceededError: when that passes first.
+        """
+        if self.ticket.deadline_s == NEVER:
+            return await awaitable
+        return await self._bound.wait(awaitable)
+
+    def answered(self, response: T) -> T:
+        """Note what a whole answer says of usage and limits, and hand it back."""
+        self._usage = getattr(response, "usage", None)
+        self._headers = getattr(response, "headers", None)
+        return response
+
+    def begun(self, usage: Usage | None, headers: Mapping[str, str] | None) -> None:
+        """Note a piece of a streamed answer: from the first on, the attempt is not repeated."""
+        if self.first_chunk_s is None:
+            self.first_chunk_s = asyncio.get_running_loop().time()
+        self._usage = usage or self._usage
+        self._headers = headers or self._headers
+
+    def _too_late(self) -> DeadlineExceededError:
+        return DeadlineExceededError(
+            f"no whole answer by the call's deadline, {self.ticket.deadline_s - self.arrival_s:g} s after it was asked "
+            f"for; it was attempt {self.attempt + 1}: give more time, or ask for less"
+        )
+
+    def _admitted(self, limiter: AdaptiveRateLimiter | None) -> _Admission:
+        if limiter is None:
+            return _Admission(asyncio.get_running_loop().time(), NEVER, 0, 0, "")
+        ticket, metrics = self.ticket, limiter.metrics
+        return _Admission(
+            ticket.granted_s, metrics.requests_per_s, ticket.in_flight, ticket.queued, metrics.last_reason.value
+        )
+
+    def _give_back(self) -> None:
+        """Return a permit that nothing has settled, so that no fault of our own can leak one."""
+        permit, self._permit = self._permit, None
+        if permit is not None and not permit.settled:
+            permit.ignored()
+
+    def _settle(self, error: BaseException | None, metadata: ErrorMetadata | None) -> None:
+        if self._permit is None:
+            return
+        if error is None:
+            self._permit.succeeded(usage=self._usage, headers=self._headers)
+        elif metadata is None:
+            self._permit.ignored()
+        else:
+            self._permit.failed(metadata)
+
+    def _delay_s(self, metadata: ErrorMetadata) -> float | None:
+        """Return the seconds to wait before the next attempt, or ``None`` to give up."""
+        if metadata.classification is LLMErrorClassification.TERMINAL:
+            return None
+        deadline_s = self.ticket.deadline_s
+        return retry_delay_s(
+            self._road.retry,
+            attempt=self.attempt,
+            jitter=self._road.jitter(),
+            retry_after_s=metadata.retry_after_s,
+            remaining_s=None if deadline_s == NEVER else deadline_s - asyncio.get_running_loop().time(),
+            worth_attempts=metadata.max_attempts,
+        )
+
+    def _record(self, error: BaseException | None, metadata: ErrorMetadata | None) -> None:
+        road, admission, usage = self._road, self._admission, self._usage
+        if road.recorder is None:
+            return
+        headers = self._headers if error is None else _response_headers(error)
+        road.record(
+            AttemptRow(
+                call_id=self.call_id,
+                attempt=self.attempt,
+                arrival_s=self.arrival_s,
+                admitted_s=admission.admitted_s if admission else None,
+                sent_s=admission.admitted_s if admission else None,
+                first_chunk_s=self.first_chunk_s,
+                end_s=asyncio.get_running_loop().time(),
+                model=road.model,
+                provider=road.provider,
+                operation=self.operation,
+                input_tokens=usage.input_tokens if usage else self.ticket.input_tokens,
+                output_tokens=usage.output_tokens if usage else None,
+                max_tokens=self.max_tokens,
+                status=metadata.status_code if metadata else 200 if error is None else None,
+                error=metadata.reason.value if metadata else None,
+                outcome=_row_outcome(admission, error, metadata),
+                retry_after_s=metadata.retry_after_s if metadata else None,
+                axis=metadata.axis if metadata else None,
+                limit=admission.limit if admission else None,
+                in_flight=admission.in_flight if admission else None,
+                queue_depth=admission.queued if admission else None,
+                reason=admission.reason if admission else None,
+                headers=headers or {},
+                limits=metadata.limits if metadata else parse_limits(headers) if headers else (),
+            )
+        )
+
+
+def _metadata(error: BaseException | None) -> ErrorMetadata | None:
+    return get_error_metadata(error) if isinstance(error, Exception) else None
+
+
+def _response_headers(error: BaseException) -> Mapping[str, str] | None:
+    try:
+        headers = error.response.headers  # type: ignore[attr-defined]
+    except Exception:
+        return None
+    return headers if isinstance(headers, Mapping) else None
+
+
+def _row_outcome(
+    admission: _Admission | None, error: BaseException | None, metadata: ErrorMetadata | None
+) -> RowOutcome:
+    if error is None:
+        return RowOutcome.OK
+    if metadata is None:
+        return RowOutcome.CANCELLED
+    if admission is None:
+        return RowOutcome.REJECTED_LOCAL
+    if isinstance(error, DeadlineExceededError):
+        return RowOutcome.CANCELLED
+    if metadata.classification is LLMErrorClassification.RATE_LIMITED:
+        return RowOutcome.RATE_LIMITED
+    return RowOutcome.TIMEOUT if metadata.reason.value == "timeout" else RowOutcome.ERROR

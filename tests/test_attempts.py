@@ -1,0 +1,194 @@
+"""One call's attempts: what ends them, what they return to the limiter, and what they never let through."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from factflow_llm.clients.timing import TimeBound
+from factflow_llm.errors import DeadlineExceededError
+from factflow_llm.ratelimit.client import RateLimitedClient
+from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
+from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+from factflow_llm.types import CompletionResponse, FinishReason, Message, StreamChunk, Usage
+from tests.support.virtual_loop import run_virtually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from factflow_llm.recorder import AttemptRow
+
+HELLO = [Message.user("hello")]
+FOREVER_S = 1e6
+
+
+class Slow:
+    """A client whose answer, or each piece of it, takes so long; it counts what was given up."""
+
+    def __init__(self, takes_s: float, *, fails: Exception | None = None) -> None:
+        self.takes_s = takes_s
+        self.fails = fails
+        self.given_up = 0
+
+    async def complete(self, messages: Sequence[Message], **_: Any) -> CompletionResponse:
+        """Answer, late."""
+        try:
+            await asyncio.sleep(self.takes_s)
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        if self.fails is not None:
+            raise self.fails
+        return CompletionResponse("yes", "m", Usage(1, 1), FinishReason.STOP)
+
+    async def stream(self, messages: Sequence[Message], **_: Any) -> AsyncIterator[StreamChunk]:
+        """Send a piece, and another, for ever."""
+        try:
+            while True:
+                await asyncio.sleep(self.takes_s)
+                yield StreamChunk("a")
+        except (asyncio.CancelledError, GeneratorExit):
+            self.given_up += 1
+            raise
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+def limited(client: Any, **settings: Any) -> RateLimitedClient:
+    """Put a client behind a limiter."""
+    retry = {"retry": RetryConfig(**settings.pop("retry"))} if "retry" in settings else {}
+    return RateLimitedClient(client, AdaptiveRateLimiter(RateLimitConfig(**settings, **retry)), jitter=lambda: 0.5)
+
+
+def idle(client: RateLimitedClient) -> bool:
+    """Tell whether the limiter holds nothing."""
+    assert client.limiter is not None
+    metrics = client.limiter.metrics
+    return (metrics.in_flight, metrics.queued) == (0, 0)
+
+
+@pytest.mark.parametrize("by", ["call", "settings"])
+def test_the_deadline_ends_an_answer_that_does_not_come(by: str) -> None:
+    """A call in flight at its deadline is given up, its connection with it, and its permit comes back."""
+
+    async def main() -> None:
+        slow = Slow(FOREVER_S)
+        client = limited(slow, retry={"deadline_s": 3.0 if by == "settings" else None})
+        with pytest.raises(DeadlineExceededError, match="3 s after it was asked for; it was attempt 1"):
+            await client.complete(HELLO, deadline_s=3.0 if by == "call" else None)
+        assert asyncio.get_running_loop().time() == 3.0
+        assert slow.given_up == 1
+        assert idle(client)
+
+    run_virtually(main())
+
+
+def test_the_deadline_ends_a_stream_between_its_pieces() -> None:
+    """A stream whose pieces keep coming ends at the deadline, and what had come was handed on."""
+
+    async def main() -> None:
+        slow = Slow(1.0)
+        client = limited(slow)
+        heard: list[str] = []
+
+        async def listen() -> None:
+            async for chunk in client.stream(HELLO, deadline_s=3.5):
+                heard.append(chunk.text)  # noqa: PERF401 - what came before the end counts
+
+        with pytest.raises(DeadlineExceededError):
+            await listen()
+        assert heard == ["a"] * 3
+        assert asyncio.get_running_loop().time() == 3.5
+        assert slow.given_up == 1
+        assert idle(client)
+
+    run_virtually(main())
+
+
+def test_the_deadline_ends_a_retry() -> None:
+    """The attempts of a call share one deadline."""
+
+    async def main() -> None:
+        client = limited(Slow(4.0, fails=TimeoutError()))
+        with pytest.raises(DeadlineExceededError, match="it was attempt 2"):
+            await client.complete(HELLO, deadline_s=7.0)
+        assert asyncio.get_running_loop().time() == 7.0
+        assert idle(client)
+
+    run_virtually(main())
+
+
+def test_a_cancellation_from_outside_stays_one() -> None:
+    """A deadline of the call's own does not take somebody else's cancellation for its own."""
+
+    async def main() -> None:
+        client = limited(Slow(FOREVER_S))
+        task = asyncio.ensure_future(client.complete(HELLO, deadline_s=50.0))
+        await asyncio.sleep(1.0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2.0):
+                await client.complete(HELLO, deadline_s=50.0)
+        assert idle(client)
+
+    run_virtually(main())
+
+
+def test_a_slow_reader_is_not_cut_off() -> None:
+    """Of a bound on all waiting, only the time spent waiting for the provider is counted."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        bound = TimeBound(total_s=5.0, expired=lambda: TimeoutError("too slow"))
+        for _ in range(4):
+            await bound.wait(asyncio.sleep(1.0))
+            await asyncio.sleep(100.0)
+        with pytest.raises(TimeoutError, match="too slow"):
+            await bound.wait(asyncio.sleep(2.0))
+        assert loop.time() == 405.0
+        with pytest.raises(TimeoutError, match="too slow"):
+            await bound.wait(asyncio.sleep(0.0))
+
+    run_virtually(main())
+
+
+def test_a_classifier_that_raises_leaks_no_permit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong between an attempt's end and its settlement, the permit comes back."""
+
+    def broken(_: BaseException) -> None:
+        raise ZeroDivisionError("a fault of our own")
+
+    monkeypatch.setattr("factflow_llm.ratelimit.attempts.get_error_metadata", broken)
+
+    async def main() -> None:
+        client = limited(Slow(1.0, fails=ValueError("no")), initial_concurrency=1, max_concurrency=1)
+        for _ in range(5):
+            with pytest.raises(ZeroDivisionError):
+                await client.complete(HELLO, deadline_s=100.0)
+        assert idle(client)
+
+    run_virtually(main())
+
+
+def test_a_recorder_that_raises_costs_rows_and_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    """A recorder's failure is told once and counted; calls go on."""
+
+    class Full:
+        def record(self, row: AttemptRow, /) -> None:
+            raise OSError(28, "No space left on device")
+
+    async def main() -> None:
+        client = RateLimitedClient(Slow(1.0), None, recorder=Full())
+        for _ in range(3):
+            assert (await client.complete(HELLO)).text == "yes"
+        assert client._road.rows_lost == 3
+
+    with caplog.at_level(logging.DEBUG):
+        run_virtually(main())
+    assert [record.levelname for record in caplog.records if "recorder" in record.message] == ["ERROR"]
