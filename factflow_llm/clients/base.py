@@ -123,8 +123,8 @@ class BaseClient(ABC):
         return TimeBound(
             total_s=math.inf if total_s is None else total_s,
             expired=lambda: self._too_slow(
-                f"no whole answer of {self.model} within timeout_s = {total_s:g} s of waiting; give it more time, or ask "
-                "for less"
+                f"no whole answer of {self.model} within timeout_s = {total_s:g} s of waiting; give it more time, "
+                "or ask for less"
             ),
         )
 
