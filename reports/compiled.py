@@ -20,7 +20,7 @@ from pathlib import Path
 
 from reports import ROOT
 
-_SOURCES = ("factflow_llm", "simulators", "notebooks", "pyproject.toml", "README.md", ".gitignore")
+_SOURCES = ("factflow_llm", "simulators", "notebooks", "pyproject.toml", "README.md", "hatch_build.py", ".gitignore")
 _BESIDE = ("tests", "reports")
 _ENVIRONMENT = {
     "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1",
@@ -31,14 +31,14 @@ _ENVIRONMENT = {
 def modules() -> list[str]:
     """Return the names of the modules that are compiled."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    files = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]["include"]
-    return [file.removeprefix("/").removesuffix(".py").replace("/", ".") for file in files]
+    files = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
+    return [file.removesuffix(".py").replace("/", ".") for file in files]
 
 
 def missing() -> str | None:
     """Return what is missing for a build; ``None`` if nothing is."""
-    if find_spec("hatch_mypyc") is None:
-        return "hatch-mypyc"
+    if find_spec("mypyc") is None:
+        return "mypyc (of the package mypy)"
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
     if shutil.which(compiler) is None:
         return f"the C compiler {compiler}"

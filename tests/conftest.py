@@ -1,15 +1,16 @@
-"""What holds for every test: in CI nothing is skipped but for a reason written down here."""
+"""What holds for every test: in CI nothing is skipped but for a reason written down here, and what is left out is said."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
 ALLOWED_IN_CI = (
     r"needs a CUDA device",
@@ -45,3 +46,32 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Judge skips of whole files."""
     return _judged((yield))
+
+
+LEFT_OUT: Counter[str] = Counter()
+"""How many tests were deselected, by the marker that did it."""
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count what is left out, by marker."""
+    for item in items:
+        LEFT_OUT.update([name for name in ("report", "slow") if item.get_closest_marker(name)])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that prints what this one, which collected, has left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(LEFT_OUT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Keep what a worker of pytest-xdist says: all workers collect the same."""
+    LEFT_OUT.update(getattr(node, "workeroutput", {}).get("left_out", {}) if not LEFT_OUT else {})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out and how to run it."""
+    if LEFT_OUT:
+        counts = ", ".join(f"{number} {marker}" for marker, number in sorted(LEFT_OUT.items()))
+        terminalreporter.line(f"left out: {counts}. `-m 'not report'` runs the slow ones, too; .ci/run does everything")

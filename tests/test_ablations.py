@@ -73,7 +73,7 @@ def test_the_report_names_every_mechanism() -> None:
         assert f"\n{ablation.name} " in text
 
 
-@pytest.mark.slow
+@pytest.mark.report
 def test_the_report_is_what_is_found() -> None:
     """Half an hour on two cores."""
     assert not differences(ablations())

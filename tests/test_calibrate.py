@@ -450,7 +450,7 @@ def test_a_load_finds_the_quota_whatever_it_is(quota_per_s: float, refuses: bool
     assert (len(rows) > 40) is refuses
 
 
-@pytest.mark.slow
+@pytest.mark.report
 @pytest.mark.parametrize(
     "quota", [Bucket(limit=600, burst_s=2), FixedWindow(limit=36, per_s=3, phase_s=0.5)], ids=["bucket", "fixed"]
 )
@@ -464,7 +464,7 @@ def test_over_http(quota: Quota, tmp_path: Path) -> None:
     assert rate(found) == pytest.approx(rate(quota), rel=0.03), calibration.report()
 
 
-@pytest.mark.slow
+@pytest.mark.report
 def test_forty_hidden_providers() -> None:
     """Of forty random providers, shapes, limits and held-out refusals are told as the golden report says."""
     judged = list(judgements())

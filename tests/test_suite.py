@@ -349,7 +349,7 @@ def test_the_command_refuses_what_the_suite_decides() -> None:
     assert "--provider, --backlog: --suite decides this" in result.output
 
 
-@pytest.mark.slow
+@pytest.mark.report
 @pytest.mark.parametrize("name", ["ours", "everybody"])
 def test_the_golden_reports_are_what_the_suite_finds(name: str) -> None:
     """`python -m reports ours --write` and `everybody --write` make them anew."""
