@@ -1,4 +1,4 @@
-"""Compile the core with mypyc while the wheel is built, if ``HATCH_BUILD_HOOK_ENABLE_MYPYC`` is 1; otherwise do nothing.
+"""Compile the core with mypyc while the wheel is built, if ``HATCH_BUILD_HOOK_ENABLE_MYPYC`` is 1.
 
 The modules to compile are listed in pyproject.toml. Their sources stay in the wheel, the compiled files lie beside them
 and go before them.

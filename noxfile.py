@@ -1,6 +1,6 @@
-"""The tasks of this repository: ``nox`` lists them, ``nox -s NAME`` runs one, what follows ``--`` goes to its command.
+"""The tasks of this repository: ``nox`` lists them, ``nox -s NAME -- …`` runs one and hands it what follows ``--``.
 
-They run in the environment that holds nox (``pip install -e ".[dev]"``), which makes them start at once; `.ci/run` makes
+They run in the environment that holds nox (``pip install -e ".[dev]"``) and so start at once; `.ci/run` makes
 the other environments.
 """
 
@@ -51,7 +51,7 @@ def full(session: nox.Session) -> None:
 
 @nox.session
 def golden(session: nox.Session) -> None:
-    """Compare a committed report with what the code does; after ``--``: NAME, ``NAME --write``, or nothing for a list."""
+    """Compare a committed report with what the code does; after ``--``: NAME or ``NAME --write``."""
     arguments = session.posargs or ["--help"]
     if len(arguments) == 1 and arguments != ["--help"]:
         arguments = [*arguments, "--check"]

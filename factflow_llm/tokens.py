@@ -1,8 +1,8 @@
 """Count tokens where a vocabulary is at hand, estimate them where it is not, and always say which of the two it was.
 
-Nothing here touches the network unless :func:`fetch_vocabulary` is called. Three different questions have three
-different answers: what a text costs (:func:`count_tokens`), roughly what it costs, in microseconds
-(:func:`estimate_tokens`), and what a provider's meter *assumes* it costs before running it (``admission_tokens_*``).
+Nothing here touches the network unless :func:`fetch_vocabulary` is called. Two questions have
+two answers: what a text costs (:func:`count_tokens`), and roughly what it costs, in microseconds
+(:func:`estimate_tokens`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ TOKENS_OF_REPLY_PRIMING = 3
 TOKENS_PER_TOOL = 8
 TOKENS_PER_IMAGE = 1_000
 """Between OpenAI's 765 for a detailed square and Anthropic's 1,600 for the largest; the size is not known here."""
-
-_DEFAULT_MAX_TOKENS = 16
-_CHARS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,26 +197,6 @@ def count_message_tokens(messages: Sequence[Message], model: str, *, tools: Sequ
     )
 
 
-def admission_tokens_sum(messages: Sequence[Message], max_tokens: int | None = None) -> int:
-    """Return what OpenAI's meter charges a chat on admission, as decoded from captured headers.
-
-    ``max_tokens`` (16 when unset) plus, for each message, its characters ÷ 4 rounded up, plus 1.
-    """
-    prompt = sum(math.ceil(_chars(message) / _CHARS_PER_TOKEN) + 1 for message in messages)
-    return prompt + (_DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens)
-
-
-def admission_tokens_max(messages: Sequence[Message], max_tokens: int | None = None) -> int:
-    """Return what OpenAI's documentation says its meter charges a chat: the larger of ``max_tokens`` and the prompt."""
-    prompt = math.ceil(sum(_chars(message) for message in messages) / _CHARS_PER_TOKEN)
-    return max(prompt, _DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens)
-
-
-def admission_tokens_embedding(texts: Iterable[str]) -> int:
-    """Return what OpenAI's meter charges an embedding request: characters ÷ 4, rounded down, per text."""
-    return sum(len(text) // _CHARS_PER_TOKEN for text in texts)
-
-
 def fetch_vocabulary(model: str, *, timeout_s: float = 30.0) -> Path:
     """Download the model's vocabulary into tiktoken's cache, so that counts for it become exact.
 
@@ -350,10 +327,6 @@ def _parts(message: Message) -> Sequence[Part]:
 
 def _images(message: Message) -> int:
     return sum(isinstance(part, ImagePart) for part in _parts(message))
-
-
-def _chars(message: Message) -> int:
-    return sum(len(part.text) for part in _parts(message) if isinstance(part, TextPart))
 
 
 def _overhead(messages: Iterable[Message], tools: Sequence[Tool]) -> int:

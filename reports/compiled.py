@@ -20,7 +20,7 @@ from pathlib import Path
 
 from reports import ROOT
 
-_SOURCES = ("factflow_llm", "simulators", "notebooks", "pyproject.toml", "README.md", "hatch_build.py", ".gitignore")
+_SOURCES = ("factflow_llm", "simulators", "notebooks", "pyproject.toml", "README.md", "LICENSE", "hatch_build.py")
 _BESIDE = ("tests", "reports")
 _ENVIRONMENT = {
     "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1",

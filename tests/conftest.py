@@ -1,4 +1,4 @@
-"""What holds for every test: in CI nothing is skipped but for a reason written down here, and what is left out is said."""
+"""What holds for every test: in CI no test is skipped without leave, and every run says what it left out."""
 
 from __future__ import annotations
 

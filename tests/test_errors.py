@@ -32,9 +32,7 @@ from factflow_llm.errors import (
     ErrorReason,
     ExtraMissingError,
     InvalidRequestError,
-    LimitKind,
     LLMErrorClassification,
-    NeverAdmissibleError,
     PermitSettledError,
     Phase,
     UnknownProfileError,
@@ -858,7 +856,6 @@ def test_bodies_that_say_nothing(body: object) -> None:
         (InvalidRequestError("…"), "invalid_request", False),
         (DeadlineExceededError("…"), "deadline", False),
         (BreakerOpenError("…", reason=ErrorReason.DAILY_QUOTA), "daily_quota", True),
-        (NeverAdmissibleError("…", axis=Axis.TOKENS), "request_exceeds_limit", False),
         (WrongEventLoopError("…"), "misuse", False),
         (PermitSettledError("…"), "misuse", False),
     ],
@@ -879,7 +876,6 @@ def test_own_errors_are_what_python_calls_them() -> None:
     assert issubclass(DeadlineExceededError, TimeoutError)
     assert issubclass(ExtraMissingError, ImportError)
     assert issubclass(ConfigurationError, ValueError)
-    assert get_error_metadata(NeverAdmissibleError("…", axis=Axis.TOKENS)).limit_kind is LimitKind.TOKENS
 
 
 @pytest.mark.parametrize(

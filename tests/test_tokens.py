@@ -15,9 +15,6 @@ from hypothesis import strategies as st
 from factflow_llm import tokens
 from factflow_llm.errors import ConfigurationError, InvalidRequestError
 from factflow_llm.tokens import (
-    admission_tokens_embedding,
-    admission_tokens_max,
-    admission_tokens_sum,
     count_message_tokens,
     count_tokens,
     estimate_message_tokens,
@@ -254,27 +251,3 @@ def test_message_estimate_counts_every_text() -> None:
     assert estimate_message_tokens([Message.user([TextPart(ENGLISH)])], "gpt-4o") == bare
     assert estimate_message_tokens([Message.user(ENGLISH), call], "gpt-4o") > bare + tokens.TOKENS_PER_MESSAGE
     assert estimate_message_tokens([Message.user(ENGLISH)], "gpt-4o", tools=[tool]) > bare + tokens.TOKENS_PER_TOOL
-
-
-@pytest.mark.parametrize(
-    ("lengths", "max_tokens", "charged"),
-    [((45,), None, 29), ((20, 52), 100, 120), ((13,), 100, 105)],
-    ids=["200000-199971", "60000-59880", "60000-59895"],
-)
-def test_admission_sum_fits_the_captures(lengths: tuple[int, ...], max_tokens: int | None, charged: int) -> None:
-    """The sum rule gives what three captured pairs of limit and remaining show."""
-    messages = [Message.user("x" * length) for length in lengths]
-    assert admission_tokens_sum(messages, max_tokens) == charged
-
-
-def test_admission_max_is_the_documented_rule() -> None:
-    """The documented rule charges the larger of prompt and max_tokens."""
-    messages = [Message.user("x" * 400), Message.user("x" * 401)]
-    assert admission_tokens_max(messages, 50) == 201
-    assert admission_tokens_max(messages, 500) == 500
-    assert admission_tokens_max([Message.user("x")]) == 16
-
-
-def test_admission_of_embeddings_rounds_down() -> None:
-    """A captured embedding of 26 characters was charged 6."""
-    assert admission_tokens_embedding(["x" * 26]) == 6

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from factflow_llm.signals import Axis
-
 
 class FactflowLLMError(Exception):
     """Root of all errors raised by this package; errors of an SDK pass through unchanged and are not among them."""
@@ -123,20 +121,6 @@ class BreakerOpenError(FactflowLLMError):
         super().__init__(message)
         self.reason = reason
         self.resumes_at = resumes_at
-
-
-class NeverAdmissibleError(FactflowLLMError, ValueError):
-    """A single request is larger than the whole quota, so that waiting cannot help; the call was not sent.
-
-    Attributes:
-        axis: the metered dimension it exceeds.
-    """
-
-    reason = ErrorReason.REQUEST_EXCEEDS_LIMIT
-
-    def __init__(self, message: str, *, axis: Axis | None = None) -> None:
-        super().__init__(message)
-        self.axis = axis
 
 
 class WrongEventLoopError(FactflowLLMError, RuntimeError):
