@@ -33,7 +33,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types: the code by mypy, the public names as users type them by pyright, too."""
-    session.run(str(HERE / "pyright"), "--pythonpath", sys.executable, "tests/typing", external=True)
+    session.run(str(HERE / "pyright"), "--pythonpath", sys.executable, external=True)
     _run(session, "mypy")
 
 

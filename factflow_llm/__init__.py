@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from factflow_llm.clients.anthropic import AnthropicClient
@@ -40,15 +40,20 @@ if TYPE_CHECKING:
         stamina_hook,
     )
     from factflow_llm.factory import LLMClientFactory
-    from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
+    from factflow_llm.protocols import (
+        EmbeddingClientProtocol,
+        LimitedEmbeddingClientProtocol,
+        LimitedLLMClientProtocol,
+        LLMClientProtocol,
+    )
     from factflow_llm.providers import ModelType, ProviderName
     from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
     from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
-    from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+    from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, Permit
     from factflow_llm.ratelimit.metrics import AIMDMetrics
     from factflow_llm.recorder import AttemptRow, AttemptSink, Recorder
     from factflow_llm.settings import LLMConfig, LLMProviderConfig
-    from factflow_llm.signals import Axis, RateLimitSignal, Reason
+    from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
     from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
     from factflow_llm.types import (
         AudioPart,
@@ -81,6 +86,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "AttemptSink",
     "AudioPart",
     "Axis",
+    "AxisLimit",
     "AzureOpenAIClient",
     "BEDROCK_AVAILABLE",
     "BadResponseError",
@@ -88,6 +94,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "BaseLLMClient",
     "BedrockEmbeddingClient",
     "BreakerOpenError",
+    "Change",
     "CompletionResponse",
     "ConfigurationError",
     "DeadlineExceededError",
@@ -107,10 +114,14 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "LLMConfig",
     "LLMErrorClassification",
     "LLMProviderConfig",
+    "LimitedEmbeddingClientProtocol",
+    "LimitedLLMClientProtocol",
     "Message",
     "ModelType",
     "OpenAIClient",
+    "Outcome",
     "PartialEmbeddingError",
+    "Permit",
     "PermitSettledError",
     "ProviderName",
     "ProviderState",
@@ -177,13 +188,18 @@ _HOMES = {
             "stamina_hook",
         ),
         "factory": ("LLMClientFactory",),
-        "protocols": ("EmbeddingClientProtocol", "LLMClientProtocol"),
+        "protocols": (
+            "EmbeddingClientProtocol",
+            "LLMClientProtocol",
+            "LimitedEmbeddingClientProtocol",
+            "LimitedLLMClientProtocol",
+        ),
         "providers": ("ModelType", "ProviderName"),
         "ratelimit.client": ("RateLimitedClient", "RateLimitedEmbeddingClient"),
         "ratelimit.config": ("RateLimitConfig", "RetryConfig"),
         "ratelimit.metrics": ("AIMDMetrics",),
-        "ratelimit.limiter": ("AdaptiveRateLimiter",),
-        "signals": ("Axis", "RateLimitSignal", "Reason"),
+        "ratelimit.limiter": ("AdaptiveRateLimiter", "Permit"),
+        "signals": ("Axis", "AxisLimit", "Change", "Outcome", "RateLimitSignal", "Reason"),
         "recorder": ("AttemptRow", "AttemptSink", "Recorder"),
         "settings": ("LLMConfig", "LLMProviderConfig"),
         "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),
@@ -215,16 +231,18 @@ _PACKAGES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name from where it lives, once."""
-    if name in _PACKAGES:
-        value: Any = find_spec(_PACKAGES[name]) is not None
-    elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker must not take any misspelt name for one that loads
+
+    def __getattr__(name: str) -> object:
+        """Load a public name from where it lives, once."""
+        if name in _PACKAGES:
+            value = find_spec(_PACKAGES[name]) is not None
+        elif name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

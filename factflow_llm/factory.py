@@ -23,7 +23,7 @@ from factflow_llm.settings import DEFAULT, LLMConfig, LLMProviderConfig
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
+    from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
@@ -49,7 +49,7 @@ class LLMClientFactory:
         self._stand_ins: dict[str, _AnyLoop] = {}
         self._lock = threading.RLock()
 
-    def create_completion_client(self, provider_name: str = DEFAULT) -> LLMClientProtocol:
+    def create_completion_client(self, provider_name: str = DEFAULT) -> LimitedLLMClientProtocol:
         """Return the chat client of a profile, the same one each time within an event loop.
 
         Raises:
@@ -58,15 +58,15 @@ class LLMClientFactory:
             ExtraMissingError: the provider's package is not installed.
             ConfigurationError: the secret cannot be found, or the client refuses a setting.
         """
-        client: LLMClientProtocol = self._get(provider_name, ModelType.CHAT)
+        client: LimitedLLMClientProtocol = self._get(provider_name, ModelType.CHAT)
         return client
 
-    def create_embedding_client(self, provider_name: str = DEFAULT) -> EmbeddingClientProtocol:
+    def create_embedding_client(self, provider_name: str = DEFAULT) -> LimitedEmbeddingClientProtocol:
         """Return the embedding client of a profile, the same one each time within an event loop.
 
         Errors as for ``create_completion_client``.
         """
-        client: EmbeddingClientProtocol = self._get(provider_name, ModelType.EMBEDDING)
+        client: LimitedEmbeddingClientProtocol = self._get(provider_name, ModelType.EMBEDDING)
         return client
 
     async def aclose(self) -> None:

@@ -1,4 +1,7 @@
-"""The two shapes every client has, ours or another package's: structural, so any class of the same shape will do."""
+"""The two shapes every client has, ours or another package's: structural, so any class of the same shape will do.
+
+What the factory hands out takes two keywords more, for the limiter: a priority and a deadline.
+"""
 
 from __future__ import annotations
 
@@ -57,4 +60,60 @@ class EmbeddingClientProtocol(Protocol):
 
     async def aclose(self) -> None:
         """Release connections; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class LimitedLLMClientProtocol(LLMClientProtocol, Protocol):
+    """A chat client behind the limiter, as the factory hands it out.
+
+    ``priority``: higher goes first. ``deadline_s``: seconds from the call by which it must have been admitted.
+    """
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
+        response_format: Any = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        **provider_options: Any,
+    ) -> CompletionResponse:
+        """Return the whole answer."""
+        ...
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
+        response_format: Any = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        **provider_options: Any,
+    ) -> AsyncIterator[StreamChunk]:
+        """Yield the answer piece by piece; the last chunk carries usage and finish reason."""
+        ...
+
+
+@runtime_checkable
+class LimitedEmbeddingClientProtocol(EmbeddingClientProtocol, Protocol):
+    """An embedding client behind the limiter; ``priority`` and ``deadline_s`` hold for each of its batches."""
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+    ) -> EmbeddingResponse:
+        """Return one vector per text, in the order of the texts."""
         ...

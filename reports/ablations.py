@@ -149,9 +149,11 @@ class Worth(NamedTuple):
 
 def measure(ablation: Ablation, world: MeasuredWorld, seed: int) -> Worth:
     """Return what is left without the mechanism."""
-    best = simulate(world.scenario, oracle(), seed, world.clients, "summary")
+    best = simulate(world.scenario, oracle(), seed=seed, clients=world.clients, collect="summary")
     with ablation.patch():
-        found = simulate(world.scenario, ablation.config, seed, world.clients, "summary").summary(best)
+        found = simulate(world.scenario, ablation.config, seed=seed, clients=world.clients, collect="summary").summary(
+            best
+        )
     failed = float(found["failed"])
     ended = failed + float(found["goodput"]) * world.scenario.horizon_s
     unfair = 1.0 - float(found["jain"]) if world.clients > 1 else 0.0

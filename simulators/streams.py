@@ -7,6 +7,7 @@ process or on ``PYTHONHASHSEED``.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from factflow_llm.errors import ConfigurationError
 
 Distribution = Literal["uniform", "normal", "exponential"]
+Seeds = int | Sequence[int]
+"""How many seeds, from 0 on, or which."""
 
 _CHUNK: Final = 1024
 """Rows drawn at once: that they are so many is part of what a seed means."""
@@ -87,3 +90,19 @@ class Streams:
     def stream(self, name: str, distribution: Distribution = "uniform", width: int = 1) -> Stream:
         """Return the stream called ``name``: ``width`` draws per index."""
         return Stream(self.seed, name, distribution, width)
+
+
+def seeds_of(seeds: Seeds) -> tuple[int, ...]:
+    """Return the seeds that are meant.
+
+    Raises:
+        ConfigurationError: for none at all, or one that is given twice.
+    """
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen:
+        msg = f"seeds = {seeds!r}: give a number of at least 1, or a list of seeds"
+        raise ConfigurationError(msg)
+    if len(set(chosen)) < len(chosen):
+        msg = f"seeds = {seeds!r}: a seed stands there twice; equal seeds give equal runs"
+        raise ConfigurationError(msg)
+    return chosen

@@ -58,7 +58,7 @@ def test_silence_lets_calls_go_where_answers_take_long(monkeypatch: pytest.Monke
     asked = Scenario(synthesize(requests_per_s=5.0, duration_s=600.0), source)
 
     def wait_p99_s() -> float:
-        return float(simulate(asked, None, 0, 1, "summary").summary()["wait_p99_s"])
+        return float(simulate(asked, None, seed=0, clients=1, collect="summary").summary()["wait_p99_s"])
 
     with_it = wait_p99_s()
     monkeypatch.setattr(slots, "_NEWS_S", math.inf)

@@ -52,7 +52,7 @@ def test_the_oracle_runs_once_per_world(monkeypatch: pytest.MonkeyPatch) -> None
 
     def counted(scenario: sim.Scenario, policy: sim.Policy, seed: int, clients: int) -> sim.SimResult:
         ran.append(policy.name)
-        return simulate(scenario, policy, seed, clients)
+        return simulate(scenario, policy, seed=seed, clients=clients)
 
     monkeypatch.setattr(parallel, "simulate", counted)
     sim.compare(SCENARIO, POLICIES, seeds=2, jobs=1)

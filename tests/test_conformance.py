@@ -17,7 +17,7 @@ Row = tuple[int, int, float, float, str, float, int, int, str]
 
 def simulated(scenario: Scenario, config: RateLimitConfig, seed: int, clients: int) -> list[Row]:
     """Return the attempts that the heap makes."""
-    frame = simulate(scenario, config, seed, clients).attempts
+    frame = simulate(scenario, config, seed=seed, clients=clients).attempts
     return [
         (
             row.request, row.attempt, round(row.admitted_s, 6), round(row.end_s, 6), str(row.outcome), row.rate,

@@ -178,7 +178,7 @@ def test_copied_code_reproduces_the_run_to_the_bit(given: sim.Scenario, choices:
     space = _namespace(code_of(catalogue, choices, lambda: "trace"), trace=given.workload)
     result = space["result"]
     assert isinstance(result, sim.SimResult)
-    ours = sim.simulate(catalogue.scenario(choices), choices.config, choices.seed, choices.clients)
+    ours = sim.simulate(catalogue.scenario(choices), choices.config, seed=choices.seed, clients=choices.clients)
     assert result.run.attempts.tobytes() == ours.run.attempts.tobytes()
     assert result.scenario.name == ours.scenario.name
 
@@ -272,7 +272,7 @@ def test_a_move_runs_and_tells_the_difference(dashboard: sim.Dashboard) -> None:
     assert dashboard.result is not None
     assert (
         dashboard.result.run.attempts.tobytes()
-        == sim.simulate(SCENARIO, RateLimitConfig(decrease=0.5), 3).run.attempts.tobytes()
+        == sim.simulate(SCENARIO, RateLimitConfig(decrease=0.5), seed=3).run.attempts.tobytes()
     )
     _, told, picture = dashboard.widget.children[2].children[1].children
     assert "previous run" in told.value

@@ -60,7 +60,9 @@ def _roomy(**changes: Any) -> Provider:
 
 def _mixed(seed: int = 0, clients: int = 1) -> SimResult:
     scenario = Scenario(synthesize(6.0, 60.0, cv=3.0, seed=seed), "openai-tier-1").at(30, quota=0.5).impatient(0.2, 4.0)
-    return simulate(scenario, RateLimitConfig(retry=RetryConfig(deadline_s=30.0, max_attempts=3)), seed, clients)
+    return simulate(
+        scenario, RateLimitConfig(retry=RetryConfig(deadline_s=30.0, max_attempts=3)), seed=seed, clients=clients
+    )
 
 
 # --- the same world --------------------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ def test_other_processes_give_the_same_bytes() -> None:
 def test_two_policies_meet_the_same_world() -> None:
     """A request's sizes and its answer's duration are the same under every policy."""
     scenario = Scenario(backlog(8, 30.0, sigma=0.8), "bucket")
-    frames = [simulate(scenario, policy, 5).attempts for policy in (RateLimitConfig(), fixed_rate(2), oracle())]
+    frames = [simulate(scenario, policy, seed=5).attempts for policy in (RateLimitConfig(), fixed_rate(2), oracle())]
     took = []
     for frame in frames:
         answered = frame[frame["status"] == 200].set_index("request")
@@ -106,7 +108,7 @@ def test_two_policies_meet_the_same_world() -> None:
 def test_a_run_touches_nothing() -> None:
     """A scenario, and a policy, can be run again and give the same."""
     scenario, policy = Scenario(backlog(4, 20.0), "slots").at(5, quota=0.5), fixed_rate(3)
-    assert _bytes(simulate(scenario, policy, 1).run) == _bytes(simulate(scenario, policy, 1).run)
+    assert _bytes(simulate(scenario, policy, seed=1).run) == _bytes(simulate(scenario, policy, seed=1).run)
 
 
 def test_results_travel_between_processes() -> None:

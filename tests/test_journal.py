@@ -43,7 +43,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     def counted(scenario: sim.Scenario, policy: sim.Policy, seed: int, clients: int) -> sim.SimResult:
         ran.append((policy.name, seed))
-        return simulate(scenario, policy, seed, clients)
+        return simulate(scenario, policy, seed=seed, clients=clients)
 
     monkeypatch.setattr(parallel, "simulate", counted)
     return ran

@@ -72,7 +72,7 @@ def test_yardsticks_are_the_oracles_own_runs() -> None:
         (world,) = with_yardsticks(make_worlds([SCENARIO], [5]), each)
     assert world.yardstick is not None
     assert world.oracle() is world.yardstick
-    alone = sim.simulate(SCENARIO, sim.policies.oracle(), 5)
+    alone = sim.simulate(SCENARIO, sim.policies.oracle(), seed=5)
     assert world.yardstick.run.attempts.tobytes() == alone.run.attempts.tobytes()
 
 

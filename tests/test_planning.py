@@ -108,7 +108,7 @@ def test_the_plot_marks_what_is_sold_and_the_deadline(plan: Plan) -> None:
         ({"providers": ["bukket"]}, "no provider is called 'bukket'"),
         ({"deadline": 0.0}, "deadline = 0.0 must be a finite number"),
         ({"deadline": math.nan}, "deadline = nan must be a finite number"),
-        ({"seeds": 0}, "seeds = 0 must be at least 1"),
+        ({"seeds": 0}, "seeds = 0: give a number of at least 1"),
     ],
 )
 def test_bad_input_is_said_in_words(change: dict[str, object], told: str) -> None:

@@ -234,4 +234,4 @@ def test_what_it_shows(ours: SimResult) -> None:
         for word in ("bucket", "seed 7", "goodput_ratio", "policy ours"):
             assert word in shown
     assert np.isfinite(ours.summary()["goodput"])
-    assert list(ours.provenance) == ["scenario", "policy", "seed", "clients", "factflow-llm"]
+    assert list(ours.provenance) == ["scenario", "policy", "seed", "clients", "settings", "events", "factflow-llm"]

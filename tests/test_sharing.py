@@ -67,8 +67,10 @@ def test_shares_draw_level(monkeypatch: pytest.MonkeyPatch) -> None:
         return sum(found) / len(found)
 
     def _summary(seed: int) -> float:
-        best = simulate(world.scenario, oracle(), seed, world.clients, "summary")
-        return float(simulate(world.scenario, None, seed, world.clients, "summary").summary(best)["jain"])
+        best = simulate(world.scenario, oracle(), seed=seed, clients=world.clients, collect="summary")
+        return float(
+            simulate(world.scenario, None, seed=seed, clients=world.clients, collect="summary").summary(best)["jain"]
+        )
 
     level = jain()
     monkeypatch.setattr(Sharing, "after", lambda sharing, climbed: sharing)

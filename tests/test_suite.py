@@ -226,7 +226,7 @@ def test_random_worlds_span_what_they_promise() -> None:
 def test_random_worlds_can_be_run(number: int) -> None:
     """An oracle gets answers in each, so that limiters can be measured against it."""
     world = list(random_worlds(8, 11).values())[number]
-    frame = simulate(world.scenario, oracle(), 0, world.clients).requests
+    frame = simulate(world.scenario, oracle(), seed=0, clients=world.clients).requests
     assert (frame["outcome"] == "succeeded").any()
 
 
@@ -244,7 +244,7 @@ FEW = {"ours": as_policy(None), "retry only": retry_only(), "fixed": fixed_rate(
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
     """Run three policies in three worlds with two seeds."""
-    return run_suite(FEW, 2, jobs=1, worlds=["rqc-10", "below", "random"], progress=False)
+    return run_suite(FEW, seeds=2, jobs=1, worlds=["rqc-10", "below", "random"], progress=False)
 
 
 def test_the_suite_runs_every_policy_in_every_world(comparison: Comparison) -> None:
@@ -259,7 +259,7 @@ def test_the_suite_runs_every_policy_in_every_world(comparison: Comparison) -> N
 
 def test_figures_do_not_depend_on_processes(comparison: Comparison) -> None:
     """Two processes give the same frame, to the bit."""
-    again = run_suite(FEW, 2, jobs=2, worlds=["rqc-10", "below", "random"], progress=False)
+    again = run_suite(FEW, seeds=2, jobs=2, worlds=["rqc-10", "below", "random"], progress=False)
     pd.testing.assert_frame_equal(again.frame, comparison.frame, check_exact=True)
 
 
@@ -311,9 +311,9 @@ def test_only_who_is_better_in_both_dominates() -> None:
 def test_unknown_worlds_and_no_seeds_are_refused() -> None:
     """The error names the nearest world, or the value."""
     with pytest.raises(ConfigurationError, match=r"'bukcet-true'.*did you mean 'bucket-true'"):
-        run_suite(FEW, 1, worlds=["bukcet-true"])
+        run_suite(FEW, seeds=1, worlds=["bukcet-true"])
     with pytest.raises(ConfigurationError, match="seeds = 0"):
-        run_suite(FEW, 0)
+        run_suite(FEW, seeds=0)
 
 
 def test_the_command_prints_the_report_and_draws_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,9 @@ MIXED = Scenario(synthesize(6.0, 120.0, cv=3.0, seed=5), "openai-tier-1").at(30,
 @pytest.mark.parametrize("policy", [None, retry_only()], ids=["ours", "retry only"])
 def test_both_collections_tell_the_same(policy: object, clients: int) -> None:
     """Every figure is equal, but for percentiles, which agree to a thousandth."""
-    kept, counted = (simulate(MIXED, policy, 3, clients, collect) for collect in ("frames", "summary"))  # type: ignore[arg-type]
+    kept, counted = (
+        simulate(MIXED, policy, seed=3, clients=clients, collect=collect) for collect in ("frames", "summary")
+    )  # type: ignore[arg-type]
     expected, found = kept.summary(), counted.summary()
     percentiles = [name for name in expected.index if name.startswith(("wait_p", "latency_p"))]
     assert len(percentiles) == 2 * len(PERCENTS)

@@ -137,7 +137,7 @@ def test_where_nothing_is_feasible_the_nearest_is_offered_and_said_to_be_so() ->
     study = _study(goodput=[0.99, 0.95], shares=[0.05, 0.02], waits=[1.0, 1.0])
     assert study.best["trial"] == 1
     assert not study.best["feasible"]
-    assert "NO trial kept" in study.provenance
+    assert "NO trial kept" in study.provenance["search"]
 
 
 def test_a_study_comes_back_from_its_file(study: sim.Study, tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from factflow_llm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -184,20 +187,23 @@ class RateLimitConfig(FrozenSettings):
             msg = f"{path}: {error}"
             raise ConfigurationError(msg) from None
 
-    def to_toml(self, path: str | Path | None = None, *, overwrite: bool = False, comment: str = "") -> str:
+    def to_toml(
+        self, path: str | Path | None = None, *, overwrite: bool = False, comment: str | Mapping[str, str] = ""
+    ) -> str:
         """Write the settings as TOML and return the text; ``None`` values are left out, for TOML has no null.
 
         Args:
             path: where to write; nothing is written without it.
             overwrite: an existing file is an error unless this is true.
-            comment: provenance, written as comment lines at the top.
+            comment: where the settings come from, written as comment lines at the top: text, or words by name.
 
         Raises:
             ConfigurationError: when the file exists or cannot be written.
         """
         from factflow_llm.files import write_new
 
-        lines = [f"# {line}" for line in comment.splitlines()]
+        told = comment if isinstance(comment, str) else "\n".join(f"{key}: {value}" for key, value in comment.items())
+        lines = [f"# {line}" for line in told.splitlines()]
         values = self.model_dump(exclude_none=True)
         retry = values.pop("retry")
         lines += [f"{key} = {value!r}" for key, value in values.items()]

@@ -67,12 +67,12 @@ def worlds() -> dict[str, Scenario]:
 
 def engine(scenario: Scenario) -> int:
     """Simulate; return the number of attempts."""
-    return simulate(scenario, RateLimitConfig(), SEED).run.tally.attempts
+    return simulate(scenario, RateLimitConfig(), seed=SEED).run.tally.attempts
 
 
 def sent(scenario: Scenario) -> tuple[list[Sent], int]:
     """Return what the engine sends, in order, and how many answers it gets."""
-    result = simulate(scenario, RateLimitConfig(), SEED)
+    result = simulate(scenario, RateLimitConfig(), seed=SEED)
     attempts, requests = result.attempts, result.requests.set_index("request")
     calls = attempts[["admitted_s", "request"]].join(requests[["input_tokens", "output_tokens"]], on="request")
     return sorted(map(Sent._make, calls.itertuples(index=False))), int((attempts["status"] == 200).sum())

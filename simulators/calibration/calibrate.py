@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
     from simulators.calibration.findings import Finding
     from simulators.policies.base import Policy
+    from simulators.streams import Seeds
     from simulators.traces import Recording
 
 
@@ -69,7 +70,7 @@ class Calibration:
         held_out: Recording | None = None,
         policy: Policy | RateLimitConfig | None = None,
         *,
-        seeds: int = 5,
+        seeds: Seeds = 5,
         clients: int = 1,
     ) -> Validation:
         """Replay a recording's demand in the simulator and measure the simulator's own error against what was recorded.
@@ -78,7 +79,7 @@ class Calibration:
             held_out: another recording of the same provider; by default the part of this one that calibration has not
                 seen.
             policy: what the recorded clients ran; ``None`` means our limiter with its defaults.
-            seeds: worlds that are simulated.
+            seeds: how many worlds are simulated, or which.
             clients: independent clients that were recorded.
 
         Raises:

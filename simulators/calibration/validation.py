@@ -14,12 +14,14 @@ from simulators.calibration.evidence import Evidence
 from simulators.calibration.replay import refusals
 from simulators.engine.simulate import simulate
 from simulators.scenarios.scenario import Scenario
+from simulators.streams import seeds_of
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
     from simulators.calibration.evidence import Floats
     from simulators.policies.base import Policy
     from simulators.providers.catalogue import Provider
+    from simulators.streams import Seeds
     from simulators.traces import Recording
 
 _PERCENTS = (50, 95, 99)
@@ -83,7 +85,7 @@ def validate(
     recording: Recording,
     since_s: float,
     policy: Policy | RateLimitConfig | None,
-    seeds: int,
+    seeds: Seeds,
     clients: int,
 ) -> Validation:
     """Replay all of a recording's demand, from its start, and compare what happened from ``since_s`` on.
@@ -96,8 +98,8 @@ def validate(
     scenario = Scenario(trace, provider, drain_s=max(until_s - trace.duration_s, 0.0))
     truth = _figures(*_recorded(attempts), since_s, until_s)
     runs, refused_s = [], []
-    for seed in range(seeds):
-        result = simulate(scenario, policy, seed, clients)
+    for seed in seeds_of(seeds):
+        result = simulate(scenario, policy, seed=seed, clients=clients)
         calls = result.requests[result.requests["outcome"] == "succeeded"]
         rejected = result.attempts.loc[result.attempts["outcome"] == "rate_limited", "admitted_s"].to_numpy()
         runs.append(_figures(calls[["arrival_s", "admitted_s", "end_s"]], rejected, since_s, until_s))
@@ -110,7 +112,7 @@ def validate(
             "error": (simulated.mean() - truth) / truth.where(truth != 0),
             "least": simulated.min(),
             "most": simulated.max(),
-            "deviation": simulated.std() if seeds > 1 else np.nan,
+            "deviation": simulated.std() if len(runs) > 1 else np.nan,
         }
     )
     recorded_s = _recorded(attempts)[1]

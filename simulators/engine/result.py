@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.config import RateLimitConfig
 from simulators.engine.loop import run
 from simulators.engine.rows import (
     ATTEMPT,
@@ -156,21 +157,36 @@ class SimResult:
             ours = version("factflow-llm")
         except PackageNotFoundError:
             ours = "source tree"
+        return self._head() | {
+            "settings": _settings(self.policy),
+            "events": "; ".join(f"{event.time_s:g} s: {event.label}" for event in self.scenario.events) or "none",
+            "factflow-llm": ours,
+        }
+
+    def _head(self) -> dict[str, str]:
         return {
             "scenario": self.scenario.name,
             "policy": self.policy.name,
             "seed": str(self.seed),
             "clients": str(self.clients),
-            "factflow-llm": ours,
         }
 
     def __repr__(self) -> str:
-        head = ", ".join(f"{key} {value}" for key, value in self.provenance.items())
+        head = ", ".join(f"{key} {value}" for key, value in self._head().items())
         return f"<SimResult {head}>\n{self.summary().round(4).to_string()}"
 
     def _repr_html_(self) -> str:
-        head = " · ".join(f"{key} {value}" for key, value in self.provenance.items())
+        head = " · ".join(f"{key} {value}" for key, value in self._head().items())
         return f"<p><b>{head}</b></p>{self.summary().round(4).to_frame().to_html()}"
+
+
+def _settings(policy: Policy) -> str:
+    """Return what a policy's settings are, where they are not the defaults."""
+    config = getattr(policy, "config", None)
+    if not isinstance(config, RateLimitConfig):
+        return repr(policy)
+    changed = config.model_dump(exclude_defaults=True)
+    return ", ".join(f"{name} = {value}" for name, value in changed.items()) or "defaults"
 
 
 def jain_index(shares: npt.ArrayLike) -> float:

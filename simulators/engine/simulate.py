@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def simulate(
     scenario: Scenario,
     policy: Policy | RateLimitConfig | None = None,
+    *,
     seed: int = 0,
     clients: int = 1,
     collect: Collect = "frames",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from factflow_llm.ratelimit.config import RateLimitConfig
     from simulators.policies.base import Policy
+    from simulators.streams import Seeds
 
 HEADLINES = ("goodput_ratio", "rejected_share", "attempts_per_success", "wait_p95_s")
 
@@ -93,7 +94,7 @@ def compare(
     scenarios: Scenario | Sequence[Scenario],
     policies: Mapping[str, Policy | RateLimitConfig],
     *,
-    seeds: int | Sequence[int] = 20,
+    seeds: Seeds = 20,
     clients: int = 1,
     jobs: Jobs = None,
     progress: Progress = True,

@@ -15,6 +15,7 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
 from simulators.engine.simulate import simulate
 from simulators.policies.all_knowing import oracle
+from simulators.streams import seeds_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from simulators.providers.catalogue import Provider
     from simulators.providers.quotas import Quota
     from simulators.scenarios.scenario import Scenario
+    from simulators.streams import Seeds
     from simulators.studies.journal import Journal
 
 Progress = bool | Callable[[int, int], None]
@@ -81,10 +83,10 @@ class World:
 
     def run(self, policy: Policy) -> SimResult:
         """Run one policy in this world."""
-        return simulate(self.scenario, policy, self.seed, self.clients)
+        return simulate(self.scenario, policy, seed=self.seed, clients=self.clients)
 
 
-def make_worlds(scenarios: Sequence[Scenario], seeds: int | Sequence[int], clients: int = 1) -> list[World]:
+def make_worlds(scenarios: Sequence[Scenario], seeds: Seeds, clients: int = 1) -> list[World]:
     """Return every scenario with every seed, scenario by scenario.
 
     Raises:
@@ -93,7 +95,7 @@ def make_worlds(scenarios: Sequence[Scenario], seeds: int | Sequence[int], clien
     return [
         World(scenario, name, seed, clients)
         for scenario, name in zip(scenarios, _names(scenarios), strict=True)
-        for seed in _seeds(seeds)
+        for seed in seeds_of(seeds)
     ]
 
 
@@ -218,17 +220,6 @@ def _in_words(quota: Quota) -> str:
     if quota.axis is Axis.CONCURRENCY:
         return f"{quota.limit:g} calls at once"
     return f"{quota.limit:,.10g} {str(quota.axis).replace('_', ' ')} per {quota.per_s:g} s"
-
-
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not chosen:
-        msg = f"seeds = {seeds!r}: give a number of at least 1, or a list of seeds"
-        raise ConfigurationError(msg)
-    if len(set(chosen)) < len(chosen):
-        msg = f"seeds = {seeds!r}: a seed stands there twice; equal seeds give equal runs"
-        raise ConfigurationError(msg)
-    return chosen
 
 
 def _names(scenarios: Sequence[Scenario]) -> list[str]:

@@ -18,7 +18,7 @@ from simulators.providers.catalogue import Provider, provider
 from simulators.providers.machine import ProviderMachine
 from simulators.scenarios.demand import calls
 from simulators.scenarios.scenario import Backlog, Scenario
-from simulators.streams import Streams
+from simulators.streams import Seeds, Streams, seeds_of
 from simulators.studies.parallel import Jobs, Progress, processes, reporting
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def plan(
     providers: Sequence[Provider | str],
     deadline: float,
     config: RateLimitConfig | None = None,
-    seeds: int = 1,
+    seeds: Seeds = 1,
     jobs: Jobs = None,
     progress: Progress = True,
 ) -> Plan:
@@ -122,7 +122,7 @@ def plan(
         providers: from the one you would rather have, usually the cheapest.
         deadline: seconds from arrival to admission that 95 % of the requests may wait at most.
         config: the limiter's settings.
-        seeds: worlds per size of quota; figures are those of the worst.
+        seeds: how many worlds per size of quota, or which; figures are those of the worst.
         jobs: processes; ``None`` means one per core; or an executor, as in ``compare``.
         progress: a bar where somebody watches, none, or a function that hears (done, total).
 
@@ -130,10 +130,9 @@ def plan(
         ConfigurationError: for an empty or closed-loop workload, no provider, or a number out of bounds.
     """
     specs = tuple(provider(each) if isinstance(each, str) else each for each in providers)
-    trace = _checked(trace, specs, deadline, seeds)
-    items = [
-        (spec, quota, load, seed) for spec in specs for quota, load in _sizes(trace, spec) for seed in range(seeds)
-    ]
+    chosen = seeds_of(seeds)
+    trace = _checked(trace, specs, deadline)
+    items = [(spec, quota, load, seed) for spec in specs for quota, load in _sizes(trace, spec) for seed in chosen]
     measure = partial(_measure, trace, config or RateLimitConfig())
     with processes(jobs) as each, reporting(progress, len(items), "plan") as one_more:
         rows = []
@@ -144,7 +143,7 @@ def plan(
     return Plan(frame.assign(meets=frame["wait_p95_s"] <= deadline), float(deadline), trace.name, specs)
 
 
-def _checked(trace: Trace | Backlog, specs: Sequence[Provider], deadline: float, seeds: int) -> Trace:
+def _checked(trace: Trace | Backlog, specs: Sequence[Provider], deadline: float) -> Trace:
     if isinstance(trace, Backlog):
         msg = f"plan(): {trace.name} asks as fast as it is answered, so any quota fits; give a trace"
         raise ConfigurationError(msg)
@@ -159,9 +158,6 @@ def _checked(trace: Trace | Backlog, specs: Sequence[Provider], deadline: float,
         raise ConfigurationError(msg)
     if not (math.isfinite(deadline) and deadline > 0):
         msg = f"plan(): deadline = {deadline!r} must be a finite number of seconds above 0"
-        raise ConfigurationError(msg)
-    if seeds < 1:
-        msg = f"plan(): seeds = {seeds!r} must be at least 1"
         raise ConfigurationError(msg)
     return trace
 
@@ -204,7 +200,7 @@ def _has_room(spec: Provider, quota: float) -> bool:
 def _measure(trace: Trace, config: RateLimitConfig, item: tuple[Provider, float, float, int]) -> dict[str, object]:
     spec, quota, load, seed = item
     scenario = Scenario(trace, spec)
-    result = simulate(scenario if quota == 1.0 else scenario.at(0.0, quota=quota), config, seed)
+    result = simulate(scenario if quota == 1.0 else scenario.at(0.0, quota=quota), config, seed=seed)
     requests, attempts = result.requests, result.attempts
     for_ever = requests["wait_s"].isna() | (requests["outcome"] == "never_admissible")
     waits = requests["wait_s"].mask(for_ever, math.inf).to_numpy(dtype=np.float64)

@@ -20,6 +20,7 @@ from simulators.policies.ours import as_policy
 from simulators.policies.peers import PEERS, Peer, peers
 from simulators.policies.yardsticks import classic_aimd, retry_only
 from simulators.scenarios.worlds import MeasuredWorld, Targets, absent_worlds, random_worlds, read_world, suite
+from simulators.streams import Seeds, seeds_of
 from simulators.studies.comparison import Comparison, half_width, shown
 from simulators.studies.journal import opened
 from simulators.studies.parallel import Jobs, Progress, World, processes, reporting
@@ -67,9 +68,9 @@ def contenders() -> dict[str, Policy]:
 
 def run_suite(
     policies: Mapping[str, Policy | RateLimitConfig] | None = None,
-    seeds: int = 20,
-    jobs: Jobs = None,
     *,
+    seeds: Seeds = 20,
+    jobs: Jobs = None,
     worlds: Sequence[str] | None = None,
     progress: Progress = True,
     journal: str | Path | None = None,
@@ -81,7 +82,7 @@ def run_suite(
 
     Args:
         policies: what to run, by name; by default all :func:`contenders`.
-        seeds: how many worlds of each kind.
+        seeds: how many worlds of each kind, or which.
         jobs: processes; ``None`` means one per core; or an executor, as in ``compare``.
         worlds: names, if not all of the suite and ``random``.
         progress: as in ``compare``.
@@ -91,10 +92,7 @@ def run_suite(
         ConfigurationError: naming the value and the remedy.
     """
     chosen = {name: as_policy(policy) for name, policy in (policies or contenders()).items()}
-    if seeds < 1:
-        msg = f"seeds = {seeds!r} must be at least 1"
-        raise ConfigurationError(msg)
-    todo = list(_worlds(worlds, seeds))
+    todo = list(_worlds(worlds, seeds_of(seeds)))
     rows = []
     measure = partial(_measure, policies=chosen)
     with (
@@ -108,14 +106,14 @@ def run_suite(
     return Comparison(pd.DataFrame(rows), clients=1)
 
 
-def _worlds(names: Sequence[str] | None, seeds: int) -> Iterator[World]:
+def _worlds(names: Sequence[str] | None, seeds: tuple[int, ...]) -> Iterator[World]:
     known = suite()
     for name in [*known, RANDOM] if names is None else names:
         if name == RANDOM:
-            for seed, world in enumerate(random_worlds(seeds).values()):
-                yield World(world.scenario, RANDOM, seed, world.clients)
+            drawn = list(random_worlds(max(seeds) + 1).values())
+            yield from (World(drawn[seed].scenario, RANDOM, seed, drawn[seed].clients) for seed in seeds)
         elif name in known:
-            yield from (World(known[name].scenario, name, seed, known[name].clients) for seed in range(seeds))
+            yield from (World(known[name].scenario, name, seed, known[name].clients) for seed in seeds)
         else:
             absent = absent_worlds().get(name)
             msg = f"world {name!r}: {absent or f'there is none in the suite{nearest(name, [*known, RANDOM])}'}"

@@ -7,6 +7,7 @@ parallel.
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
+
+    from simulators.streams import Seeds
 
 STUDY_VERSION = 1
 LARGEST_SEED = 2**32 - 1
@@ -120,22 +123,19 @@ class Study:
         return plot_study(self, ax=ax)
 
     @property
-    def provenance(self) -> str:
-        """Where the best settings come from, as lines of text; the same for the same search on every host."""
+    def provenance(self) -> dict[str, str]:
+        """Where the best settings come from; the same for the same search on every host."""
         best, first = self.best, self.frame.iloc[0]
         verdict = "" if best["feasible"] else "; NO trial kept 429s within the bound, this one came nearest"
-        return "\n".join(
-            (
-                (
-                    f"factflow-llm {self.versions['factflow-llm']}, optuna {self.versions['optuna']}: "
-                    f"trial {int(best['trial'])} of {len(self.frame)}, seed {self.seed}{verdict}"
-                ),
-                *(f"scenario: {name}" for name in self.scenarios),
-                f"seeds of the worlds: {', '.join(map(str, self.seeds))}",
-                *(f"{name}: {best[name]:.4f} (defaults: {first[name]:.4f})" for name in HEADLINES),
-                f"bound: rejected_share <= {self.max_rejected_share:g} in every scenario",
-            )
-        )
+        return {
+            "factflow-llm": self.versions["factflow-llm"],
+            "optuna": self.versions["optuna"],
+            "search": f"trial {int(best['trial'])} of {len(self.frame)}, seed {self.seed}{verdict}",
+            "scenarios": "; ".join(self.scenarios),
+            "seeds of the worlds": ", ".join(map(str, self.seeds)),
+            **{name: f"{best[name]:.4f} (defaults: {first[name]:.4f})" for name in HEADLINES},
+            "bound": f"rejected_share <= {self.max_rejected_share:g} in every scenario",
+        }
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the study as JSON, with its seed and versions.
@@ -194,10 +194,13 @@ class Study:
         return leaders
 
     def __repr__(self) -> str:
-        return f"<Study\n{self.provenance}>\n{self._summary().to_string()}"
+        return f"<Study\n{self._head()}>\n{self._summary().to_string()}"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{self.provenance}</pre>{self._summary().to_html()}"
+        return f"<pre>{html.escape(self._head())}</pre>{self._summary().to_html()}"
+
+    def _head(self) -> str:
+        return "\n".join(f"{key}: {value}" for key, value in self.provenance.items())
 
     def _summary(self) -> pd.DataFrame:
         return pd.DataFrame({"default": self.frame.iloc[0], "best": self.best})
@@ -208,7 +211,7 @@ def tune(
     *,
     trials: int = 100,
     seed: int = 0,
-    seeds: int | Sequence[int] = 3,
+    seeds: Seeds = 3,
     jobs: Jobs = None,
     max_rejected_share: float = 0.01,
     progress: Progress = True,

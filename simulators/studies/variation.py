@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from simulators.scenarios.scenario import Scenario
+    from simulators.streams import Seeds
     from simulators.studies.parallel import Jobs, Progress
 
 Settings = dict[str, Any]
@@ -94,7 +95,7 @@ def vary(
     *,
     config: RateLimitConfig | None = None,
     crossed: bool = False,
-    seeds: int | Sequence[int] = 3,
+    seeds: Seeds = 3,
     jobs: Jobs = None,
     progress: Progress = True,
 ) -> Variation:

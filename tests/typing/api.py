@@ -12,13 +12,17 @@ from factflow_llm import (
     AdaptiveRateLimiter,
     AIMDMetrics,
     AnthropicClient,
+    AxisLimit,
     AzureOpenAIClient,
     BedrockEmbeddingClient,
+    Change,
     CompletionResponse,
     EmbeddingClientProtocol,
     EmbeddingResponse,
     ErrorMetadata,
     HuggingFaceEmbeddingClient,
+    LimitedEmbeddingClientProtocol,
+    LimitedLLMClientProtocol,
     LLMClientFactory,
     LLMClientProtocol,
     LLMConfig,
@@ -26,6 +30,8 @@ from factflow_llm import (
     Message,
     ModelType,
     OpenAIClient,
+    Outcome,
+    Permit,
     RateLimitConfig,
     RateLimitedClient,
     RateLimitedEmbeddingClient,
@@ -43,21 +49,21 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from factflow_llm.signals import Change
-
 log = logging.getLogger(__name__)
 
 
 async def an_adapter(factory: LLMClientFactory) -> str:
     """Use the factory as an adapter does."""
     chat = factory.create_completion_client()
-    assert_type(chat, LLMClientProtocol)
-    response = await chat.complete([Message(Role.USER, "?"), Message.user("!")], max_tokens=5, temperature=0.0)
+    assert_type(chat, LimitedLLMClientProtocol)
+    response = await chat.complete(
+        [Message(Role.USER, "?"), Message.user("!")], max_tokens=5, priority=1, deadline_s=2.5
+    )
     assert_type(response, CompletionResponse)
     async for chunk in chat.stream([Message.user("?")], tools=[Tool("clock")], seed=7):
         assert_type(chunk, StreamChunk)
     embedder = factory.create_embedding_client(provider_name="embed")
-    assert_type(embedder, EmbeddingClientProtocol)
+    assert_type(embedder, LimitedEmbeddingClientProtocol)
     assert_type(await embedder.embed(["a", "b"], dimensions=256), EmbeddingResponse)
     await factory.aclose()
     return response.text
@@ -125,10 +131,16 @@ async def by_hand(limiter: AdaptiveRateLimiter) -> None:
 
     unsubscribe = limiter.subscribe(tell)
     async with limiter.permit(input_tokens=900, output_tokens=300, priority=1) as permit:
+        assert_type(permit, Permit)
         permit.rate_limited(retry_after=2.0, axis="tokens")
     assert_type(limiter.metrics, AIMDMetrics)
     limiter.retune(RateLimitConfig())
     unsubscribe()
+
+
+def read(signal: RateLimitSignal) -> tuple[Outcome, tuple[AxisLimit, ...]]:
+    """Look into what an attempt taught."""
+    return signal.outcome, signal.limits
 
 
 def judge(error: BaseException) -> tuple[LLMErrorClassification, ErrorMetadata, bool, RateLimitSignal | None]:
