@@ -41,6 +41,7 @@ class ProviderEntry:
         key_variable: the environment variable that usually holds the key; ``None`` when it takes none.
         keys: the keys of a profile that apply to it, beside those that apply to all.
         renamed: the client's argument for a profile's key, where the two differ.
+        cache_is_free: whether its limits leave out the input tokens that a cache served.
         raised_by: top-level packages whose exceptions come from this provider, whatever client raised them.
     """
 
@@ -50,6 +51,7 @@ class ProviderEntry:
     key_variable: str | None = None
     keys: frozenset[str]
     renamed: Mapping[str, str] = field(default_factory=dict)
+    cache_is_free: bool = False
     raised_by: tuple[str, ...] = ()
 
 
@@ -75,6 +77,7 @@ PROVIDERS: Mapping[ProviderName, ProviderEntry] = {
         package="anthropic",
         key_variable="ANTHROPIC_API_KEY",
         keys=frozenset({*_KEY, *_WIRE}),
+        cache_is_free=True,
         raised_by=("anthropic",),
     ),
     ProviderName.BEDROCK: ProviderEntry(
@@ -83,6 +86,7 @@ PROVIDERS: Mapping[ProviderName, ProviderEntry] = {
         install="factflow-llm[bedrock]",
         keys=frozenset({*_WIRE, "region"}),
         renamed={"base_url": "endpoint_url"},
+        cache_is_free=True,
         raised_by=("botocore",),
     ),
     ProviderName.HUGGINGFACE: ProviderEntry(

@@ -8,7 +8,6 @@ two answers: what a text costs (:func:`count_tokens`), and roughly what it costs
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -17,13 +16,14 @@ import time
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from factflow_llm.errors import ConfigurationError, InvalidRequestError
-from factflow_llm.types import ImagePart, Message, Part, TextPart, Tool
+from factflow_llm.sizes import TOKENS_PER_IMAGE, chat_texts, file_tokens  # noqa: F401 - one weight among the others
+from factflow_llm.types import Message, Part, TextPart, Tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import tiktoken
 
@@ -32,8 +32,6 @@ TOKENS_PER_MESSAGE = 4
 TOKENS_PER_NAME = 1
 TOKENS_OF_REPLY_PRIMING = 3
 TOKENS_PER_TOOL = 8
-TOKENS_PER_IMAGE = 1_000
-"""Between OpenAI's 765 for a detailed square and Anthropic's 1,600 for the largest; the size is not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +166,10 @@ def estimate_tokens(text: str, model: str | None = None) -> int:
 
 
 def estimate_message_tokens(
-    messages: Sequence[Message], model: str | None = None, *, tools: Sequence[Tool] = ()
+    messages: Sequence[Message], model: str | None = None, *, tools: Sequence[Tool | Mapping[str, Any]] = ()
 ) -> int:
-    """Estimate the input tokens of a chat: texts, the overhead of each message, tools and images."""
-    texts = sum(estimate_tokens(text, model) for text in _texts(messages, tools))
+    """Estimate the input tokens of a chat: texts, the overhead of each message, tools, images and other files."""
+    texts = sum(estimate_tokens(text, model) for text in chat_texts(messages, tools))
     return texts + _overhead(messages, tools)
 
 
@@ -186,10 +184,12 @@ def count_tokens(text: str, model: str) -> TokenCount:
     return TokenCount(len(encoding.encode_ordinary(text)), estimated=False, source=f"tiktoken {encoding.name}")
 
 
-def count_message_tokens(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> TokenCount:
-    """Count the input tokens of a chat; tools and images are estimated even where texts can be counted."""
-    texts = [count_tokens(text, model) for text in ("", *_texts(messages, tools))]
-    guessed = bool(tools) or any(_images(message) for message in messages)
+def count_message_tokens(
+    messages: Sequence[Message], model: str, *, tools: Sequence[Tool | Mapping[str, Any]] = ()
+) -> TokenCount:
+    """Count the input tokens of a chat; tools and files are estimated even where texts can be counted."""
+    texts = [count_tokens(text, model) for text in ("", *chat_texts(messages, tools))]
+    guessed = bool(tools) or any(map(file_tokens, messages))
     return TokenCount(
         sum(count.tokens for count in texts) + _overhead(messages, tools),
         estimated=guessed or texts[0].estimated,
@@ -310,31 +310,13 @@ def _download(url: str, timeout_s: float) -> bytes:
     return bytes(content)
 
 
-def _texts(messages: Iterable[Message], tools: Iterable[Tool]) -> Iterator[str]:
-    for message in messages:
-        yield from (part.text for part in _parts(message) if isinstance(part, TextPart))
-        yield message.name or ""
-        for call in message.tool_calls:
-            yield call.name
-            yield call.arguments
-    for tool in tools:
-        yield f"{tool.name} {tool.description} {json.dumps(tool.parameters, default=dict)}"
-
-
 def _parts(message: Message) -> Sequence[Part]:
     return (TextPart(message.content),) if isinstance(message.content, str) else message.content
 
 
-def _images(message: Message) -> int:
-    return sum(isinstance(part, ImagePart) for part in _parts(message))
-
-
-def _overhead(messages: Iterable[Message], tools: Sequence[Tool]) -> int:
+def _overhead(messages: Iterable[Message], tools: Sequence[Tool | Mapping[str, Any]]) -> int:
     return (
         TOKENS_OF_REPLY_PRIMING
         + TOKENS_PER_TOOL * len(tools)
-        + sum(
-            TOKENS_PER_MESSAGE + TOKENS_PER_NAME * bool(message.name) + TOKENS_PER_IMAGE * _images(message)
-            for message in messages
-        )
+        + sum(TOKENS_PER_MESSAGE + TOKENS_PER_NAME * bool(message.name) + file_tokens(message) for message in messages)
     )

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from factflow_llm.clients.timing import TimeBound
@@ -45,6 +45,7 @@ class Road:
         jitter: uniform draws in [0, 1) for the waits between attempts.
         model: as the rows name it.
         provider: as the rows name it.
+        cache_is_free: whether the provider's limits leave out what a cache served.
         rows_lost: rows that the recorder has refused by raising; the first is told in the log.
     """
 
@@ -54,7 +55,14 @@ class Road:
     jitter: Callable[[], float]
     model: str
     provider: str
+    cache_is_free: bool = False
     rows_lost: int = 0
+
+    def metered(self, usage: Usage | None) -> Usage | None:
+        """Return what the provider's limits count of a call's tokens."""
+        if usage is None or not self.cache_is_free or not usage.cached_input_tokens or usage.input_tokens is None:
+            return usage
+        return replace(usage, input_tokens=max(0, usage.input_tokens - usage.cached_input_tokens))
 
     def record(self, row: AttemptRow) -> None:
         """Hand a row on; a recorder that raises costs the row, never the call."""
@@ -212,7 +220,7 @@ class Attempts:
         if self._permit is None:
             return
         if error is None:
-            self._permit.succeeded(usage=self._usage, headers=self._headers)
+            self._permit.succeeded(usage=self._road.metered(self._usage), headers=self._headers)
         elif metadata is None:
             self._permit.ignored()
         else:

@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from factflow_llm.clients.base import BaseLLMClient
-from factflow_llm.clients.checks import check_max_tokens, check_messages, check_turn
+from factflow_llm.clients.checks import check_max_tokens, check_messages, check_tools, check_turn
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
+from factflow_llm.providers import PROVIDERS
 from factflow_llm.ratelimit.attempts import Attempts, Road
 from factflow_llm.ratelimit.config import RetryConfig
-from factflow_llm.types import TextPart
+from factflow_llm.sizes import count_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -49,13 +50,15 @@ class _Limited(Generic[ClientT]):
         self.client = client
         self.limiter = limiter
         self._model = str(getattr(client, "model", ""))
+        provider = str(getattr(client, "provider", ""))
         self._road = Road(
             limiter,
             retry or (limiter.config.retry if limiter is not None else RetryConfig()),
             recorder,
             jitter,
             self._model,
-            provider=str(getattr(client, "provider", "")),
+            provider,
+            cache_is_free=any(name == provider and entry.cache_is_free for name, entry in PROVIDERS.items()),
         )
         if count_tokens is None:
             from factflow_llm.tokens import estimate_tokens
@@ -134,7 +137,9 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             BreakerOpenError: the quota is exhausted.
             Exception: the SDK's own, unchanged, when it is terminal or attempts have run out.
         """
-        call = self._begin("chat", self._input_tokens(messages), max_tokens, priority, deadline_s)
+        input_tokens = self._input_tokens(messages, tools, response_format)
+        bound = _bound(max_tokens, provider_options.get("n"))
+        call = self._begin("chat", input_tokens, bound, priority, deadline_s)
         send, _ = self._ways(
             messages,
             max_tokens=max_tokens,
@@ -165,7 +170,9 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
 
         Arguments and errors as for :meth:`complete`. The permit is held until the stream ends.
         """
-        call = self._begin("chat", self._input_tokens(messages), max_tokens, priority, deadline_s)
+        input_tokens = self._input_tokens(messages, tools, response_format)
+        bound = _bound(max_tokens, provider_options.get("n"))
+        call = self._begin("chat", input_tokens, bound, priority, deadline_s)
         _, start = self._ways(
             messages,
             max_tokens=max_tokens,
@@ -197,9 +204,10 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             return partial(client.send, request), partial(client.start, request)
         return partial(client.complete, messages, **arguments), partial(client.stream, messages, **arguments)
 
-    def _input_tokens(self, messages: Sequence[Message]) -> int:
+    def _input_tokens(self, messages: Sequence[Message], tools: Sequence[Tool] | None, response_format: Any) -> int:
         check_messages(messages)
-        return self._count_tokens("".join([text for message in messages for text in _texts(message)]))
+        check_tools(tools)
+        return count_request(self._count_tokens, messages, tools=tools, response_format=response_format)
 
 
 class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
@@ -258,7 +266,7 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
                 return call.answered(await call.within(send(texts)))
 
 
-def _texts(message: Message) -> list[str]:
-    if isinstance(message.content, str):
-        return [message.content]
-    return [part.text for part in message.content if isinstance(part, TextPart)]
+def _bound(max_tokens: Any, answers: Any) -> Any:
+    """Return the bound on all answers together; what is no number is for others to refuse."""
+    several = isinstance(max_tokens, int) and isinstance(answers, int) and answers > 1
+    return max_tokens * answers if several else max_tokens
