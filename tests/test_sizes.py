@@ -20,6 +20,7 @@ from factflow_llm.types import (
     ImagePart,
     Message,
     ProviderState,
+    Role,
     TextPart,
     Tool,
     ToolCall,
@@ -65,7 +66,7 @@ def test_words_alone_are_their_own_count() -> None:
         ([*ASK, Message.user([DocumentPart(b"forty words", media_type="text/plain")])], {}, 11),
         ([*ASK, Message.user([AudioPart(bytes(160_000), "audio/mpeg")])], {}, 100),
         ([*ASK, Message.user([{"type": "video_url", "video_url": {"url": "https://x.org/v"}}])], {}, TOKENS_PER_IMAGE),
-        ([*ASK, Message("assistant", "", provider_state=ProviderState.of("o", {"reasoning": "long"}))], {}, 19),
+        ([*ASK, Message(Role.ASSISTANT, "", provider_state=ProviderState.of("o", {"reasoning": "long"}))], {}, 19),
     ],
     ids=[
         *("tool", "own tool", "model", "schema", "call", "result", "shown", "glance", "pdf", "file", "text", "sound"),
@@ -94,6 +95,9 @@ class _Cached:
         usage = Usage(input_tokens=10_000, output_tokens=50, cached_input_tokens=9_000)
         return CompletionResponse("yes", self.model, usage, FinishReason.STOP)
 
+    def stream(self, messages: Any, **_: Any) -> Any:
+        raise NotImplementedError
+
     async def aclose(self) -> None:
         """Nothing is open."""
 
@@ -118,7 +122,7 @@ def test_cached_tokens_are_settled_as_the_provider_counts_them(provider: str, co
     limiter = _Watched(RateLimitConfig())
 
     async def call() -> CompletionResponse:
-        return await RateLimitedClient(_Cached(provider), limiter).complete(ASK)  # type: ignore[arg-type]
+        return await RateLimitedClient(_Cached(provider), limiter).complete(ASK)
 
     answer = run_virtually(call())
     assert limiter.read == [counted]
