@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from factflow_llm.clients.embeddings import BaseEmbeddingClient
     from factflow_llm.clients.huggingface import HuggingFaceEmbeddingClient
     from factflow_llm.clients.openai import OpenAIClient
+    from factflow_llm.clients.stream import ChatStream
     from factflow_llm.errors import (
         BadResponseError,
         BreakerOpenError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         LLMErrorClassification,
         PartialEmbeddingError,
         PermitSettledError,
+        UnfinishedStreamError,
         UnknownProfileError,
         WrongEventLoopError,
         WrongModelTypeError,
@@ -95,6 +97,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "BedrockEmbeddingClient",
     "BreakerOpenError",
     "Change",
+    "ChatStream",
     "CompletionResponse",
     "ConfigurationError",
     "DeadlineExceededError",
@@ -140,6 +143,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "Tool",
     "ToolCall",
     "ToolCallDelta",
+    "UnfinishedStreamError",
     "UnknownProfileError",
     "Usage",
     "WrongEventLoopError",
@@ -165,6 +169,7 @@ _HOMES = {
         "clients.embeddings": ("BaseEmbeddingClient",),
         "clients.huggingface": ("HuggingFaceEmbeddingClient",),
         "clients.openai": ("OpenAIClient",),
+        "clients.stream": ("ChatStream",),
         "errors": (
             "BadResponseError",
             "BreakerOpenError",
@@ -178,6 +183,7 @@ _HOMES = {
             "LLMErrorClassification",
             "PartialEmbeddingError",
             "PermitSettledError",
+            "UnfinishedStreamError",
             "UnknownProfileError",
             "WrongEventLoopError",
             "WrongModelTypeError",

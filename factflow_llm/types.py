@@ -151,7 +151,7 @@ class ProviderState:
     @classmethod
     def of(cls, origin: str, value: Any) -> ProviderState:
         """Keep a JSON value."""
-        return cls(origin, json.dumps(value, separators=(",", ":")))
+        return cls(origin, json.dumps(value, separators=(",", ":"), sort_keys=True))
 
     def value(self) -> Any:
         """Return the JSON value that was kept."""

@@ -7,37 +7,31 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from factflow_llm.clients.anthropic_messages import (
-    read_finish,
-    read_tool_calls,
-    read_usage,
-    say_format,
-    say_messages,
-    say_tools,
-)
+from factflow_llm.clients.anthropic_answers import MessageReader, read_message
+from factflow_llm.clients.anthropic_messages import say_format, say_messages, say_tools
 from factflow_llm.clients.anthropic_wishes import say_wishes
 from factflow_llm.clients.base import BaseLLMClient, Call
 from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options
+from factflow_llm.clients.reading import Answers
 from factflow_llm.clients.stainless import (
     CONNECT_TIMEOUT_S,
     TIMEOUT_S,
     Connections,
     accepted_options,
     connection,
-    lower_headers,
-    parsed,
-    raise_cut_stream,
-    raise_unless_answer,
     too_slow,
 )
 from factflow_llm.clients.turns import origin
 from factflow_llm.errors import InvalidRequestError
-from factflow_llm.types import CompletionResponse, StreamChunk, ToolCallDelta
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
+    from types import ModuleType
+
+    from factflow_llm.types import CompletionResponse, StreamChunk
 
 _VERSION = re.compile(r"/v1(?:/messages)?$")
 # Opus since 4.7 and every family since 5 answer 400 to any temperature, whatever the API version
@@ -108,6 +102,7 @@ class AnthropicClient(BaseLLMClient):
         # given with each call, lest the SDK refuse a long answer that is not streamed
         self._timeout = self._client.timeout
         self._accepted = accepted_options(self._create)
+        self._answers = _answers(anthropic, self.origin)
 
     @property
     def _client(self) -> Any:
@@ -160,64 +155,34 @@ class AnthropicClient(BaseLLMClient):
         return too_slow(self._sdk, words)
 
     async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
-        response = await self._create(**request)
-        answer = await parsed(response)
-        raise_unless_answer(response, answer, "content")
-        texts = [block.text for block in answer.content if block.type == "text"]
-        thoughts = [block.thinking for block in answer.content if block.type == "thinking"]
-        return CompletionResponse(
-            text="".join(texts),
-            model=answer.model,
-            usage=read_usage(answer.usage),
-            finish_reason=read_finish(answer.stop_reason),
-            provider_finish_reason=answer.stop_reason,
-            tool_calls=read_tool_calls(answer.content),
-            reasoning="".join(thoughts) or None,
-            response_id=answer.id,
-            headers=lower_headers(response),
-            raw=answer,
-        )
+        return await self._answers.whole(await self._create(**request), self.model)
 
-    async def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
-        response = await self._create(**request, stream=True)
-        headers = lower_headers(response)
-        stream = await parsed(response)
-        event = start = end = word = None
-        calls: dict[int, int] = {}  # block index -> ordinal among the tool calls
-        try:
-            async for event in stream:
-                if event.type == "content_block_delta":
-                    piece = _read_delta(event, calls)
-                    if piece is not None:
-                        text, delta, reasoning = piece
-                        yield StreamChunk(text, delta, reasoning, headers=headers, raw=event)
-                elif event.type == "content_block_start" and event.content_block.type == "tool_use":
-                    calls[event.index] = len(calls)
-                    opened = ToolCallDelta(calls[event.index], event.content_block.id, event.content_block.name)
-                    yield StreamChunk(tool_calls=(opened,), headers=headers, raw=event)
-                elif event.type == "message_start":
-                    start = event.message.usage
-                elif event.type == "message_delta":
-                    word, end = event.delta.stop_reason, event.usage
-        finally:
-            await stream.close()
-        if word is None:
-            raise_cut_stream(self._sdk, response)
-        yield StreamChunk(
-            usage=read_usage(start, end),
-            finish_reason=read_finish(word),
-            provider_finish_reason=word,
-            headers=headers,
-            raw=event,
-        )
+    def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
+        return self._answers.stream(partial(self._create, **request, stream=True), self.model)
 
 
-def _read_delta(event: Any, calls: dict[int, int]) -> tuple[str, tuple[ToolCallDelta, ...], str] | None:
-    delta = event.delta
-    if delta.type == "text_delta":
-        return delta.text, (), ""
-    if delta.type == "thinking_delta":
-        return "", (), delta.thinking
-    if delta.type == "input_json_delta" and event.index in calls:
-        return "", (ToolCallDelta(calls[event.index], arguments=delta.partial_json),), ""
-    return None
+def _answers(sdk: ModuleType, source: str) -> Answers:
+    kinds = {
+        "message_start": sdk.types.RawMessageStartEvent,
+        "message_delta": sdk.types.RawMessageDeltaEvent,
+        "message_stop": sdk.types.RawMessageStopEvent,
+        "content_block_start": sdk.types.RawContentBlockStartEvent,
+        "content_block_delta": sdk.types.RawContentBlockDeltaEvent,
+        "content_block_stop": sdk.types.RawContentBlockStopEvent,
+    }
+
+    def failed(message: str, http: Any, body: Any) -> Exception:
+        error: Exception = sdk.APIStatusError(message, response=http, body={"type": "error", "error": body})
+        return error
+
+    return Answers(
+        sdk=sdk,
+        origin=source,
+        wanted="content",
+        every="type",
+        read=read_message,
+        reader=MessageReader,
+        model=sdk.types.Message,
+        event=lambda event: kinds.get(str(event.get("type")), sdk.BaseModel),
+        failed=failed,
+    )

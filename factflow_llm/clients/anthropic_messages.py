@@ -1,7 +1,6 @@
-"""Anthropic's language: neutral messages, tools and formats in; content blocks and usage out.
+"""Anthropic's language, as it is asked in: neutral messages, tools, formats. ``anthropic_answers`` reads the answers.
 
-Its ways: the system prompt stands beside the messages, tool results are a user's turn, arguments are objects, and the
-input count leaves out what the cache served.
+Its ways: the system prompt stands beside the messages, tool results are a user's turn, arguments are objects.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from factflow_llm.types import (
     AudioPart,
     CacheMark,
     DocumentPart,
-    FinishReason,
     ImagePart,
     Message,
     Part,
@@ -28,20 +26,10 @@ from factflow_llm.types import (
     TextPart,
     Tool,
     ToolCall,
-    Usage,
 )
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-_FINISH_REASONS = {
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP,
-    "max_tokens": FinishReason.LENGTH,
-    "model_context_window_exceeded": FinishReason.LENGTH,
-    "tool_use": FinishReason.TOOL_CALLS,
-    "refusal": FinishReason.CONTENT_FILTER,
-}
 
 
 def say_messages(messages: Sequence[Message], origin: str = "") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -185,42 +173,3 @@ def say_format(response_format: Any, sdk: ModuleType) -> dict[str, Any]:
             "response_format: Anthropic answers in JSON only to a schema; give a pydantic model class or a JSON schema"
         )
     return {"type": "json_schema", "schema": schema}
-
-
-def read_finish(word: str | None) -> FinishReason | None:
-    """Normalise Anthropic's stop reason."""
-    return None if word is None else _FINISH_REASONS.get(word, FinishReason.OTHER)
-
-
-def read_usage(start: Any, end: Any = None) -> Usage:
-    """Read token counts, the later report before the earlier one; cached and cache-write tokens count as input."""
-
-    def told(name: str) -> Any:
-        later = None if end is None else getattr(end, name, None)
-        return getattr(start, name, None) if later is None else later
-
-    fresh, cached, written = (
-        told(name) for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-    )
-    return Usage(
-        input_tokens=None if fresh is None else fresh + (cached or 0) + (written or 0),
-        output_tokens=told("output_tokens"),
-        cached_input_tokens=cached,
-        cache_write_tokens=written,
-        reasoning_tokens=_thinking_tokens(told("output_tokens_details")),
-    )
-
-
-def _thinking_tokens(details: Any) -> int | None:
-    """Read a field that SDKs older than itself leave as a plain mapping."""
-    tokens = (
-        details.get("thinking_tokens") if isinstance(details, Mapping) else getattr(details, "thinking_tokens", None)
-    )
-    return tokens if isinstance(tokens, int) else None
-
-
-def read_tool_calls(content: Sequence[Any]) -> tuple[ToolCall, ...]:
-    """Read the tool calls among the blocks of a finished answer."""
-    return tuple(
-        ToolCall(block.id, block.name, json.dumps(block.input)) for block in content if block.type == "tool_use"
-    )

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from factflow_llm.clients.checks import check_messages, check_sampling, check_stop, check_tools, check_wishes
+from factflow_llm.clients.stream import ChatStream
 from factflow_llm.clients.timing import TimeBound
 from factflow_llm.errors import ConfigurationError
 
@@ -193,12 +194,13 @@ class BaseLLMClient(BaseClient):
         tools: Sequence[Tool] | None = None,
         response_format: Any = None,
         **provider_options: Any,
-    ) -> AsyncGenerator[StreamChunk, None]:
-        """Yield the answer piece by piece, in one attempt; the last chunk carries usage and finish reason.
+    ) -> ChatStream:
+        """Give the answer piece by piece, in one attempt; the last chunk carries usage and finish reason.
 
-        Leaving early closes the connection: ``async with contextlib.aclosing(client.stream(…)) as chunks``. An error
-        the provider sends after the answer has begun, and a connection that drops, arrive as exceptions. Arguments and
-        errors otherwise as for ``complete``; a request that cannot be meant fails here, not at the first chunk.
+        Leaving early closes the connection: ``async with client.stream(…) as stream``; iterated to its end, the stream
+        has the whole answer as ``stream.response``. An error the provider sends after the answer has begun, and a
+        connection that drops, arrive as exceptions. Arguments and errors otherwise as for ``complete``; a request that
+        cannot be meant fails here, not at the first chunk.
         """
         request = self.prepare(
             messages,
@@ -209,7 +211,7 @@ class BaseLLMClient(BaseClient):
             response_format=response_format,
             **provider_options,
         )
-        return self.start(request)
+        return ChatStream(self.start(request))
 
     def prepare(
         self,

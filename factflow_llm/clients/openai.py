@@ -7,38 +7,30 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from factflow_llm.clients.base import BaseLLMClient, Call
 from factflow_llm.clients.batches import refusal_text
 from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options
+from factflow_llm.clients.counts import embedding_usage
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
-from factflow_llm.clients.openai_messages import (
-    read_finish,
-    read_reasoning,
-    read_tool_calls,
-    read_tool_deltas,
-    read_usage,
-    say_format,
-    say_messages,
-    say_tools,
-    say_wishes,
-)
+from factflow_llm.clients.openai_answers import ChatReader, read_completion
+from factflow_llm.clients.openai_messages import say_format, say_messages, say_tools, say_wishes
+from factflow_llm.clients.reading import Answers, read_object
 from factflow_llm.clients.stainless import (
     CONNECT_TIMEOUT_S,
     TIMEOUT_S,
     Connections,
     accepted_options,
     connection,
+    constructed,
     lower_headers,
-    parsed,
-    raise_cut_stream,
-    raise_not_an_answer,
-    raise_unless_answer,
     too_slow,
 )
 from factflow_llm.clients.turns import origin
 from factflow_llm.clients.vectors import read_vectors
+from factflow_llm.clients.wire import word
 from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import CompletionResponse, EmbeddingResponse, StreamChunk
 
@@ -57,6 +49,26 @@ _NO_PACKING = re.compile(r"encoding_?format|base64")
 _SILENT = re.compile(r"(?:^|[/:])gpt-5\.[1-4](?!\d)|-chat")
 # since gpt-5.6 the end of what is to be cached can be marked; before, OpenAI chooses by itself
 _MARKED = re.compile(r"(?:^|[/:])gpt-(?:5\.(?:[6-9]|\d\d)|[6-9]|1\d)(?!\d)")
+
+
+def _answers(sdk: ModuleType, source: str) -> Answers:
+    chat = sdk.types.chat
+
+    def failed(message: str, http: Any, body: Any) -> Exception:
+        error: Exception = sdk.APIError(message, http.request, body=body)
+        return error
+
+    return Answers(
+        sdk=sdk,
+        origin=source,
+        wanted="choices",
+        every="choices",
+        read=read_completion,
+        reader=ChatReader,
+        model=chat.ChatCompletion,
+        event=lambda _: chat.ChatCompletionChunk,
+        failed=failed,
+    )
 
 
 class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
@@ -90,6 +102,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         self._embedding_options = accepted_options(self._embeddings)
         self._reasons = _REASONING.search(model) is not None
         self._marks = _MARKED.search(model) is not None
+        self._answers = _answers(sdk, self.origin)
 
     @property
     def _client(self) -> Any:
@@ -136,60 +149,13 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
             )
 
     async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
-        response = await self._chat(**request)
-        answer = await parsed(response)
-        raise_unless_answer(response, answer, "choices")
-        if not answer.choices:
-            raise_not_an_answer(response)
-        choice = answer.choices[0]
-        message = choice.message
-        return CompletionResponse(
-            text=message.content or message.refusal or "",
-            model=answer.model,
-            usage=read_usage(answer.usage),
-            finish_reason=read_finish(choice.finish_reason, refused=bool(message.refusal)),
-            provider_finish_reason=choice.finish_reason,
-            tool_calls=read_tool_calls(message.tool_calls),
-            reasoning=read_reasoning(message) or None,
-            response_id=answer.id,
-            headers=lower_headers(response),
-            raw=answer,
-        )
+        return await self._answers.whole(await self._chat(**request), self._target)
 
-    async def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
-        wishes = {"include_usage": True, **(request.get("stream_options") or {})}
-        response = await self._chat(**(request | {"stream": True, "stream_options": wishes}))
-        headers = lower_headers(response)
-        stream = await parsed(response)
-        chunk = usage = word = None
-        refused = False
-        try:
-            async for chunk in stream:
-                usage = chunk.usage or usage
-                if not chunk.choices or chunk.choices[0].index:
-                    continue
-                choice = chunk.choices[0]
-                word = choice.finish_reason or word
-                delta = choice.delta
-                if delta is None:  # a notice of Azure's asynchronous content filter
-                    continue
-                refused = refused or bool(delta.refusal)
-                text = delta.content or delta.refusal or ""
-                calls = read_tool_deltas(delta.tool_calls) if delta.tool_calls else ()
-                reasoning = read_reasoning(delta)
-                if text or calls or reasoning:
-                    yield StreamChunk(text, calls, reasoning, headers=headers, raw=chunk)
-        finally:
-            await stream.close()
-        if word is None:
-            raise_cut_stream(self._sdk, response)
-        yield StreamChunk(
-            usage=read_usage(usage),
-            finish_reason=read_finish(word, refused=refused),
-            provider_finish_reason=word,
-            headers=headers,
-            raw=chunk,
-        )
+    def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
+        options = request.get("stream_options", {})
+        wishes = {} if options is None else {"stream_options": {"include_usage": True, **options}}
+        asked = {name: value for name, value in request.items() if name != "stream_options"}
+        return self._answers.stream(partial(self._chat, **asked, **wishes, stream=True), self._target)
 
     def _too_slow(self, words: str) -> Exception:
         return too_slow(self._sdk, words)
@@ -213,14 +179,14 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         size = {} if wanted is None else {"dimensions": wanted}
         request = {"model": self._target, "input": list(texts), "encoding_format": self._encoding, **size}
         response = await self.in_time(self._embeddings(**(request | self._options)))
-        answer = await parsed(response)
-        raise_unless_answer(response, answer, "data")
+        headers = lower_headers(response)
+        answer = read_object(response, wanted="data", headers=headers)
         return EmbeddingResponse(
-            vectors=read_vectors(answer.data, len(texts), dimensions=wanted),
-            model=getattr(answer, "model", None) or self.model,
-            usage=read_usage(getattr(answer, "usage", None)),
-            headers=lower_headers(response),
-            raw=(answer,),
+            vectors=read_vectors(answer["data"], len(texts), dimensions=wanted),
+            model=word(answer.get("model")) or self.model,
+            usage=embedding_usage(answer.get("usage")),
+            headers=headers,
+            raw=(constructed(self._sdk.types.CreateEmbeddingResponse, answer),),
         )
 
 

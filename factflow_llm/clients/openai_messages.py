@@ -1,6 +1,6 @@
-"""OpenAI's chat language: neutral messages, tools and formats in; answers, deltas and usage out.
+"""OpenAI's chat language, as it is asked in: neutral messages, tools and formats. ``openai_answers`` reads the answers.
 
-Azure and every server that copies OpenAI speak it too, with gaps: what they leave out becomes ``None``.
+Azure and every server that copies OpenAI speak it too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from factflow_llm.types import (
     TOOL_CHOICES,
     AudioPart,
     DocumentPart,
-    FinishReason,
     ImagePart,
     Message,
     Part,
@@ -27,21 +26,12 @@ from factflow_llm.types import (
     TextPart,
     Tool,
     ToolCall,
-    ToolCallDelta,
     ToolChoice,
-    Usage,
 )
 
 if TYPE_CHECKING:
     from factflow_llm.clients.base import Wishes
 
-_FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
-}
 _NATIVE_FORMATS = frozenset({"text", "json_object", "json_schema"})
 
 
@@ -230,47 +220,3 @@ def say_format(response_format: Any) -> dict[str, Any]:
             f"response_format is of type {type(response_format).__name__}: give a pydantic model class or a JSON schema"
         )
     return {"type": "json_schema", "json_schema": {"name": schema_name(name), "schema": schema, "strict": strict}}
-
-
-def read_finish(word: str | None, *, refused: bool) -> FinishReason | None:
-    """Normalise OpenAI's finish word; a refusal comes with ``stop`` and is a content filter all the same."""
-    if word is None:
-        return None
-    return FinishReason.CONTENT_FILTER if refused else _FINISH_REASONS.get(word, FinishReason.OTHER)
-
-
-def read_usage(usage: Any) -> Usage:
-    """Read token counts; ``None`` where the server told none."""
-    if usage is None:
-        return Usage()
-    read = getattr(usage, "prompt_tokens_details", None)
-    written = getattr(usage, "completion_tokens_details", None)
-    return Usage(
-        input_tokens=usage.prompt_tokens,
-        output_tokens=getattr(usage, "completion_tokens", None),
-        cached_input_tokens=getattr(read, "cached_tokens", None),
-        cache_write_tokens=getattr(read, "cache_write_tokens", None),
-        reasoning_tokens=getattr(written, "reasoning_tokens", None),
-    )
-
-
-def read_tool_calls(calls: Sequence[Any] | None) -> tuple[ToolCall, ...]:
-    """Read the calls of a finished answer; calls of OpenAI's custom tools, which take no JSON, stay in ``raw``."""
-    functions = [call for call in calls or () if call.type != "custom"]
-    return tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in functions)
-
-
-def read_tool_deltas(calls: Sequence[Any]) -> tuple[ToolCallDelta, ...]:
-    """Read the pieces of tool calls in one chunk."""
-    return tuple(
-        ToolCallDelta(
-            call.index, call.id, call.function and call.function.name, (call.function and call.function.arguments) or ""
-        )
-        for call in calls
-    )
-
-
-def read_reasoning(message: Any) -> str:
-    """Read the reasoning text that other servers add to OpenAI's shape, under either of its two names."""
-    extra = message.model_extra
-    return (extra.get("reasoning_content") or extra.get("reasoning") or "") if extra else ""

@@ -6,6 +6,7 @@ A body is somebody else's text: every field may be absent, null, or of another t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ _MOST_TEXT = 65_536
 _MOST_NUMBER = 10**18
 _DEEPEST = 5  # a gateway's error in a gateway's error in …
 _ANSWERS = ("choices", "content", "data", "output", "embedding", "embeddings", "delta", "candidates")
-_FAILED_CHOICES = ("error", "network_error")
+_FAILED = re.compile(r"(?:^|_)(?:error|failed|failure|aborted?|timeout|timed_out|insufficient_system_resource)$")
 
 
 @dataclass(slots=True)
@@ -92,12 +93,22 @@ def _failure(answer: Any) -> Mapping[str, Any] | None:
         if isinstance(choice, Mapping):
             if _says(choice.get("error")):
                 return choice
-            if choice.get("finish_reason") in _FAILED_CHOICES:
-                return {"error": {"type": "server_error", "message": str(choice.get("finish_reason"))}}
+            if is_failed(word := choice.get("finish_reason")):
+                return {"error": {"type": "server_error", "message": f"the answer ended with {word}"}}
     if any(answer.get(name) is not None for name in _ANSWERS):
         return None
     worded = any(isinstance(answer.get(name), str) for name in ("message", "msg", "error_msg", "detail"))
-    return answer if worded and (_fails(answer.get("code")) or "detail" in answer) else None
+    coded = _fails(answer.get("code")) or is_failed(answer.get("type")) or _is_refusal(answer.get("status"))
+    return answer if worded and (coded or "detail" in answer) else None
+
+
+def is_failed(word: Any) -> bool:
+    """Tell whether a finish word or a type is one of failure, such as ``error``, ``network_error`` or ``aborted``."""
+    return isinstance(word, str) and _FAILED.search(word.lower()) is not None
+
+
+def _is_refusal(status: Any) -> bool:
+    return is_failed(status) or (is_status(status) and status >= 400)
 
 
 def _says(error: Any) -> bool:

@@ -133,3 +133,9 @@ class PermitSettledError(FactflowLLMError, RuntimeError):
     """A permit is settled a second time."""
 
     reason = ErrorReason.MISUSE
+
+
+class UnfinishedStreamError(FactflowLLMError, RuntimeError):
+    """A stream's answer is asked for before its last chunk has come."""
+
+    reason = ErrorReason.MISUSE

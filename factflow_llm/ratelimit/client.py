@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from factflow_llm.clients.base import BaseLLMClient
 from factflow_llm.clients.checks import check_max_tokens, check_messages, check_tools, check_turn
+from factflow_llm.clients.stream import ChatStream
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.providers import PROVIDERS
 from factflow_llm.ratelimit.attempts import Attempts, Road
@@ -153,7 +154,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             async with call:
                 return call.answered(await call.within(send()))
 
-    async def stream(
+    def stream(
         self,
         messages: Sequence[Message],
         *,
@@ -165,23 +166,29 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
         priority: int = 0,
         deadline_s: float | None = None,
         **provider_options: Any,
-    ) -> AsyncIterator[StreamChunk]:
-        """Yield the answer piece by piece; a failed attempt is repeated only while nothing has been handed on.
+    ) -> ChatStream:
+        """Give the answer piece by piece; a failed attempt is repeated only while nothing has been handed on.
 
-        Arguments and errors as for :meth:`complete`. The permit is held until the stream ends.
+        Arguments and errors as for :meth:`complete`. The permit is held until the stream ends. Iterated to its end, the
+        stream has the whole answer as ``stream.response``.
         """
-        input_tokens = self._input_tokens(messages, tools, response_format)
-        bound = _bound(max_tokens, provider_options.get("n"))
-        call = self._begin("chat", input_tokens, bound, priority, deadline_s)
-        _, start = self._ways(
-            messages,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            stop=stop,
-            tools=tools,
-            response_format=response_format,
+        asked = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "stop": stop,
+            "tools": tools,
+            "response_format": response_format,
             **provider_options,
-        )
+        }
+        return ChatStream(self._chunks(messages, priority, deadline_s, asked))
+
+    async def _chunks(
+        self, messages: Sequence[Message], priority: int, deadline_s: float | None, asked: dict[str, Any]
+    ) -> AsyncIterator[StreamChunk]:
+        input_tokens = self._input_tokens(messages, asked["tools"], asked["response_format"])
+        bound = _bound(asked["max_tokens"], asked.get("n"))
+        call = self._begin("chat", input_tokens, bound, priority, deadline_s)
+        _, start = self._ways(messages, **asked)
         while True:
             async with call:
                 chunks = start()
