@@ -243,6 +243,9 @@ class CompletionResponse:
         headers: HTTP response headers, names in lower case.
         origin: who answered: provider and host, such as ``openai api.openai.com``.
         provider_state: what the provider wants back with this turn; ``message`` carries it.
+        parsed: the text as an instance of the model given as ``response_format``; ``None`` without one, or when the
+            text does not fit.
+        parse_error: what does not fit: places and rules, nothing of the text.
         raw: the SDK's response; of a stream, its last event.
     """
 
@@ -257,6 +260,8 @@ class CompletionResponse:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     origin: str = ""
     provider_state: ProviderState | None = field(default=None, repr=False)
+    parsed: Any = field(default=None, repr=False)
+    parse_error: str | None = None
     raw: Any = field(default=None, repr=False, compare=False)
 
     @property

@@ -10,13 +10,23 @@ from abc import ABC, abstractmethod
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
-from factflow_llm.clients.checks import check_messages, check_sampling, check_stop, check_tools, check_wishes
+from factflow_llm.clients.checks import (
+    check_event_loop,
+    check_messages,
+    check_sampling,
+    check_stop,
+    check_tools,
+    check_wishes,
+)
+from factflow_llm.clients.schemas import fitted
 from factflow_llm.clients.stream import ChatStream
 from factflow_llm.clients.timing import TimeBound
 from factflow_llm.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+
+    from pydantic import BaseModel
 
     from factflow_llm.types import CompletionResponse, Message, Reasoning, StreamChunk, Tool, ToolChoice
 
@@ -43,6 +53,16 @@ class Wishes(NamedTuple):
     seed: int | None = None
     n: int | None = None
     logprobs: bool | int | None = None
+
+
+class Request(dict[str, Any]):
+    """A call in the SDK's words.
+
+    Attributes:
+        form: the pydantic model its answer is to be an instance of.
+    """
+
+    form: type[BaseModel] | None = None
 
 
 class Call(NamedTuple):
@@ -211,7 +231,7 @@ class BaseLLMClient(BaseClient):
             response_format=response_format,
             **provider_options,
         )
-        return ChatStream(self.start(request))
+        return ChatStream(self.start(request), form=request.form)
 
     def prepare(
         self,
@@ -223,21 +243,27 @@ class BaseLLMClient(BaseClient):
         tools: Sequence[Tool] | None,
         response_format: Any,
         **provider_options: Any,
-    ) -> dict[str, Any]:
+    ) -> Request:
         """Check a call and say it in the SDK's words, once for all its attempts; arguments as for ``complete``.
 
         Raises:
             InvalidRequestError: when the request cannot be meant.
         """
         given = (max_tokens, temperature, stop, tools, response_format)
-        return self._request(self._call(messages, given, provider_options))
+        call = self._call(messages, given, provider_options)
+        request = Request(self._request(call))
+        if isinstance(call.response_format, type):
+            request.form = call.response_format
+        return request
 
-    async def send(self, request: dict[str, Any]) -> CompletionResponse:
+    async def send(self, request: Request) -> CompletionResponse:
         """Send what ``prepare`` returned, in one attempt of at most ``timeout_s``, and return the whole answer."""
-        return await self.in_time(self._complete(request), timeout_s=_own_timeout_s(request))
+        check_event_loop()
+        return fitted(await self.in_time(self._complete(request), timeout_s=_own_timeout_s(request)), request.form)
 
-    async def start(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
+    async def start(self, request: Request) -> AsyncGenerator[StreamChunk, None]:
         """Send what ``prepare`` returned, in one attempt of at most ``timeout_s``, and yield the answer's pieces."""
+        check_event_loop()
         bound = self._time_bound(_own_timeout_s(request))
         try:
             async with aclosing(self._stream(request)) as chunks:

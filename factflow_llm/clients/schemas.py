@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
 from factflow_llm.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from factflow_llm.types import CompletionResponse
 
 WRAPPED = "value"
 """The one property of the object put round a schema that describes none, such as a ``RootModel[list[int]]``."""
@@ -118,6 +122,14 @@ def parse_answer(model: type[BaseModel], text: str) -> tuple[BaseModel | None, s
         for one in unfit.errors(include_input=False, include_context=False, include_url=False)
     ]
     return None, f"the answer is no {model.__name__}: {'; '.join(places[:5])}"
+
+
+def fitted(response: CompletionResponse, form: Any) -> CompletionResponse:
+    """Return an answer with its text read as an instance of ``form``; as it is when that is no model."""
+    if not isinstance(form, type) or not issubclass(form, BaseModel) or not response.text:
+        return response
+    parsed, error = parse_answer(form, response.text)
+    return replace(response, parsed=parsed, parse_error=error)
 
 
 def narrowed(schema: Mapping[str, Any]) -> dict[str, Any]:

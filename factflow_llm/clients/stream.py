@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from factflow_llm.clients.schemas import fitted
 from factflow_llm.clients.toolcalls import join_calls
 from factflow_llm.errors import UnfinishedStreamError
 from factflow_llm.types import CompletionResponse, StreamChunk, Usage
@@ -26,10 +27,12 @@ class ChatStream:
 
     Args:
         chunks: what to iterate over; closed with the stream when it has an ``aclose``.
+        form: the pydantic model the whole answer is to be an instance of, if any.
     """
 
-    def __init__(self, chunks: AsyncIterator[StreamChunk]) -> None:
+    def __init__(self, chunks: AsyncIterator[StreamChunk], *, form: Any = None) -> None:
         self._chunks = chunks
+        self._form = form
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._calls: list[ToolCallDelta] = []
@@ -45,7 +48,7 @@ class ChatStream:
         """
         if not self._ended or self._last is None:
             raise UnfinishedStreamError("the answer is not whole yet: iterate over the stream to its end, then ask")
-        return _joined(self._texts, self._thoughts, self._calls, self._last)
+        return fitted(_joined(self._texts, self._thoughts, self._calls, self._last), self._form)
 
     def __aiter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from factflow_llm.clients.base import BaseLLMClient
-from factflow_llm.clients.checks import check_max_tokens, check_messages, check_tools, check_turn
+from factflow_llm.clients.checks import check_event_loop, check_max_tokens, check_messages, check_tools, check_turn
 from factflow_llm.clients.stream import ChatStream
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.providers import PROVIDERS
@@ -91,6 +91,7 @@ class _Limited(Generic[ClientT]):
         priority: int,
         deadline_s: float | None,
     ) -> Attempts:
+        check_event_loop()
         check_max_tokens(max_tokens)
         check_turn(priority, deadline_s)
         return Attempts(
@@ -180,7 +181,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             "response_format": response_format,
             **provider_options,
         }
-        return ChatStream(self._chunks(messages, priority, deadline_s, asked))
+        return ChatStream(self._chunks(messages, priority, deadline_s, asked), form=response_format)
 
     async def _chunks(
         self, messages: Sequence[Message], priority: int, deadline_s: float | None, asked: dict[str, Any]
