@@ -16,12 +16,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
+from factflow_llm.clients.loops import before_close
 from factflow_llm.errors import ConfigurationError, ExtraMissingError
 from factflow_llm.providers import PROVIDERS, ModelType
 from factflow_llm.settings import DEFAULT, LLMConfig, LLMProviderConfig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
@@ -114,7 +115,7 @@ class LLMClientFactory:
         shelf = self._shelves.get(loop)
         if shelf is None:
             shelf = self._shelves[loop] = _Shelf()
-            _before_close(loop, shelf.aclose)
+            before_close(loop, shelf.aclose)
         return shelf
 
     def _make(self, name: str, profile: LLMProviderConfig, shelf: _Shelf) -> Any:
@@ -154,24 +155,6 @@ class _Shelf:
         results = await asyncio.gather(*(client.aclose() for client in clients), return_exceptions=True)
         for error in filter(None, results):
             raise error
-
-
-def _before_close(loop: asyncio.AbstractEventLoop, cleanup: Callable[[], Awaitable[None]]) -> None:
-    """Run ``cleanup`` as the last thing the loop does.
-
-    asyncio has no hook for that, so this one loop's ``close`` is wrapped; ``shutdown_asyncgens``, the usual trick, is
-    not called by those who close a loop by hand.
-    """
-    close = loop.close
-
-    def close_after_cleanup() -> None:
-        try:
-            if not (loop.is_closed() or loop.is_running()):
-                loop.run_until_complete(cleanup())
-        finally:
-            close()
-
-    loop.close = close_after_cleanup  # type: ignore[method-assign]
 
 
 def _construct(profile: LLMProviderConfig) -> Any:

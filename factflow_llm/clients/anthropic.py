@@ -15,11 +15,11 @@ from factflow_llm.clients.anthropic_messages import say_format, say_messages, sa
 from factflow_llm.clients.anthropic_wishes import say_wishes
 from factflow_llm.clients.base import BaseLLMClient, Call
 from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options
+from factflow_llm.clients.loops import Connections
 from factflow_llm.clients.reading import Answers
 from factflow_llm.clients.stainless import (
     CONNECT_TIMEOUT_S,
     TIMEOUT_S,
-    Connections,
     accepted_options,
     connection,
     too_slow,

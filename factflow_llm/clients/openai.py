@@ -15,13 +15,13 @@ from factflow_llm.clients.batches import refusal_text
 from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options
 from factflow_llm.clients.counts import embedding_usage
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
+from factflow_llm.clients.loops import Connections
 from factflow_llm.clients.openai_answers import ChatReader, read_completion
 from factflow_llm.clients.openai_messages import say_format, say_messages, say_tools, say_wishes
 from factflow_llm.clients.reading import Answers, read_object
 from factflow_llm.clients.stainless import (
     CONNECT_TIMEOUT_S,
     TIMEOUT_S,
-    Connections,
     accepted_options,
     connection,
     constructed,

@@ -6,15 +6,13 @@ Neither httpx is imported here: timeouts and proxies are built from what the SDK
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from factflow_llm.clients.checks import check_event_loop, check_headers, check_positive, check_url
-from factflow_llm.errors import BadResponseError, ConfigurationError, WrongEventLoopError
+from factflow_llm.clients.checks import check_headers, check_positive, check_url
+from factflow_llm.errors import BadResponseError, ConfigurationError
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
     from types import ModuleType
 
 TIMEOUT_S = 600.0  # both SDKs' own defaults: a long answer that is not streamed says nothing for minutes
@@ -45,48 +43,6 @@ def connection(
         "default_headers": check_headers(headers),
         "http_client": http_client,
     }
-
-
-class Connections:
-    """The SDK's clients, one per event loop: connections opened in one are of no use in another.
-
-    The first is made at once, so that wrong settings show where they are written, and belongs to the loop of the first
-    call. A caller's own ``http_client`` is one for all, and so for one loop.
-    """
-
-    def __init__(self, connect: Callable[[], Any], *, owned: bool) -> None:
-        self.first = connect()
-        self._connect = connect
-        self._owned = owned
-        self._loop: weakref.ref[AbstractEventLoop] | None = None
-        self._others: weakref.WeakKeyDictionary[AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
-
-    def here(self) -> Any:
-        """Return the client of the running loop; outside any, the first.
-
-        Raises:
-            WrongEventLoopError: under trio, and in a second loop with an ``http_client`` of the caller's own.
-        """
-        loop = check_event_loop()
-        if loop is None:
-            return self.first
-        if self._loop is None:
-            self._loop = weakref.ref(loop)
-        if self._loop() is loop:
-            return self.first
-        if not self._owned:
-            raise WrongEventLoopError(
-                "the http_client given belongs to the event loop of the first call: make a client in each loop, or "
-                "leave http_client out"
-            )
-        if loop not in self._others:
-            self._others[loop] = self._connect()
-        return self._others[loop]
-
-    async def aclose(self) -> None:
-        """Close what this loop opened; what a closed loop left behind is the collector's."""
-        if self._owned:
-            await self.here().close()
 
 
 def accepted_options(method: Callable[..., Any]) -> frozenset[str]:
