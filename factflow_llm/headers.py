@@ -1,6 +1,6 @@
 """Read what providers' headers say about limits and waits: pure functions over text; they read no clock.
 
-OpenAI, Azure OpenAI and Anthropic tell the same facts in three spellings:
+Providers tell the same facts in several spellings:
 
 ==========  =====================================  ==============================================================
 provider    names                                  reset
@@ -8,10 +8,12 @@ provider    names                                  reset
 OpenAI      ``x-ratelimit-{fact}-{axis}``          Go duration until the window is full (``6m0s``, ``119ms``)
 Azure       the same, or ``x-rate-limit-…``        bare seconds; ``-1`` and ``0`` as sentinels for "not metered"
 Anthropic   ``anthropic-ratelimit-{axis}-{fact}``  RFC 3339 time of day at which the window is full
+Mistral     ``…-{fact}-req-minute``, ``-tokens-…``  not told
+OpenRouter  ``x-ratelimit-{fact}``                 Unix time in milliseconds
 ==========  =====================================  ==============================================================
 
 A time of day is measured against the response's own ``date`` header where there is one, so that a skewed local clock
-does no harm. What is missing or senseless is ``None``, never 0.
+does no harm. What is missing, senseless or absurd (a reset in thirty years, 1e308 requests) is ``None``, never 0.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ _PARTS = re.compile(_PART, re.ASCII)
 _SECONDS_PER = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _PER_SECOND = {"ms": 1_000, "us": 1_000_000, "µs": 1_000_000, "ns": 1_000_000_000}
 _EPOCH_S = 1e9  # a "duration" of 31 years is a Unix time in the wrong place
+_EPOCH_MS = 1e12  # and one of 31,000 years is one in milliseconds
+LONGEST_S = 366 * 86_400.0  # no limit in use has a longer window; a reset that is further off is no news
+_MOST = 1e12  # units per window; no limit in use is larger
 
 _WAITS_PER_SECOND = {
     "retry-after-ms": 1_000,
@@ -67,6 +72,10 @@ _OPENAI = (
     _openai(Axis.REQUESTS, "requests"),
     _openai(Axis.TOKENS, "tokens"),
     _openai(Axis.TOKENS, "project-tokens"),
+    _openai(Axis.REQUESTS, "req-minute"),  # Mistral
+    _openai(Axis.TOKENS, "tokens-minute"),  # Mistral, Cerebras
+    _openai(Axis.REQUESTS, "requests-day"),  # Cerebras
+    _Names(Axis.REQUESTS, "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),  # OpenRouter
 )
 _ANTHROPIC = (
     _anthropic(Axis.REQUESTS, "requests"),
@@ -81,21 +90,33 @@ def parse_duration(text: str) -> float | None:
     """Read a duration in seconds: ``6m0s``, ``120ms``, ``8.64s``, ``23h18m29.144s``, or a bare ``10``.
 
     Returns:
-        Seconds; ``None`` when the text is no finite duration of 0 or more.
+        Seconds; ``None`` when the text is no duration from 0 to a year.
     """
     text = text.strip()
     if not _DURATION.fullmatch(text):
-        return _number(text)
+        number = _number(text)
+        return None if number is None else bounded_s(number)
     seconds = sum(
         float(value) * _SECONDS_PER[unit] if unit in _SECONDS_PER else float(value) / _PER_SECOND[unit]
         for value, unit in _PARTS.findall(text)
     )
-    return seconds if math.isfinite(seconds) else None
+    return bounded_s(seconds)
+
+
+def bounded_s(seconds: float) -> float | None:
+    """Return seconds that can be a wait; ``None`` for more than a year, and for what is no number."""
+    return seconds if 0.0 <= seconds <= LONGEST_S else None
 
 
 def parse_limits(headers: Mapping[str, str], *, now_utc: datetime | None = None) -> tuple[AxisLimit, ...]:
-    """Read the limits that a response's headers show, whichever provider sent them: see ``LimitHeaders.limits``."""
-    return LimitHeaders(headers, now_utc=now_utc).limits()
+    """Read the limits that a response's headers show, whichever provider sent them: see ``LimitHeaders.limits``.
+
+    Headers that are none show none.
+    """
+    try:
+        return LimitHeaders(headers, now_utc=now_utc).limits()
+    except (TypeError, AttributeError):
+        return ()
 
 
 def parse_retry_after(headers: Mapping[str, str], *, now_utc: datetime | None = None) -> tuple[float, str] | None:
@@ -172,36 +193,41 @@ class LimitHeaders:
         if (limit or "").startswith("-") or (remaining or "").startswith("-"):
             return None  # how Azure says that nothing is metered
         read = (
-            None if limit is None else _number(limit),
-            None if remaining is None else _number(remaining),
+            None if limit is None else _units(limit),
+            None if remaining is None else _units(remaining),
             None if reset is None else self._reset(reset),
         )
         return None if read == (None, None, None) else AxisLimit(names.axis, *read)
 
     def _wait(self, text: str, per_second: int) -> float | None:
         if (number := _number(text)) is not None:
-            return number / per_second
+            return bounded_s(number / per_second)
         if (seconds := parse_duration(text)) is not None:
             return seconds
         if (seconds := self._until(text)) is not None:
             return seconds
         numbers = [_number(part) for part in text.split(",")]  # the header came twice
         known = [number for number in numbers if number is not None]
-        return max(known) / per_second if known and len(known) == len(numbers) else None
+        return bounded_s(max(known) / per_second) if known and len(known) == len(numbers) else None
 
     def _reset(self, text: str) -> float | None:
+        number = _number(text)
+        if number is not None and number >= _EPOCH_S:
+            return self._left_until(number / 1_000 if number >= _EPOCH_MS else number) or None
         seconds = None if ":" in text else parse_duration(text)
-        if seconds is None:
-            return self._until(text)
-        return seconds if seconds < _EPOCH_S else None
+        return self._until(text) if seconds is None else seconds
 
     def _until(self, text: str) -> float | None:
-        instant_s, now_s = _instant_s(text), _instant_s(self._lower.get("date", ""))
+        instant_s = _instant_s(text)
+        return None if instant_s is None else self._left_until(instant_s)
+
+    def _left_until(self, instant_s: float) -> float | None:
+        now_s = _instant_s(self._lower.get("date", ""))
         if now_s is None and self._now_utc is not None:
             now_s = _aware(self._now_utc).timestamp()
-        if instant_s is None or now_s is None:
+        if now_s is None:
             return None
-        return instant_s - now_s if instant_s > now_s else 0.0
+        return bounded_s(instant_s - now_s) if instant_s > now_s else 0.0
 
 
 def _left(limit: AxisLimit) -> float:
@@ -214,6 +240,11 @@ def _number(text: str) -> float | None:
         return None
     number = float(text)
     return number if math.isfinite(number) else None
+
+
+def _units(text: str) -> float | None:
+    number = _number(text)
+    return number if number is not None and number <= _MOST else None
 
 
 @lru_cache(maxsize=256)

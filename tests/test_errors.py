@@ -627,6 +627,43 @@ def test_classes_by_name(
         assert (metadata.phase, metadata.request_sent) == (phase, sent)
 
 
+@pytest.mark.parametrize(("module", "name"), [("httpx2", "PoolTimeout"), ("urllib3.exceptions", "EmptyPoolError")])
+def test_an_empty_pool_is_no_quota(module: str, name: str) -> None:
+    """That our own pool has no connection left is worth another attempt, and the limiter learns nothing from it."""
+    wrapped = chained(sdk_class("openai", "APITimeoutError")("Request timed out."), sdk_class(module, name)())
+
+    metadata = get_error_metadata(wrapped)
+
+    assert (metadata.classification, metadata.reason, metadata.outcome) == ("retryable", "timeout", Outcome.IGNORED)
+    assert metadata.request_sent is False
+
+
+def test_patience_decides_about_a_day_that_refills() -> None:
+    """A day's limit that lets a request through within the patience is a wait, and else the end."""
+    text = "Rate limit reached on requests per day (RPD): Limit 10, Used 10, Requested 1."
+    error = Duck(status_code=429, body={"message": text}, headers={"retry-after": "300"})
+
+    assert get_error_metadata(error).reason == "daily_quota"
+    assert get_error_metadata(error, patience_s=600.0).reason == "rate_limit"
+    assert get_error_metadata(error, patience_s=600.0).limit_kind is LimitKind.DAY
+
+
+def test_limits_in_a_body() -> None:
+    """Gemini tells a minute's limit by quota id and value, OpenRouter its headers inside the body."""
+    violations = [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel", "quotaValue": "12"}]
+    gemini = Duck(status_code=429, body={"status": "RESOURCE_EXHAUSTED", "details": [{"violations": violations}]})
+    told = {"X-RateLimit-Limit": "18", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1796000000000"}
+    gateway = Duck(
+        status_code=429,
+        body={"error": {"code": 429, "metadata": {"headers": told}}},
+        headers={"date": datetime.fromtimestamp(1795999960, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")},
+    )
+
+    assert get_error_metadata(gemini).limits == ((Axis.REQUESTS, 12.0, 0.0, None),)
+    assert get_error_metadata(gateway).limits == ((Axis.REQUESTS, 18.0, 0.0, 40.0),)
+    assert get_error_metadata(gateway).retry_after_s == 40.0
+
+
 def test_bedrock_without_credentials_or_region(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A client that AWS cannot be asked with is a matter of set-up."""
     boto3 = pytest.importorskip("boto3")

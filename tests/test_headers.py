@@ -287,3 +287,36 @@ def test_whatever_headers_hold(headers: dict[str, str]) -> None:
     numbers = [number for limit in parse_limits(headers, now_utc=NOW) for number in limit[1:] if number is not None]
 
     assert all(0 <= number < float("inf") for number in [*numbers, *(wait or (0.0,))[:1]])
+
+
+def test_mistral() -> None:
+    """Mistral names the minute, and no reset."""
+    headers = {
+        "x-ratelimit-limit-req-minute": "60",
+        "x-ratelimit-remaining-req-minute": "59",
+        "x-ratelimit-limit-tokens-minute": "500000",
+        "x-ratelimit-remaining-tokens-minute": "0",
+        "x-ratelimit-tokens-query-cost": "77",
+    }
+
+    assert parse_limits(headers) == (
+        AxisLimit(Axis.REQUESTS, 60.0, 59.0, None),
+        AxisLimit(Axis.TOKENS, 500_000.0, 0.0, None),
+    )
+
+
+def test_openrouter() -> None:
+    """OpenRouter names no axis, and its reset is a Unix time in milliseconds."""
+    reset_ms = int((NOW.timestamp() + 90) * 1_000)
+    headers = {"X-RateLimit-Limit": "20", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset_ms)}
+
+    assert parse_limits(headers, now_utc=NOW) == (AxisLimit(Axis.REQUESTS, 20.0, 0.0, pytest.approx(90.0)),)
+
+
+@pytest.mark.parametrize("absurd", ["999999998s", "1e308", "9" * 400, "40000d"])
+def test_absurd_figures_are_none(absurd: str) -> None:
+    """A reset in thirty years and 1e308 requests are no news; a wait of that kind is none either."""
+    told = {"x-ratelimit-limit-requests": absurd, "x-ratelimit-remaining-requests": "0"}
+
+    assert parse_limits(told | {"x-ratelimit-reset-requests": absurd}) == (AxisLimit(Axis.REQUESTS, None, 0.0, None),)
+    assert parse_retry_after({"retry-after": absurd}) is None

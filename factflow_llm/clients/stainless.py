@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from factflow_llm.clients.checks import check_headers, check_positive, check_url
 from factflow_llm.errors import BadResponseError, ConfigurationError
+from factflow_llm.errors.crossing import let_cross
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -29,6 +30,7 @@ def connection(
     http_client: Any,
 ) -> dict[str, Any]:
     """Check and return the keyword arguments that both SDKs' clients take; the SDK's own retries are off."""
+    let_cross()
     timeout = sdk.Timeout(
         check_positive(timeout_s, name="timeout_s"),
         connect=check_positive(connect_timeout_s, name="connect_timeout_s"),

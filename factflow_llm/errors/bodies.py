@@ -13,10 +13,12 @@ from typing import Any
 
 from factflow_llm.errors.exceptions import BadResponseError
 from factflow_llm.errors.tables import squash
+from factflow_llm.signals import Axis, AxisLimit
 
 MOST_MESSAGE = 2_000
 _MOST_TEXT = 65_536
 _MOST_NUMBER = 10**18
+_MOST_DIGITS = 12
 _DEEPEST = 5  # a gateway's error in a gateway's error in …
 _ANSWERS = ("choices", "content", "data", "output", "embedding", "embeddings", "delta", "candidates")
 _FAILED = re.compile(r"(?:^|_)(?:error|failed|failure|aborted?|timeout|timed_out|insufficient_system_resource)$")
@@ -35,6 +37,8 @@ class Body:
         message: the provider's own words.
         quota_ids: names of the quotas that are used up, in lower case.
         wait: a wait stated in a field of its own.
+        headers: those that a gateway puts into its body, by lower-case name (OpenRouter).
+        limits: minutes' limits that were used up (Gemini).
         is_error: the body holds an ``error``.
     """
 
@@ -46,6 +50,8 @@ class Body:
     message: str = ""
     quota_ids: list[str] = field(default_factory=list)
     wait: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    limits: list[AxisLimit] = field(default_factory=list)
     is_error: bool = False
 
 
@@ -157,6 +163,7 @@ def read_body(content: Any, depth: int = 0) -> Body:
     if isinstance(nested, str) and told is content:  # {"error": "a sentence"} or {"error": "invalid_client"}
         words.append(None if " " in nested else nested)
         message = message or content.get("error_description") or nested
+    body.headers = _gateway_headers(_dig(told, "metadata", "headers"))
     for holder in (told, told.get("metadata"), content):
         if isinstance(holder, Mapping) and body.wait is None:
             body.wait = _stated_wait(holder)
@@ -171,6 +178,7 @@ def read_body(content: Any, depth: int = 0) -> Body:
                 if deeper.is_error:
                     deeper.status = deeper.status or body.status
                     deeper.wait = deeper.wait or body.wait
+                    deeper.headers = body.headers | deeper.headers
                     deeper.words += body.words
                     return deeper
     return body
@@ -189,8 +197,14 @@ def _message(told: Mapping[str, Any]) -> Any:
     )
 
 
+def _gateway_headers(headers: Any) -> dict[str, str]:
+    if not isinstance(headers, Mapping):
+        return {}
+    return {str(name).lower(): text for name, value in headers.items() if (text := scalar(value)) is not None and name}
+
+
 def _stated_wait(holder: Mapping[str, Any]) -> str | None:
-    for name in ("retry_after", "retryAfter", "retry_after_seconds", "retryDelay"):
+    for name in ("retry_after", "retryAfter", "retry_after_seconds", "retryDelay", "estimated_time"):
         stated = holder.get(name)
         if isinstance(stated, int | float | str) and not isinstance(stated, bool):
             return _short(stated)
@@ -208,6 +222,15 @@ def _read_google(details: list[Any], body: Body, words: list[Any]) -> None:
         for violation in violations if isinstance(violations, list) else ():
             if isinstance(violation, Mapping) and (quota := scalar(violation.get("quotaId"))):
                 body.quota_ids.append(quota.lower())
+                _read_quota(quota.lower(), scalar(violation.get("quotaValue")), body)
+
+
+def _read_quota(quota: str, value: str | None, body: Body) -> None:
+    """Read a minute's limit out of ``GenerateRequestsPerMinutePerProjectPerModel`` and its ``quotaValue``."""
+    if "perminute" not in quota or value is None or not value.isdecimal() or len(value) > _MOST_DIGITS:
+        return
+    axis = Axis.INPUT_TOKENS if "input" in quota else Axis.TOKENS if "token" in quota else Axis.REQUESTS
+    body.limits.append(AxisLimit(axis, limit=float(value), remaining=0.0))
 
 
 def first(content: Any) -> Any:

@@ -12,7 +12,8 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from factflow_llm.errors.evidence import Evidence, chains, extract
+from factflow_llm.errors.account import reason_of_account
+from factflow_llm.errors.evidence import Evidence, chains, extract, type_name
 from factflow_llm.errors.metadata import (
     REASONS,
     Consequence,
@@ -31,20 +32,20 @@ from factflow_llm.errors.tables import (
     LIMIT_ZERO,
     PERMISSION_WORDINGS,
     RATE_LIMIT_WORDINGS,
+    REFILLS,
     RESUMES,
-    SPENT_OPENINGS,
     UNSEEN_CODES,
     WAIT,
     WEAK_CODES,
     reason_of_status,
 )
-from factflow_llm.headers import LimitHeaders, parse_duration
-from factflow_llm.signals import Axis, AxisLimit
+from factflow_llm.headers import LimitHeaders, bounded_s, parse_duration
+from factflow_llm.signals import Axis, AxisLimit, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SOON_S = 60.0  # a day's quota that refills continuously (OpenAI's) may free one request this soon
+PATIENCE_S = 120.0  # a day's quota that refills continuously (OpenAI's, Groq's) may free one request this soon
 _NEVER_S = 86_400.0  # how Azure says that a request is larger than its limit
 _AGREEMENT_S = 900.0  # AWS: a marketplace agreement takes up to 15 minutes
 _SPAN = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]+)")
@@ -93,34 +94,51 @@ def stamina_hook(error: BaseException) -> bool | float:
     return True if metadata.retry_after_s is None else metadata.retry_after_s
 
 
-def get_error_metadata(error: BaseException) -> ErrorMetadata:
-    """Describe an error: what to do, why, how long to wait, and which limit refused.
+def get_error_metadata(error: BaseException, *, patience_s: float = PATIENCE_S) -> ErrorMetadata:
+    """Describe an error: what to do, why, how long to wait, and which limit refused. Never raises.
 
     Of the members of an exception group, the gravest is described: fatal before terminal before rate-limited before
     retryable, and the longest wait among equals.
+
+    Args:
+        error: any exception at all.
+        patience_s: a day's limit that lets one more request through within so many seconds is waited for; one that
+            takes longer is the end. The retry settings' ``retry_after_cap_s``.
     """
+    try:
+        return _describe_gravest(error, patience_s)
+    except Exception:  # an exception can be made of anything: attributes that lie, texts that raise
+        return ErrorMetadata(
+            classification=LLMErrorClassification.TERMINAL,
+            reason=ErrorReason.UNKNOWN,
+            exception_types=(type_name(type(error)),),
+        )
+
+
+def _describe_gravest(error: BaseException, patience_s: float) -> ErrorMetadata:
     now_utc = datetime.now(UTC)
-    return max((_describe(extract(chain), now_utc) for chain in chains(error)), key=_gravity)
+    return max((_describe(extract(chain), now_utc, patience_s) for chain in chains(error)), key=_gravity)
 
 
 def _gravity(metadata: ErrorMetadata) -> tuple[bool, int, float]:
     return metadata.fatal, _SEVERITY.index(metadata.classification), metadata.retry_after_s or 0.0
 
 
-def _describe(evidence: Evidence, now_utc: datetime) -> ErrorMetadata:
+def _describe(evidence: Evidence, now_utc: datetime, patience_s: float) -> ErrorMetadata:
     headers = LimitHeaders(evidence.headers, now_utc=now_utc)
-    limits = headers.limits()
+    limits = headers.limits() or evidence.limits
     reason = evidence.reason or _judge(evidence)
     refused = reason in _REFUSED_BY_LIMIT
     axis = _axis(evidence, limits) if refused else None
     wait = _wait(evidence, headers, axis, refused=refused)
     daily = refused and reason is not ErrorReason.REQUEST_EXCEEDS_LIMIT and _is_daily(evidence)
-    if daily and (wait is None or wait[0] > _SOON_S or evidence.quota_ids):
+    if daily and (wait is None or wait[0] > patience_s or _is_google(evidence)):
         reason = ErrorReason.DAILY_QUOTA
     elif refused and evidence.provider == "azure" and wait is not None and wait[0] >= _NEVER_S:
         reason = ErrorReason.REQUEST_EXCEEDS_LIMIT
     consequence = _heed_advice(REASONS[reason], evidence)
-    told = RESUMES.search(evidence.message) if reason is ErrorReason.QUOTA else None
+    if evidence.phase is Phase.POOL:
+        consequence = consequence._replace(outcome=Outcome.IGNORED)  # our own pool was empty: nobody was asked
     return ErrorMetadata(
         classification=consequence.classification,
         reason=reason,
@@ -135,7 +153,7 @@ def _describe(evidence: Evidence, now_utc: datetime) -> ErrorMetadata:
         request_id=_machine_word(evidence.request_id),
         retry_after_s=wait and wait[0],
         retry_after_source=wait and wait[1],
-        resumes_at=datetime.fromisoformat(f"{told[1]}T{told[2]}+00:00") if told else evidence.resumes_at,
+        resumes_at=(_resumption(evidence.message) if reason is ErrorReason.QUOTA else None) or evidence.resumes_at,
         axis=axis,
         limit_kind=_limit_kind(reason, axis, daily=daily),
         limits=limits,
@@ -153,15 +171,46 @@ def _judge(evidence: Evidence) -> ErrorReason:
     coded = _by_codes(evidence.words)
     reason = coded or _by_status(evidence)
     text = evidence.message
+    if reason is ErrorReason.RAMP and evidence.in_stream and _is_overload(evidence):
+        return ErrorReason.OVERLOADED  # it let the request in and then had trouble: no word about our rate
+    if reason is ErrorReason.QUOTA and evidence.status == 429 and _refills(evidence):
+        return ErrorReason.RATE_LIMIT
     if reason is ErrorReason.RATE_LIMIT:
         return _reword_rate_limit(evidence)
-    if reason is ErrorReason.INVALID_REQUEST and text.startswith(SPENT_OPENINGS):
-        return ErrorReason.QUOTA
     if reason is ErrorReason.INVALID_REQUEST or (reason is ErrorReason.CONTEXT_LENGTH and not coded):
-        return _reword(text, INVALID_REQUEST_WORDINGS) or reason
+        return _reword(text, INVALID_REQUEST_WORDINGS) or _of_account(evidence) or reason
     if reason is ErrorReason.PERMISSION:
-        return _reword(text, PERMISSION_WORDINGS) or reason
+        return _reword(text, PERMISSION_WORDINGS) or _of_account(evidence) or reason
+    if reason in {ErrorReason.BAD_RESPONSE, ErrorReason.UNSPECIFIED}:
+        return _of_account(evidence) or reason
     return reason
+
+
+def _is_overload(evidence: Evidence) -> bool:
+    return evidence.status == 503 or any(CODES.get(word) is ErrorReason.OVERLOADED for word in evidence.words)
+
+
+def _of_account(evidence: Evidence) -> ErrorReason | None:
+    """Say what the refusal of a request tells of the account or the place; nothing where a parameter is blamed."""
+    return None if evidence.param else reason_of_account(evidence.message)
+
+
+def _refills(evidence: Evidence) -> bool:
+    """Tell whether what a code calls a spent quota is a limit that refills: a minute's, or any of Alibaba's."""
+    return evidence.host.endswith(".aliyuncs.com") or REFILLS.search(evidence.message) is not None
+
+
+def _is_google(evidence: Evidence) -> bool:
+    """Tell whether Google refused: the wait it states with a day's quota is a minute's, and not to be believed."""
+    return bool(evidence.quota_ids) or "resourceexhausted" in evidence.words or "for metric" in evidence.message
+
+
+def _resumption(text: str) -> datetime | None:
+    told = RESUMES.search(text)
+    try:
+        return datetime.fromisoformat(f"{told[1]}T{told[2]}+00:00") if told else None
+    except ValueError:  # the 30th of February
+        return None
 
 
 def _by_codes(words: tuple[str, ...]) -> ErrorReason | None:
@@ -196,14 +245,18 @@ def _reword_rate_limit(evidence: Evidence) -> ErrorReason:
     text = evidence.message
     if LIMIT_ZERO.search(text):
         return ErrorReason.QUOTA
+    if _of_account(evidence) is ErrorReason.QUOTA:
+        return ErrorReason.QUOTA
+    fits = False
     if sizes := LIMIT_AND_REQUESTED.search(text):
-        limit, requested = (int(size.replace(",", "")) for size in sizes.groups())
-        if requested > limit:
+        limit, requested = (int(size.replace(",", "") or "0") for size in sizes.groups())
+        fits = requested <= limit
+        if not fits:
             return ErrorReason.REQUEST_EXCEEDS_LIMIT
     reason = _reword(text, RATE_LIMIT_WORDINGS) or ErrorReason.RATE_LIMIT
-    if reason is ErrorReason.QUOTA and "resourceexhausted" in evidence.words:
+    if reason is ErrorReason.QUOTA and (_is_google(evidence) or _refills(evidence)):
         return ErrorReason.RATE_LIMIT  # Google calls a minute's limit a quota, in the words of OpenAI's spent budget
-    return reason
+    return ErrorReason.RATE_LIMIT if fits and reason is ErrorReason.REQUEST_EXCEEDS_LIMIT else reason
 
 
 def _is_daily(evidence: Evidence) -> bool:
@@ -242,11 +295,11 @@ def _wait_in_prose(text: str) -> float | None:
     if told is None:
         return None
     if clock := told["clock"]:
-        hours, minutes, seconds = map(int, clock.split(":"))
-        return float(hours * 3_600 + minutes * 60 + seconds)
+        hours, minutes, seconds = map(float, clock.split(":"))
+        return bounded_s(hours * 3_600 + minutes * 60 + seconds)
     if bare := told["bare"]:
-        return float(bare)
-    return sum(float(number) * _span_s(unit) for number, unit in _SPAN.findall(told["spans"]))
+        return bounded_s(float(bare))
+    return bounded_s(sum(float(number) * _span_s(unit) for number, unit in _SPAN.findall(told["spans"])))
 
 
 def _span_s(unit: str) -> float:

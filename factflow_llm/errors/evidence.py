@@ -20,7 +20,7 @@ from factflow_llm.errors.tables import CLASSES, RAISED_BY, SDK_PACKAGES, Rule, s
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from factflow_llm.signals import Axis
+    from factflow_llm.signals import Axis, AxisLimit
 
 _MISTAKES = (TypeError, AttributeError, NameError, LookupError, AssertionError, NotImplementedError, ValueError)
 _TLS = re.compile(r"\[SSL: (\w+)\]")  # OpenSSL's own word, kept in the text by every wrapper
@@ -41,8 +41,10 @@ class Evidence:
         quota_ids: names of the quotas that a body says are used up, in lower case.
         body_wait: the wait that the body states in a field of its own.
         message: the provider's own words in lower case.
-        headers: by lower-case name.
+        headers: by lower-case name; those that a gateway puts into its body among them.
         answered: an answer came from the provider.
+        host: where the request went, in lower case; empty when that is not known.
+        limits: what the body, not the headers, says of limits.
     """
 
     types: tuple[str, ...] = ()
@@ -63,6 +65,8 @@ class Evidence:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     request_id: str | None = None
     resumes_at: datetime | None = None
+    host: str = ""
+    limits: tuple[AxisLimit, ...] = ()
 
 
 def chains(error: BaseException) -> list[list[BaseException]]:
@@ -91,12 +95,21 @@ def chains(error: BaseException) -> list[list[BaseException]]:
 def _under(error: BaseException) -> BaseException | None:
     if error.__cause__ is not None:
         return error.__cause__
-    attempt = _get(error, "last_attempt")
-    if attempt is not None and attempt.done() and isinstance(inner := attempt.exception(), BaseException):
+    if (inner := _last_attempt(error)) is not None:
         return inner
     if error.__suppress_context__ or (isinstance(error, _MISTAKES) and type(error).__module__ == "builtins"):
         return None
     return error.__context__
+
+
+def _last_attempt(error: BaseException) -> BaseException | None:
+    """Open tenacity's ``RetryError``."""
+    attempt = _get(error, "last_attempt")
+    try:
+        inner = attempt.exception() if attempt is not None and attempt.done() else None
+    except Exception:
+        return None
+    return inner if isinstance(inner, BaseException) else None
 
 
 def extract(chain: list[BaseException]) -> Evidence:
@@ -104,7 +117,7 @@ def extract(chain: list[BaseException]) -> Evidence:
 
     A transport error is read to the bottom, where its phase and a TLS or address mistake are told.
     """
-    evidence = Evidence(types=tuple(_name(type(error)) for error in chain))
+    evidence = Evidence(types=tuple(type_name(type(error)) for error in chain))
     strangers: list[BaseException] = []
     for error in chain:
         if isinstance(error, PartialEmbeddingError) and error is not chain[-1]:
@@ -139,14 +152,15 @@ def _add(rule: Rule, evidence: Evidence) -> None:
     evidence.phase = evidence.phase or phase
 
 
-def _name(cls: type) -> str:
+def type_name(cls: type) -> str:
+    """Name a class by its top-level package and itself."""
     return f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
 
 
 @lru_cache(maxsize=512)
 def _known(ancestry: tuple[type, ...]) -> tuple[str, Rule | None]:
     """Look a class up along its MRO: its most telling package, and the rule for it or its nearest known base."""
-    names = [_name(base) for base in ancestry]
+    names = [type_name(base) for base in ancestry]
     packages = [name.partition(".")[0] for name in names]
     package = next((package for package in packages if package in RAISED_BY or package in SDK_PACKAGES), packages[0])
     return package, next((CLASSES[name] for name in names if name in CLASSES), None)
@@ -157,7 +171,7 @@ def _closer_look(error: BaseException, package: str, rule: Rule | None) -> Rule 
     if isinstance(error, UnicodeEncodeError):
         return (ErrorReason.INVALID_REQUEST if error.encoding == "utf-8" else ErrorReason.CONFIGURATION), None
     if isinstance(error, RuntimeError) and rule is None:
-        text = str(error)
+        text = _words(error)
         if "Event loop is closed" in text:
             return ErrorReason.CONNECTION, None
         return (ErrorReason.OUT_OF_MEMORY, None) if any(words in text for words in _OUT_OF_MEMORY) else None
@@ -166,7 +180,7 @@ def _closer_look(error: BaseException, package: str, rule: Rule | None) -> Rule 
             return ErrorReason.NOT_FOUND, None  # how transformers says that a model cannot be loaded
         return (ErrorReason.CONNECTION, None) if error.errno in _UNREACHABLE else None
     if rule is not None and rule[0] is ErrorReason.CONNECTION:
-        text = str(error)
+        text = _words(error)
         tls = _TLS.search(text)
         if tls and any(word in tls[1] for word in _TLS_MISTAKES):
             return ErrorReason.CONFIGURATION, Phase.CONNECT
@@ -178,10 +192,17 @@ def _closer_look(error: BaseException, package: str, rule: Rule | None) -> Rule 
     return rule
 
 
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def _read_answer(error: BaseException, evidence: Evidence) -> bool:
     """Read the provider's answer that an exception carries; return whether there is one."""
     response = _get(error, "response")
-    if isinstance(response, Mapping) and "Error" in response:
+    if isinstance(response, Mapping) and isinstance(response.get("Error"), Mapping):
         _read_aws(error, response, evidence)
         return True
     content = _get(error, "body")
@@ -194,7 +215,7 @@ def _read_answer(error: BaseException, evidence: Evidence) -> bool:
     if status is None and content is None:
         return False
     body = read_body(content)
-    headers = _lower(_get(response, "headers") or _get(error, "headers"))
+    headers = body.headers | _lower(_get(response, "headers") or _get(error, "headers"))
     evidence.answered = True
     evidence.headers = headers
     evidence.in_stream = (
@@ -203,7 +224,8 @@ def _read_answer(error: BaseException, evidence: Evidence) -> bool:
     evidence.status = body.status if body.status and (status is None or status < 300) else status
     evidence.code, evidence.type, evidence.param = body.code, body.type, body.param
     evidence.words, evidence.message = tuple(body.words), body.message.lower()
-    evidence.quota_ids, evidence.body_wait = tuple(body.quota_ids), body.wait
+    evidence.quota_ids, evidence.body_wait, evidence.limits = tuple(body.quota_ids), body.wait, tuple(body.limits)
+    evidence.host = _host(error)
     evidence.request_id = scalar(_get(error, "request_id")) or headers.get("x-request-id") or headers.get("request-id")
     if evidence.provider == "openai" and _is_azure(error, headers):
         evidence.provider = "azure"
@@ -211,13 +233,16 @@ def _read_answer(error: BaseException, evidence: Evidence) -> bool:
 
 
 def _read_aws(error: BaseException, response: Mapping[str, Any], evidence: Evidence) -> None:
-    told, meta = response.get("Error") or {}, response.get("ResponseMetadata") or {}
+    told, meta = response["Error"], response.get("ResponseMetadata")
+    meta = meta if isinstance(meta, Mapping) else {}
     code = scalar(told.get("Code"))
     status, original = meta.get("HTTPStatusCode"), response.get("originalStatusCode")
     evidence.answered = True
     evidence.in_stream = type(error).__name__ == "EventStreamError"
     evidence.code = code
-    evidence.status = status if is_status(status) else int(code) if code and code.isdecimal() else None
+    evidence.status = (
+        status if is_status(status) else int(code) if code and code.isdecimal() and len(code) == 3 else None
+    )
     evidence.words = (squash(code),) if code and not code.isdecimal() else ()
     if is_status(original) and evidence.words == ("modelerrorexception",):
         evidence.status, evidence.words = original, ()
@@ -237,12 +262,20 @@ def _get(value: Any, name: str) -> Any:
 def _lower(headers: Any) -> dict[str, str]:
     if not isinstance(headers, Mapping):
         return {}
-    return {name.lower(): text for name, text in headers.items() if isinstance(text, str)}
+    try:
+        return {name.lower(): text for name, text in headers.items() if isinstance(name, str) and isinstance(text, str)}
+    except Exception:
+        return {}
+
+
+def _host(error: BaseException) -> str:
+    host = _get(_get(_get(error, "request"), "url"), "host")
+    return host.lower() if isinstance(host, str) else ""
 
 
 def _is_azure(error: BaseException, headers: Mapping[str, str]) -> bool:
     if "apim-request-id" in headers or "x-ms-region" in headers:
         return True
-    url = _get(_get(error, "request"), "url")
-    host, path = str(_get(url, "host")), str(_get(url, "path"))
+    host, path = _host(error), _get(_get(_get(error, "request"), "url"), "path")
+    path = path if isinstance(path, str) else ""
     return host.endswith((".azure.com", ".azure-api.net")) or "/openai/deployments/" in path

@@ -92,6 +92,7 @@ _CLASSES: dict[str, dict[str, Rule]] = {
         "ReadTimeoutError": (R.TIMEOUT, Phase.READ),
         "TimeoutError": (R.TIMEOUT, None),
         "NewConnectionError": (R.CONNECTION, Phase.CONNECT),
+        "EmptyPoolError": (R.TIMEOUT, Phase.POOL),
         "ProtocolError": (R.CONNECTION, Phase.READ),
         "ProxyError": (R.CONNECTION, Phase.CONNECT),
         "LocationValueError": (R.CONFIGURATION, None),
@@ -188,7 +189,8 @@ _CODES: dict[R, str] = {
         project_spend_limit_exceeded organization_usage_limit_exceeded billing_not_active account_deactivated
         exceeded_current_quota_error billing_error enforced_spend_limit_reached contract_spend_limit_reached
         linked_organization_billing_unavailable linked_organization_spend_limit_reached insufficient_balance
-        payment_required
+        payment_required Arrearage AccountOverdueError insufficient_user_quota quota_not_enough
+        AllocationQuota.FreeTierOnly
         """,
     R.RATE_LIMIT: """
         rate_limit_exceeded rate_limit_error rate_limited RateLimitReached too_many_requests TooManyRequestsException
@@ -212,7 +214,7 @@ _CODES: dict[R, str] = {
         gateway_timeout request_body_timeout external_key_validation_timed_out
         """,
     R.NOT_READY: "ModelNotReadyException MPAgreementBeingCreated registration_pending",
-    R.MODEL_ERROR: "ModelErrorException",
+    R.MODEL_ERROR: "ModelErrorException tool_use_failed json_validate_failed output_parse_failed",
     R.CONFLICT: "conflict_error ConflictException TransactionInProgressException PriorRequestNotComplete ABORTED",
     R.AUTHENTICATION: """
         invalid_api_key authentication_error invalid_authentication_error incorrect_api_key_error unauthorized
@@ -226,7 +228,7 @@ _CODES: dict[R, str] = {
         permission_error permission_denied PERMISSION_DENIED AccessDeniedException AccessDenied forbidden OptInRequired
         NotAuthorized UnauthorizedOperation unsupported_country_region_territory organization_on_hold
         organization_not_enrolled_in_beta organization_type_not_supported parent_organization_required
-        cmek_key_disabled cmek_key_network_blocked
+        cmek_key_disabled cmek_key_network_blocked organization_restricted
         """,
     R.NOT_FOUND: """
         model_not_found not_found_error not_found DeploymentNotFound ResourceNotFoundException invalid_model
@@ -235,7 +237,8 @@ _CODES: dict[R, str] = {
     R.CONTEXT_LENGTH: "context_length_exceeded request_too_large string_above_max_length context_window_exceeded",
     R.CONTENT_FILTER: """
         content_filter content_policy_violation ResponsibleAIPolicyViolation invalid_prompt
-        misalignment_policy_violation content_filter_error moderation_blocked
+        misalignment_policy_violation content_filter_error moderation_blocked DataInspectionFailed
+        data_inspection_failed
         """,
     R.BATCH_TOO_LARGE: "max_tokens_per_request",
     R.INVALID_REQUEST: """
@@ -309,10 +312,11 @@ UNSEEN_CODES = (
     (
         re.compile(
             r"(?:spend|billing|credit|usage)(?:hard)?limit(?!s)|insufficient(?:quota|balance|credit)"
-            r"|budget(?:exceed|exhaust)"
+            r"|budget(?:exceed|exhaust)|arrear|overdue|pastdue"
         ),
         R.QUOTA,
     ),
+    (re.compile(r"suspended|deactivated"), R.PERMISSION),
     (re.compile(r"context(?:length|size|window)"), R.CONTEXT_LENGTH),
     (re.compile(r"content(?:filter|policy)"), R.CONTENT_FILTER),
     (re.compile(r"overloaded"), R.OVERLOADED),
@@ -351,9 +355,6 @@ def reason_of_status(status: int) -> R:
     return R.INVALID_REQUEST if status < 500 else R.SERVER
 
 
-SPENT_OPENINGS = ("your credit balance is too low", "you have reached your specified")
-"""How a 400 begins that means a spent budget; only at the beginning, for it may echo a prompt further on."""
-
 INVALID_REQUEST_WORDINGS: dict[R, tuple[str, ...]] = {
     R.BATCH_TOO_LARGE: (" tokens per request", "maximum allowed batch size"),
     R.CONTEXT_LENGTH: (
@@ -381,33 +382,30 @@ INVALID_REQUEST_WORDINGS: dict[R, tuple[str, ...]] = {
 
 PERMISSION_WORDINGS: dict[R, tuple[str, ...]] = {
     R.QUOTA_WINDOW: ("out of call volume quota",),
-    R.QUOTA: ("used all available credits", "monthly spending limit", "key limit exceeded"),
+    R.QUOTA: ("key limit exceeded",),
     R.CONTENT_FILTER: ("requires moderation", "input was flagged"),
 }
 
 RATE_LIMIT_WORDINGS: dict[R, tuple[str, ...]] = {
     R.REQUEST_EXCEEDS_LIMIT: ("request too large", "retry after 86400 seconds"),  # the latter is Azure's "never"
-    R.QUOTA: (
-        "used all available credits",
-        "monthly spending limit",
-        "credit balance is too low",
-        "insufficient balance",
-        "insufficient credits",
-        "reached your api usage limits",
-        "reached your specified",
-        "check your plan and billing",
-    ),
+    R.QUOTA: ("reached your api usage limits", "check your plan and billing"),
     R.CAPACITY: ("experiencing high demand", "temporarily unable to process", "no capacity"),
 }
 """What a rate limit's text says beyond its code."""
 
 DAILY_WORDINGS = (
     *("per day", "per-day", "per_day", "perday", "byday", "(rpd)", "(tpd)", "daily"),
-    *("per month", "/ month", "/month"),
+    *("per month", "/ month", "/month", "per week", "weekly", "week allocated quota", "month allocated quota"),
 )
 """How a limit says that its window is a day, or longer still."""
 
-LIMIT_AND_REQUESTED = re.compile(r"limit:? ([\d,]+).{0,40}?requested:? ([\d,]+)", re.DOTALL)
+LIMIT_AND_REQUESTED = re.compile(r"limit:? ([\d,]+).{0,40}?requested:? ~?([\d,]+)", re.DOTALL)
+REFILLS = re.compile(
+    r"aliyun|alibabacloud|dashscope|model-studio|per[ -_]?min(?:ute)?\b|/ ?min(?:ute)?\b|\b[rt]pm\b|\bqps\b"
+    r"|per second|每分钟"
+)
+"""Who calls a minute's limit a spent quota, and how such a limit says that it is a minute's."""
+
 LIMIT_ZERO = re.compile(r"\blimit:? 0(?![\d.])")
 RESUMES = re.compile(r"regain access on (\d{4}-\d\d-\d\d) at (\d\d:\d\d) utc")
 WAIT = re.compile(

@@ -148,7 +148,7 @@ class Attempts:
             try:
                 await self._permit.__aenter__()
             except BaseException as error:
-                self._record(error, _metadata(error))
+                self._record(error, self._metadata(error))
                 raise
         if self._road.recorder is not None:
             self._admission = self._admitted(limiter)
@@ -159,7 +159,7 @@ class Attempts:
     ) -> bool:
         self._bound.close()
         try:
-            metadata = _metadata(error)
+            metadata = self._metadata(error)
             self._settle(error, metadata)
         finally:
             self._give_back()
@@ -209,6 +209,11 @@ class Attempts:
         return _Admission(
             ticket.granted_s, metrics.requests_per_s, ticket.in_flight, ticket.queued, metrics.last_reason.value
         )
+
+    def _metadata(self, error: BaseException | None) -> ErrorMetadata | None:
+        if not isinstance(error, Exception):
+            return None
+        return get_error_metadata(error, patience_s=self._road.retry.retry_after_cap_s)
 
     def _give_back(self) -> None:
         """Return a permit that nothing has settled, so that no fault of our own can leak one."""
@@ -273,10 +278,6 @@ class Attempts:
                 limits=metadata.limits if metadata else parse_limits(headers) if headers else (),
             )
         )
-
-
-def _metadata(error: BaseException | None) -> ErrorMetadata | None:
-    return get_error_metadata(error) if isinstance(error, Exception) else None
 
 
 def _response_headers(error: BaseException) -> Mapping[str, str] | None:
