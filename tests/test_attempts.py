@@ -161,7 +161,7 @@ def test_a_slow_reader_is_not_cut_off() -> None:
 def test_a_classifier_that_raises_leaks_no_permit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong between an attempt's end and its settlement, the permit comes back."""
 
-    def broken(_: BaseException) -> None:
+    def broken(_: BaseException, **__: float) -> None:
         raise ZeroDivisionError("a fault of our own")
 
     monkeypatch.setattr("factflow_llm.ratelimit.attempts.get_error_metadata", broken)

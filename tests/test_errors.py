@@ -645,7 +645,7 @@ def test_patience_decides_about_a_day_that_refills() -> None:
 
     assert get_error_metadata(error).reason == "daily_quota"
     assert get_error_metadata(error, patience_s=600.0).reason == "rate_limit"
-    assert get_error_metadata(error, patience_s=600.0).limit_kind is LimitKind.DAY
+    assert get_error_metadata(error, patience_s=600.0).limit_kind == "day"
 
 
 def test_limits_in_a_body() -> None:
