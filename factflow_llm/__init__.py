@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from factflow_llm.clients.azure import AzureOpenAIClient
     from factflow_llm.clients.base import BaseLLMClient
     from factflow_llm.clients.bedrock import BedrockEmbeddingClient
+    from factflow_llm.clients.bedrock_chat import BedrockClient
     from factflow_llm.clients.embeddings import BaseEmbeddingClient
     from factflow_llm.clients.huggingface import HuggingFaceEmbeddingClient
     from factflow_llm.clients.openai import OpenAIClient
@@ -94,6 +95,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "BadResponseError",
     "BaseEmbeddingClient",
     "BaseLLMClient",
+    "BedrockClient",
     "BedrockEmbeddingClient",
     "BreakerOpenError",
     "Change",
@@ -166,6 +168,7 @@ _HOMES = {
         "clients.azure": ("AzureOpenAIClient",),
         "clients.base": ("BaseLLMClient",),
         "clients.bedrock": ("BedrockEmbeddingClient",),
+        "clients.bedrock_chat": ("BedrockClient",),
         "clients.embeddings": ("BaseEmbeddingClient",),
         "clients.huggingface": ("HuggingFaceEmbeddingClient",),
         "clients.openai": ("OpenAIClient",),

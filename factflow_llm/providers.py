@@ -81,7 +81,7 @@ PROVIDERS: Mapping[ProviderName, ProviderEntry] = {
         raised_by=("anthropic",),
     ),
     ProviderName.BEDROCK: ProviderEntry(
-        clients={ModelType.EMBEDDING: "BedrockEmbeddingClient"},
+        clients={ModelType.CHAT: "BedrockClient", ModelType.EMBEDDING: "BedrockEmbeddingClient"},
         package="boto3",
         install="factflow-llm[bedrock]",
         keys=frozenset({*_WIRE, "region"}),

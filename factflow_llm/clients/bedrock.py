@@ -1,20 +1,17 @@
-"""Amazon Titan text embeddings on Bedrock: boto3 is synchronous, so each call runs in a worker thread of the client.
+"""Amazon Titan text embeddings on Bedrock.
 
-Titan reads one text per call, so a batch is one text and the threads are the concurrency. boto3 is imported when a
-client is made, never before; its retries are off because retrying belongs to the limiter.
+Titan reads one text per call, so a batch is one text and the connection's threads are the concurrency.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from factflow_llm.clients.checks import check_count, check_headers, check_positive, check_url
+from factflow_llm.clients.aws import BedrockConnection
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
 from factflow_llm.clients.vectors import read_vectors
-from factflow_llm.errors import BadResponseError, ConfigurationError, ExtraMissingError, InvalidRequestError
+from factflow_llm.errors import BadResponseError, ConfigurationError, InvalidRequestError
 from factflow_llm.types import EmbeddingResponse, Usage
 
 if TYPE_CHECKING:
@@ -72,24 +69,21 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
                 f"model={model!r} is no Titan text embedding model: write 'amazon.titan-embed-text-v2:0' "
                 "or 'amazon.titan-embed-text-v1'"
             )
-        check_count(max_concurrency, name="max_concurrency")
         self._preset_dimensions(dimensions)
         self._is_v1 = "titan-embed-text-v1" in model
         self._options = {"normalize": normalize}
         self._check_dimensions(dimensions, error=ConfigurationError)
-        self._client = _connect(
+        self._connection = BedrockConnection(
             region=region,
+            endpoint_url=endpoint_url,
+            max_concurrency=max_concurrency,
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            headers=headers,
+            proxy=proxy,
             aws_profile=aws_profile,
-            endpoint_url=endpoint_url and check_url(endpoint_url, name="endpoint_url"),
-            max_pool_connections=max_concurrency,
-            read_timeout=check_positive(timeout_s, name="timeout_s"),
-            connect_timeout=check_positive(connect_timeout_s, name="connect_timeout_s"),
-            proxies=None if proxy is None else dict.fromkeys(("http", "https"), check_url(proxy, name="proxy")),
         )
         self.timeout_s = timeout_s
-        self._headers = check_headers(headers)
-        self._client.meta.events.register("before-sign.bedrock-runtime.InvokeModel", self._add_headers)
-        self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="bedrock")
 
     @property
     def max_tokens_per_text(self) -> int | None:
@@ -121,15 +115,13 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
         body: dict[str, Any] = {"inputText": text}
         if not self._is_v1:
             body |= self._options if wanted is None else self._options | {"dimensions": wanted}
-        loop = asyncio.get_running_loop()
-        return await self.in_time(loop.run_in_executor(self._threads, self._invoke, json.dumps(body), wanted))
+        form = "application/json"
+        request = {"modelId": self.model, "body": json.dumps(body), "contentType": form, "accept": form}
+        return self._read(await self.in_time(self._connection.call("invoke_model", request)), wanted)
 
-    def _invoke(self, body: str, dimensions: int | None) -> EmbeddingResponse:
-        response = self._client.invoke_model(
-            modelId=self.model, body=body, contentType="application/json", accept="application/json"
-        )
+    def _read(self, response: dict[str, Any], dimensions: int | None) -> EmbeddingResponse:
         headers = response["ResponseMetadata"]["HTTPHeaders"]
-        content = response["body"].read()
+        content = response["body"]
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -149,43 +141,13 @@ class BedrockEmbeddingClient(BaseEmbeddingClient):
             raw=(response | {"body": answer},),
         )
 
-    def _add_headers(self, request: Any, **_: Any) -> None:
-        for name, value in self._headers.items():
-            request.headers[name] = value
-
     def _check_dimensions(self, dimensions: int | None, *, error: type[Exception]) -> None:
         known = (_V1_DIMENSIONS,) if self._is_v1 else _V2_DIMENSIONS
         if dimensions is not None and dimensions not in known:
             raise error(f"dimensions={dimensions!r}: {self.model} has {' or '.join(map(str, known))}; leave it out")
 
     def _too_slow(self, words: str) -> Exception:
-        from botocore.exceptions import ReadTimeoutError
-
-        error: Exception = ReadTimeoutError(endpoint_url=self._client.meta.endpoint_url)
-        error.__cause__ = TimeoutError(words)
-        return error
+        return self._connection.too_slow(words)
 
     async def _close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
-
-
-def _connect(*, region: str | None, aws_profile: str | None, endpoint_url: str | None, **config: Any) -> Any:
-    """Make the boto3 client, each on a session of its own because boto3's default session is not thread-safe."""
-    try:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-    except ImportError as error:
-        raise ExtraMissingError('Bedrock needs boto3: pip install "factflow-llm[bedrock]"') from error
-    try:
-        session = boto3.Session(profile_name=aws_profile, region_name=region)
-        if session.region_name is None:
-            raise ConfigurationError("no AWS region: give region, such as 'us-east-1', or set AWS_DEFAULT_REGION")
-        return session.client(
-            "bedrock-runtime",
-            endpoint_url=endpoint_url,
-            config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, **config),
-        )
-    except BotoCoreError as error:
-        raise ConfigurationError(f"boto3 refuses these settings: {error}") from error
+        self._connection.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from factflow_llm.clients.anthropic import AnthropicClient
 from factflow_llm.clients.azure import AzureOpenAIClient
 from factflow_llm.clients.bedrock import BedrockEmbeddingClient
+from factflow_llm.clients.bedrock_chat import BedrockClient
 from factflow_llm.clients.huggingface import HuggingFaceEmbeddingClient
 from factflow_llm.clients.openai import OpenAIClient
-from tests.support.loopback import Asked, Reply
+from factflow_llm.types import Usage
+from tests.support.loopback import Asked, Events, Frames, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,12 +34,16 @@ AWS = {
 """An environment in which boto3 finds credentials that open nothing; ``AWS_PROFILE`` must be gone from it."""
 
 
+WHOLE_USAGE = Usage(20, 7, cached_input_tokens=8, cache_write_tokens=4, reasoning_tokens=3)
+
+
 @dataclass(frozen=True)
 class Face:
     """One client and its provider's language.
 
     ``answer`` says hello with a tool call, ``stream`` the same in pieces; ``finish`` maps each word of the provider to
-    a neutral one; ``stream_error`` is the event of an overload after the answer has begun.
+    a neutral one; ``stream_error`` is the event of an overload after the answer has begun. ``extra`` presets a field
+    ``a`` that only the provider knows, and ``places`` say where longest answer, stop texts and that field stand.
     """
 
     name: str
@@ -49,10 +57,37 @@ class Face:
     rate_limited: Mapping[str, Any]
     broken: Mapping[str, Any]
     profile: Callable[[str], dict[str, Any]]
+    finish_word: str = "tool_calls"
+    model: str | None = None
+    usage: Usage = WHOLE_USAGE
+    streamed: type[Events] = Events
+    refusal_headers: Callable[[int], dict[str, str]] = lambda _: {}
+    extra: Callable[[int], dict[str, Any]] = lambda value: {"extra_body": {"a": value}}
+    places: tuple[str, str, str] = ("max_tokens", "stop", "a")
+    misspelt: tuple[str, str] = ("tool_choise", "tool_choice")
+    a_number: str = "timeout"
+
+    @property
+    def stainless(self) -> bool:
+        """Whether the SDK is one of those that Stainless generates."""
+        return self.sdk != "botocore"
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """The roots of the SDK's exceptions."""
+        if self.stainless:
+            return (import_module(self.sdk).APIError,)
+        exceptions = import_module("botocore.exceptions")
+        return (exceptions.BotoCoreError, exceptions.ClientError)
 
     def refuse(self, status: int) -> Reply:
         """Make the provider's refusal: a rate limit for 429, else trouble of its own."""
-        return Reply(self.rate_limited if status == 429 else self.broken, status=status)
+        body = self.rate_limited if status == 429 else self.broken
+        return Reply(body, status=status, headers=self.refusal_headers(status))
+
+    def sent(self, body: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+        """Return longest answer, stop texts and the field ``a`` of a request; ``None`` where there is none."""
+        return tuple(reduce(lambda at, key: (at or {}).get(key), place.split("."), body) for place in self.places)
 
 
 @dataclass(frozen=True)
@@ -248,6 +283,8 @@ ANTHROPIC = Face(
     make=_make_anthropic,
     profile=_anthropic_profile,
     sdk="anthropic",
+    finish_word="tool_use",
+    places=("max_tokens", "stop_sequences", "a"),
     answer=anthropic_answer(),
     stream=ANTHROPIC_STREAM,
     finish={
@@ -264,7 +301,84 @@ ANTHROPIC = Face(
     rate_limited={"type": "error", "error": {"type": "rate_limit_error", "message": "Slow down"}},
     broken={"type": "error", "error": {"type": "api_error", "message": "Internal server error"}},
 )
-FACES = (OPENAI, AZURE, AZURE_V1, ANTHROPIC)
+
+
+def converse_answer(*content: Mapping[str, Any], finish: str = "tool_use", **changed: Any) -> dict[str, Any]:
+    """Make the body of a Converse answer."""
+    call = {"toolUse": {"toolUseId": "call_1", "name": "weather", "input": {"city": "Bern"}}}
+    usage = {"inputTokens": 8, "outputTokens": 7, "totalTokens": 27}
+    return {
+        "output": {"message": {"role": "assistant", "content": content or [{"text": "Hello"}, call]}},
+        "stopReason": finish,
+        "usage": usage | {"cacheReadInputTokens": 8, "cacheWriteInputTokens": 4},
+        "metrics": {"latencyMs": 5},
+    } | changed
+
+
+def _delta(index: int, delta: Mapping[str, Any]) -> dict[str, Any]:
+    return {"contentBlockDelta": {"contentBlockIndex": index, "delta": delta}}
+
+
+CONVERSE_STREAM = [
+    {"messageStart": {"role": "assistant"}},
+    _delta(0, {"text": "Hel"}),
+    _delta(0, {"text": "lo"}),
+    {"contentBlockStop": {"contentBlockIndex": 0}},
+    {"contentBlockStart": {"contentBlockIndex": 1, "start": {"toolUse": {"toolUseId": "call_1", "name": "weather"}}}},
+    _delta(1, {"toolUse": {"input": '{"city": '}}),
+    _delta(1, {"toolUse": {"input": '"Bern"}'}}),
+    {"contentBlockStop": {"contentBlockIndex": 1}},
+    {"messageStop": {"stopReason": "tool_use"}},
+    {"metadata": {"usage": converse_answer()["usage"], "metrics": {"latencyMs": 5}}},
+]
+CONVERSE_MODEL = "anthropic.claude-haiku-4-5-20251001-v1:0"
+
+
+def aws_refusal(status: int) -> dict[str, str]:
+    """Name the exception of a status, as Bedrock does in a header."""
+    return {"x-amzn-errortype": "ThrottlingException" if status == 429 else "InternalServerException"}
+
+
+def _make_bedrock(url: str, model: str = CONVERSE_MODEL, **wanted: Any) -> BedrockClient:
+    return BedrockClient(model, **{"region": "us-east-1", "endpoint_url": url} | wanted)
+
+
+def _bedrock_profile(url: str) -> dict[str, Any]:
+    return {"provider": "bedrock", "model": CONVERSE_MODEL, "region": "us-east-1", "base_url": url}
+
+
+BEDROCK = Face(
+    name="bedrock",
+    make=_make_bedrock,
+    profile=_bedrock_profile,
+    sdk="botocore",
+    answer=converse_answer(),
+    stream=CONVERSE_STREAM,
+    streamed=Frames,
+    finish={
+        "end_turn": "stop",
+        "stop_sequence": "stop",
+        "max_tokens": "length",
+        "model_context_window_exceeded": "length",
+        "tool_use": "tool_calls",
+        "guardrail_intervened": "content_filter",
+        "content_filtered": "content_filter",
+        "malformed_model_output": "other",
+    },
+    with_finish=lambda word: converse_answer({"text": "Hello"}, finish=word),
+    stream_error={"modelStreamErrorException": {"message": "the model broke off"}},
+    rate_limited={"message": "Too many requests, please wait before trying again."},
+    broken={"message": "The system encountered an unexpected error during processing. Try your request again."},
+    refusal_headers=aws_refusal,
+    finish_word="tool_use",
+    model=CONVERSE_MODEL,
+    usage=Usage(20, 7, cached_input_tokens=8, cache_write_tokens=4),
+    extra=lambda value: {"additionalModelRequestFields": {"a": value}},
+    places=("inferenceConfig.maxTokens", "inferenceConfig.stopSequences", "additionalModelRequestFields.a"),
+    misspelt=("guardrailConfi", "guardrailConfig"),
+    a_number="performanceConfig",
+)
+FACES = (OPENAI, AZURE, AZURE_V1, ANTHROPIC, BEDROCK)
 
 
 # --- embeddings ------------------------------------------------------------------------------------------------------
@@ -287,8 +401,7 @@ def _titan_vector(asked: Asked) -> Reply:
 
 
 def _titan_refuses(status: int) -> Reply:
-    kind = "ThrottlingException" if status == 429 else "InternalServerException"
-    return Reply({"message": "no"}, status=status, headers={"x-amzn-errortype": kind})
+    return Reply({"message": "no"}, status=status, headers=aws_refusal(status))
 
 
 def _make_titan(url: str, model: str = TITAN_MODEL, **wanted: Any) -> BedrockEmbeddingClient:

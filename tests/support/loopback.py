@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+
+from tests.support import event_stream
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,27 @@ class Events:
     client leaves.
     """
 
+    content_type: ClassVar[str] = "text/event-stream"
+
     events: Iterable[Mapping[str, Any] | str]
     cut: bool = False
     hold: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def encode(event: Mapping[str, Any] | str) -> bytes:
+        """Write one event as it goes over the wire."""
+        data = event if isinstance(event, str) else json.dumps(event)
+        named = f"event: {event['type']}\n" if isinstance(event, Mapping) and "type" in event else ""
+        return f"{named}data: {data}\n\n".encode()
+
+
+@dataclass(frozen=True)
+class Frames(Events):
+    """A stream in AWS's binary frames: mappings of one name to its payload."""
+
+    content_type = event_stream.CONTENT_TYPE
+    encode = staticmethod(event_stream.frame)
 
 
 @dataclass(frozen=True)
@@ -127,7 +146,7 @@ class Loopback:
 
             def _stream(self, reply: Events) -> None:
                 self.send_response(200)
-                self.send_header("content-type", "text/event-stream")
+                self.send_header("content-type", reply.content_type)
                 self.send_header("transfer-encoding", "chunked")
                 for name, value in reply.headers.items():
                     self.send_header(name, value)
@@ -140,9 +159,7 @@ class Loopback:
 
             def _send_events(self, reply: Events) -> None:
                 for event in reply.events:
-                    data = event if isinstance(event, str) else json.dumps(event)
-                    named = f"event: {event['type']}\n" if isinstance(event, Mapping) and "type" in event else ""
-                    piece = f"{named}data: {data}\n\n".encode()
+                    piece = reply.encode(event)
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
                 if reply.hold:
                     self.connection.recv(1)  # nothing more is asked: this returns when the client leaves
