@@ -95,7 +95,7 @@ def test_answer_is_neutral(face: Face) -> None:
         tool_calls=(ToolCall("call_1", "weather", '{"city": "Bern"}'),),
         response_id=face.answer.get("id"),
         headers=answer.headers,
-        origin=f"{'anthropic' if face.name == 'anthropic' else 'openai'} 127.0.0.1{answer.origin.partition('.1')[2]}",
+        origin=f"{'openai' if face.sdk == 'openai' else face.name} 127.0.0.1{answer.origin.partition('.1')[2]}",
     )
     assert answer.headers["x-ratelimit-remaining-requests"] == "41"
     assert not face.stainless or type(answer.raw).__module__.startswith(f"{face.sdk}.types")

@@ -18,7 +18,7 @@ from factflow_llm.errors import (
 )
 from factflow_llm.ratelimit.config import RetryConfig
 from tests.support.faces import AWS, EMBEDDING_FACES, FACES, EmbeddingFace, Face
-from tests.support.loopback import Drop, Events, Hang, Loopback, Reply
+from tests.support.loopback import Drop, Hang, Loopback, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -152,6 +152,8 @@ def test_what_can_never_succeed_is_asked_once(chat: Face) -> None:
         errors, _ = use(chat, server, twice)
         assert len(server.asked) == 2
     assert not any(isinstance(error, BreakerOpenError) for error in errors)
+    if not chat.stainless:  # AWS sends a bill at the end of the month
+        return
 
     with Loopback(Reply(SPENT, status=429)) as server:
         (first, second), _ = use(chat, server, twice)
@@ -168,7 +170,7 @@ def test_a_stream_is_retried_before_its_first_chunk(chat: Face, fault: str) -> N
         return "".join([chunk.text async for chunk in client.stream(HELLO)])
 
     make, _ = FAULTS[fault]
-    with Loopback(make(chat), Events(chat.stream)) as server:
+    with Loopback(make(chat), chat.streamed(chat.stream)) as server:
         text, rows = use(chat, server, follow)
         assert (text, len(server.asked)) == ("Hello", 2)
         assert_no_sdk_retried(server)
@@ -179,7 +181,7 @@ def test_a_stream_is_retried_before_its_first_chunk(chat: Face, fault: str) -> N
 def test_a_stream_is_never_retried_once_a_chunk_has_been_handed_on(chat: Face, ending: str) -> None:
     """What the consumer has read cannot be taken back: one request, the pieces, and the error."""
     begun = chat.stream[:4]
-    broken = Events(begun, cut=True) if ending == "cut" else Events([*begun, chat.stream_error])
+    broken = chat.streamed(begun, cut=True) if ending == "cut" else chat.streamed([*begun, chat.stream_error])
     seen: list[str] = []
 
     async def follow(client: Any) -> None:
@@ -187,7 +189,7 @@ def test_a_stream_is_never_retried_once_a_chunk_has_been_handed_on(chat: Face, e
             async for chunk in chunks:
                 seen.append(chunk.text)  # noqa: PERF401 - the pieces before the error are what is looked at
 
-    with Loopback(broken, Events(chat.stream)) as server:
+    with Loopback(broken, chat.streamed(chat.stream)) as server:
         with pytest.raises(Exception) as caught:  # noqa: PT011
             use(chat, server, follow)
         assert len(server.asked) == 1

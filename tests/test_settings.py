@@ -229,7 +229,10 @@ def test_file_names_are_relative_to_the_configuration(tmp_path: Path, monkeypatc
         ({"region": "eu-west-1"}, "region does not apply to openai, only to bedrock"),
         ({"deployment": "d"}, "deployment does not apply to openai, only to azure"),
         ({"provider": "anthropic", "type": "embedding"}, 'anthropic runs chat models here: write type = "chat"'),
-        ({"provider": "bedrock", "api_key": None}, 'bedrock runs embedding models here: write type = "embedding"'),
+        (
+            {"provider": "huggingface", "api_key": None},
+            'huggingface runs embedding models here: write type = "embedding"',
+        ),
         ({"api_key_file": "k"}, "api_key and api_key_file are both given"),
         ({"api_key": "${TEAM_KEY}/more"}, "a reference stands alone"),
         ({"api_key": ""}, "api_key: it is empty; write"),
