@@ -228,6 +228,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How probable a token was: the natural logarithm, and of the likeliest ones at its place where they were asked."""
+
+    token: str = field(repr=False)
+    logprob: float
+    likeliest: tuple[TokenLogprob, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionResponse:
     """A finished answer.
 
@@ -246,6 +255,8 @@ class CompletionResponse:
         parsed: the text as an instance of the model given as ``response_format``; ``None`` without one, or when the
             text does not fit.
         parse_error: what does not fit: places and rules, nothing of the text.
+        logprobs: of each token written, where they were asked for and told.
+        responses: all answers, this one first, where ``n`` asked for several; usage is told of all together, here.
         raw: the SDK's response; of a stream, its last event.
     """
 
@@ -262,6 +273,8 @@ class CompletionResponse:
     provider_state: ProviderState | None = field(default=None, repr=False)
     parsed: Any = field(default=None, repr=False)
     parse_error: str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = field(default=None, repr=False)
+    responses: tuple[CompletionResponse, ...] = field(default=(), repr=False)
     raw: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -300,7 +313,7 @@ class StreamChunk:
     """A piece of a streamed answer.
 
     The last one carries ``usage`` and ``finish_reason``, and what is known of the answer as a whole: ``model``,
-    ``response_id``, ``origin``, ``provider_state``.
+    ``response_id``, ``origin``, ``provider_state``, ``logprobs``.
     """
 
     text: str = field(default="", repr=False)
@@ -314,6 +327,7 @@ class StreamChunk:
     response_id: str | None = None
     origin: str = ""
     provider_state: ProviderState | None = field(default=None, repr=False)
+    logprobs: tuple[TokenLogprob, ...] | None = field(default=None, repr=False)
     raw: Any = field(default=None, repr=False, compare=False)
 
 

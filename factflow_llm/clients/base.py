@@ -21,7 +21,7 @@ from factflow_llm.clients.checks import (
 from factflow_llm.clients.schemas import fitted
 from factflow_llm.clients.stream import ChatStream
 from factflow_llm.clients.timing import TimeBound
-from factflow_llm.errors import ConfigurationError
+from factflow_llm.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
@@ -264,6 +264,8 @@ class BaseLLMClient(BaseClient):
     async def start(self, request: Request) -> AsyncGenerator[StreamChunk, None]:
         """Send what ``prepare`` returned, in one attempt of at most ``timeout_s``, and yield the answer's pieces."""
         check_event_loop()
+        if request.get("n", 1) > 1:
+            raise InvalidRequestError(f"n={request['n']}: a stream is one answer; use complete()")
         bound = self._time_bound(_own_timeout_s(request))
         try:
             async with aclosing(self._stream(request)) as chunks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from factflow_llm.clients.answers import Known, Piece
@@ -24,10 +25,10 @@ from factflow_llm.clients.wire import (
 )
 from factflow_llm.errors import failure_inside
 from factflow_llm.errors.bodies import is_failed
-from factflow_llm.types import CompletionResponse, StreamChunk, ToolCall, ToolCallDelta
+from factflow_llm.types import CompletionResponse, StreamChunk, TokenLogprob, ToolCall, ToolCallDelta
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "thought", "summary_text"})
@@ -42,7 +43,14 @@ def read_completion(answer: Mapping[str, Any], known: Known, raw: Any) -> Comple
         BadResponseError: names the field that has no meaning, or carries the failure of the choice.
     """
     choices = items(answer.get("choices"), "choices")
-    choice = choices[0] if choices else None
+    first = _read_choice(choices[0] if choices else None, answer, known, raw)
+    if len(choices) < 2:
+        return first
+    alone = {**answer, "usage": None}
+    return replace(first, responses=(first, *(_read_choice(choice, alone, known, raw) for choice in choices[1:])))
+
+
+def _read_choice(choice: Any, answer: Mapping[str, Any], known: Known, raw: Any) -> CompletionResponse:
     if not isinstance(choice, dict):
         unreadable("choices[0]", choice, "an object")
     finish = word(choice.get("finish_reason"))
@@ -67,8 +75,23 @@ def read_completion(answer: Mapping[str, Any], known: Known, raw: Any) -> Comple
         headers=known.headers,
         origin=known.origin,
         provider_state=keep_message(known.origin, message),
+        logprobs=tuple(_read_logprobs(choice)) or None,
         raw=raw,
     )
+
+
+def _read_logprobs(choice: Mapping[str, Any]) -> Iterator[TokenLogprob]:
+    """Read the probabilities of the tokens written; what is no token with a number is passed over."""
+    told = choice.get("logprobs")
+    if isinstance(told, dict):
+        yield from _token_logprobs(told.get("content"))
+
+
+def _token_logprobs(listed: Any) -> Iterator[TokenLogprob]:
+    for one in listed if isinstance(listed, list) else ():
+        token, logprob = mapping(one).get("token"), mapping(one).get("logprob")
+        if isinstance(token, str) and isinstance(logprob, int | float) and not isinstance(logprob, bool):
+            yield TokenLogprob(whole(token), float(logprob), tuple(_token_logprobs(one.get("top_logprobs"))))
 
 
 def _raise_if_failed(choice: Mapping[str, Any], finish: str | None) -> None:
@@ -232,6 +255,7 @@ class ChatReader:
         self._said, self._thought = Pieces(), Pieces()
         self._content = _Content()
         self._beside: dict[str, Any] = {}
+        self._logprobs: list[TokenLogprob] = []
 
     def read(self, event: Mapping[str, Any]) -> Piece | None:
         """Take one chunk; return what it adds, or ``None``.
@@ -255,6 +279,8 @@ class ChatReader:
         _raise_if_failed(choice, finish)
         if finish is not None:
             self._word, self.ended = finish, True
+        if choice.get("logprobs"):
+            self._logprobs += _read_logprobs(choice)
         delta = choice.get("delta", choice.get("message"))
         return self._piece(delta) if isinstance(delta, dict) else None
 
@@ -313,6 +339,7 @@ class ChatReader:
             model=self._model or known.model,
             response_id=self._id,
             origin=known.origin,
+            logprobs=tuple(self._logprobs) or None,
             provider_state=keep_message(known.origin, self._beside | content),
         )
 

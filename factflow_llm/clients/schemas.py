@@ -129,7 +129,10 @@ def fitted(response: CompletionResponse, form: Any) -> CompletionResponse:
     if not isinstance(form, type) or not issubclass(form, BaseModel) or not response.text:
         return response
     parsed, error = parse_answer(form, response.text)
-    return replace(response, parsed=parsed, parse_error=error)
+    first = replace(response, parsed=parsed, parse_error=error, responses=())
+    if not response.responses:
+        return first
+    return replace(first, responses=(first, *(fitted(other, form) for other in response.responses[1:])))
 
 
 def narrowed(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,5 +106,6 @@ def _joined(
         headers=last.headers,
         origin=last.origin,
         provider_state=last.provider_state,
+        logprobs=last.logprobs,
         raw=last.raw,
     )

@@ -91,7 +91,7 @@ def _fill(
 
 def _is_place(block: Mapping[str, Any]) -> bool:
     """Tell whether a kept block stands for words of the message's own, by their number."""
-    return block.get("type") == "text" and isinstance(block.get("text"), int)
+    return isinstance(block.get("text"), int)
 
 
 def _without_blanks(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
