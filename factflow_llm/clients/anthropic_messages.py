@@ -6,6 +6,7 @@ Its ways: the system prompt stands beside the messages, tool results are a user'
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ from factflow_llm.types import (
     Tool,
     ToolCall,
 )
+
+_NO_ID = re.compile(r"[^a-zA-Z0-9_-]")
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -86,7 +89,7 @@ def _say_answer(message: Message, origin: str, *, last: bool, where: str) -> str
 def _say_tool_result(message: Message) -> list[dict[str, Any]]:
     failed = {"is_error": True} if message.is_error else {}
     content = _say_content(message.content)
-    return [{"type": "tool_result", "tool_use_id": message.tool_call_id, "content": content, **failed}]
+    return [{"type": "tool_result", "tool_use_id": _id(message.tool_call_id), "content": content, **failed}]
 
 
 def _say_content(content: str | Sequence[Part]) -> list[dict[str, Any]]:
@@ -128,6 +131,11 @@ def _mark(cache: CacheMark) -> dict[str, Any]:
     return {"cache_control": {"type": "ephemeral", **lifetime}}
 
 
+def _id(call_id: str | None) -> str:
+    """Say a call's id, which another provider may have given, with no letter that Anthropic refuses."""
+    return _NO_ID.sub("_", call_id or "")
+
+
 def _say_tool_call(call: ToolCall, *, where: str) -> dict[str, Any]:
     try:
         arguments = json.loads(call.arguments) if call.arguments.strip() else {}
@@ -135,7 +143,7 @@ def _say_tool_call(call: ToolCall, *, where: str) -> dict[str, Any]:
         arguments = None
     if not isinstance(arguments, dict):
         raise InvalidRequestError(f"{where}: the arguments of the call of {call.name!r} are no JSON object")
-    return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
+    return {"type": "tool_use", "id": _id(call.id), "name": call.name, "input": arguments}
 
 
 def say_tools(tools: Sequence[Tool | Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def say_wishes(call: Call, *, model: str, default_max_tokens: int) -> dict[str, 
         if asked:
             raise InvalidRequestError(f"Anthropic has no option {name!r}: {remedy}")
     said: dict[str, Any] = {"max_tokens": call.max_tokens or default_max_tokens}
-    if call.tools and (choice := say_tool_choice(wishes.tool_choice, parallel=wishes.parallel_tool_calls)):
+    if choice := _say_tool_choice(wishes.tool_choice, parallel=wishes.parallel_tool_calls):
         said["tool_choice"] = choice
     if wishes.reasoning is not None:
         thoughts, budget = _say_reasoning(wishes.reasoning, model, call.max_tokens)
@@ -44,7 +44,7 @@ def say_wishes(call: Call, *, model: str, default_max_tokens: int) -> dict[str, 
     return said
 
 
-def say_tool_choice(choice: ToolChoice | None, *, parallel: bool | None) -> dict[str, Any] | None:
+def _say_tool_choice(choice: ToolChoice | None, *, parallel: bool | None) -> dict[str, Any] | None:
     """Say which tools may or must be called, and whether several at once; ``None`` when neither was asked."""
     if isinstance(choice, Mapping):
         said = dict(choice)

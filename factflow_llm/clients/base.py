@@ -287,6 +287,8 @@ class BaseLLMClient(BaseClient):
         if not _WISHES.isdisjoint(options):
             wishes = Wishes(**{name: options.pop(name) for name in _WISHES & options.keys()})
             check_wishes(wishes, tools or ())
+            if not tools and wishes.tool_choice in ("auto", "none", None):  # servers refuse a choice among no tools
+                wishes = wishes._replace(tool_choice=None, parallel_tool_calls=None)
         return Call(messages, max_tokens, temperature, check_stop(stop), tools or (), response_format, options, wishes)
 
     @abstractmethod

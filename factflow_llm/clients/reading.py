@@ -261,6 +261,7 @@ def _pieces(answer: CompletionResponse) -> Iterable[StreamChunk]:
         response_id=answer.response_id,
         origin=answer.origin,
         provider_state=answer.provider_state,
+        logprobs=answer.logprobs,
         raw=answer.raw,
     )
 
