@@ -155,7 +155,7 @@ class AnthropicClient(BaseLLMClient):
         return too_slow(self._sdk, words)
 
     async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
-        return await self._answers.whole(await self._create(**request), self.model)
+        return self._answers.whole(await self._create(**request), self.model)
 
     def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
         return self._answers.stream(partial(self._create, **request, stream=True), self.model)

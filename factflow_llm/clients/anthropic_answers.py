@@ -226,7 +226,7 @@ class MessageReader:
             return {**fields, "id": self._calls.calls[block.call].id}
         if written := "".join(block.json):
             try:
-                return {**fields, "input": decode(written)}
+                return {**fields, "input": decode(written.encode(errors="replace"))}
             except ValueError:
                 unreadable("content_block.input", written, "JSON")
         return fields

@@ -149,7 +149,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
             )
 
     async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
-        return await self._answers.whole(await self._chat(**request), self._target)
+        return self._answers.whole(await self._chat(**request), self._target)
 
     def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
         options = request.get("stream_options", {})

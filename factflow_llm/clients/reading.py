@@ -19,7 +19,6 @@ from factflow_llm.clients.events import Event, EventDecoder
 from factflow_llm.clients.stainless import (
     constructed,
     lower_headers,
-    parsed,
     raise_cut_stream,
     raise_not_an_answer,
 )
@@ -66,7 +65,7 @@ class Answers:
     event: Callable[[Mapping[str, Any]], type[Any]]
     failed: Callable[[str, Any, Any], Exception]
 
-    async def whole(self, response: Any, model: str) -> CompletionResponse:
+    def whole(self, response: Any, model: str) -> CompletionResponse:
         """Read the answer to a request that asked for no stream.
 
         Args:
@@ -80,7 +79,11 @@ class Answers:
         known = Known(model, self.origin, lower_headers(response))
         if not content.startswith(b"{") and _EVENTS.match(content):
             return self._replay(response, content, known)
-        return self._read(response, _decoded(response, content), await parsed(response), known)
+        answer = _decoded(response, content)
+        raw = constructed(self.model, answer)
+        if raw is not answer:
+            raw._request_id = known.headers.get("x-request-id", known.headers.get("request-id"))  # as the SDK leaves it
+        return self._read(response, answer, raw, known)
 
     async def stream(self, send: Callable[[], Awaitable[Any]], model: str) -> AsyncGenerator[StreamChunk, None]:
         """Ask for a stream, give the pieces of the answer, and close the response in the end.
@@ -139,7 +142,7 @@ class Answers:
     def _read(self, response: Any, answer: dict[str, Any], raw: Any, known: Known) -> CompletionResponse:
         _sound(response, answer, self.wanted, known.headers)
         try:
-            return self.read(answer, known, answer if raw is None else raw)
+            return self.read(answer, known, raw)
         except BadResponseError as error:
             error.headers = dict(known.headers)
             raise

@@ -6,7 +6,6 @@ Neither httpx is imported here: timeouts and proxies are built from what the SDK
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from factflow_llm.clients.checks import check_headers, check_positive, check_url
@@ -14,6 +13,7 @@ from factflow_llm.errors import BadResponseError, ConfigurationError
 from factflow_llm.errors.crossing import let_cross
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
 TIMEOUT_S = 600.0  # both SDKs' own defaults: a long answer that is not streamed says nothing for minutes
@@ -54,30 +54,27 @@ def accepted_options(method: Callable[..., Any]) -> frozenset[str]:
 
 def lower_headers(response: Any) -> dict[str, str]:
     """Return the HTTP headers of a raw SDK response with lower-case names; of two with one name, the last."""
-    names, values = zip(*response.headers.raw, strict=True)
+    raw = response.headers.raw
+    if not raw:
+        return {}
+    names, values = zip(*raw, strict=True)
     decoded = b"\n".join(names).lower() + b"\n" + b"\n".join(values)  # a line break is in neither
     lines = decoded.decode("latin-1").split("\n")
     return dict(zip(lines[: len(names)], lines[len(names) :], strict=True))
 
 
-async def parsed(response: Any) -> Any:
-    """Return the SDK's typed answer of a raw response, ``None`` when the SDK cannot make one.
+def constructed(model: type[Any], answer: Mapping[str, Any]) -> Any:
+    """Make the SDK's object of an answer or an event: validated where it is sound, as the SDK's own reading else.
 
-    Parsing is a coroutine in some versions.
+    Where the SDK can make nothing of it, the plain mapping stands for it.
     """
     try:
-        answer = response.parse()
-        return await answer if isinstance(answer, Awaitable) else answer
-    except Exception:  # what the SDK makes of an odd answer is its own affair; ours is read beside it
-        return None
-
-
-def constructed(model: type[Any], answer: Mapping[str, Any]) -> Any:
-    """Make the SDK's object of an answer or an event; where the SDK cannot, the plain mapping stands for it."""
-    try:
-        return model.construct(**answer)
+        return model.model_validate(answer)
     except Exception:
-        return answer
+        try:
+            return model.construct(**answer)
+        except Exception:
+            return answer
 
 
 def raise_not_an_answer(response: Any) -> NoReturn:

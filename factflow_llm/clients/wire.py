@@ -29,16 +29,30 @@ def unreadable(field: str, value: Any, wanted: str) -> NoReturn:
     )
 
 
-def decode(content: bytes | str) -> Any:
+def decode(content: bytes) -> Any:
     """Decode JSON; ``ValueError`` when it is none. Bytes that are no UTF-8 become U+FFFD.
 
     Raises:
         ValueError: broken JSON, a number of thousands of digits, or nesting beyond all measure.
     """
     try:
+        return json.loads(content.decode())
+    except UnicodeDecodeError:
+        return _decode_oddly(content)
+    except ValueError:
+        if content[:1] in {b"\xef", b"\xfe", b"\xff"} or b"\0" in content[:4]:
+            return _decode_oddly(content)
+        raise
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _decode_oddly(content: bytes) -> Any:
+    """Decode what is no plain UTF-8: with a byte order mark, in UTF-16, with halves of characters, or broken."""
+    try:
         return json.loads(content)
     except UnicodeDecodeError:
-        return decode(content.decode(errors="replace") if isinstance(content, bytes) else "")
+        return json.loads(content.decode(errors="replace"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -102,6 +116,8 @@ def word(value: Any) -> str | None:
 
 def count(value: Any) -> int | None:
     """Read a whole number from 0, also written as text or as 3.0; anything else is unknown."""
+    if value is None:
+        return None
     if isinstance(value, str):
         value = int(value) if value.isdecimal() and value.isascii() and len(value) < 20 else None
     elif isinstance(value, float):
