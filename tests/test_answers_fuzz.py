@@ -31,6 +31,8 @@ FACES = {"openai": OPENAI, "anthropic": ANTHROPIC}
 _CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra_content": {"google": {}}}
 _THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
 
+_LOGPROB = {"token": "a", "logprob": -0.1, "bytes": [97], "top_logprobs": [{"token": "a", "logprob": -0.1}]}
+
 
 def _opened(index: int, kind: str, **fields: Any) -> dict[str, Any]:
     return {"type": "content_block_start", "index": index, "content_block": {"type": kind, **fields}}
@@ -59,6 +61,12 @@ _RICH: dict[str, list[Any]] = {
             },
             x_groq={"usage": {"prompt_tokens": 1}},
             base_resp={"status_code": 0, "status_msg": ""},
+        ),
+        openai_answer(
+            choices=[
+                {"index": 0, "message": {"content": "a"}, "finish_reason": "stop", "logprobs": {"content": [_LOGPROB]}},
+                {"index": 1, "message": {"content": "b"}, "finish_reason": "stop"},
+            ]
         ),
     ],
     "anthropic": [

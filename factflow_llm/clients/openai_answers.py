@@ -17,6 +17,7 @@ from factflow_llm.clients.wire import (
     json_piece,
     json_text,
     mapping,
+    number,
     spelt,
     text,
     unreadable,
@@ -47,7 +48,8 @@ def read_completion(answer: Mapping[str, Any], known: Known, raw: Any) -> Comple
     if len(choices) < 2:
         return first
     alone = {**answer, "usage": None}
-    return replace(first, responses=(first, *(_read_choice(choice, alone, known, raw) for choice in choices[1:])))
+    others = [_read_choice(choice, alone, known, raw) for choice in choices[1:] if choice is not None]
+    return replace(first, responses=(first, *others))
 
 
 def _read_choice(choice: Any, answer: Mapping[str, Any], known: Known, raw: Any) -> CompletionResponse:
@@ -89,9 +91,9 @@ def _read_logprobs(choice: Mapping[str, Any]) -> Iterator[TokenLogprob]:
 
 def _token_logprobs(listed: Any) -> Iterator[TokenLogprob]:
     for one in listed if isinstance(listed, list) else ():
-        token, logprob = mapping(one).get("token"), mapping(one).get("logprob")
-        if isinstance(token, str) and isinstance(logprob, int | float) and not isinstance(logprob, bool):
-            yield TokenLogprob(whole(token), float(logprob), tuple(_token_logprobs(one.get("top_logprobs"))))
+        token, logprob = mapping(one).get("token"), number(mapping(one).get("logprob"))
+        if isinstance(token, str) and logprob is not None:
+            yield TokenLogprob(whole(token), logprob, tuple(_token_logprobs(one.get("top_logprobs"))))
 
 
 def _raise_if_failed(choice: Mapping[str, Any], finish: str | None) -> None:

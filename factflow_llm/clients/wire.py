@@ -125,6 +125,16 @@ def count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
+def number(value: Any) -> float | None:
+    """Read a number; anything else, and one beyond all floats, is unknown."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
 def json_text(value: Any, field: str) -> str:
     """Read a tool's arguments as JSON text: an object is written out, nothing at all is no arguments."""
     written = json_piece(value, field)

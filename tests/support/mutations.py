@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from random import Random
 
 ODD_VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 3, 2.5, 1e308, 10**30, "", " ", "7", "null", "[]", "{", "stop", "error", "\ud83d"),
+    *(None, True, False, 0, -1, 3, 2.5, 1e308, 10**400, "", " ", "7", "null", "[]", "{", "stop", "error", "\ud83d"),
     *([], {}, [None], [[]], {"a": 1}, ["x"], [{"text": "t"}], {"text": ["t"]}, {"type": ["text"]}, [{"type": {}}]),
     *({"error": "no"}, {"error": {"message": 5, "code": {}}}, {"code": 500, "message": []}, float("nan"), float("inf")),
     *("\u00e9" * 5, "a\u0000b", {"": ""}, {"index": "0"}, {"id": 5, "function": "f"}, ["\ude00"], {"_fields_set": 1}),
