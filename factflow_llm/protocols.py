@@ -67,7 +67,7 @@ class EmbeddingClientProtocol(Protocol):
 class LimitedLLMClientProtocol(LLMClientProtocol, Protocol):
     """A chat client behind the limiter, as the factory hands it out.
 
-    ``priority``: higher goes first. ``deadline_s``: seconds from the call by which it must have been admitted.
+    ``priority``: higher goes first. ``deadline_s``: seconds from the call by which it must have ended.
     """
 
     async def complete(

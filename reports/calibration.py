@@ -130,7 +130,7 @@ def judged_by(
     calibration = calibrate(recording, until_s)
     policy = None if limited else RetryOnly(RetryConfig())
     validation, simulated = foretold(calibration, policy)
-    truth = provider.model_copy(update={"meters": tuple(rebased(provider.meters, begun_s))})
+    truth = provider.model_copy(update={"quotas": tuple(rebased(provider.quotas, begun_s))})
     true_one, lucky = foretold(Calibration(truth, (), recording, until_s), policy)
     tested = reached(truth, recording, until_s)
     compared = compare(truth, calibration.provider, tested)
@@ -173,15 +173,15 @@ def reached(truth: Provider, recording: Recording, until_s: float) -> list[Quota
     """Return the quotas that refused some of what calibration has seen."""
     attempts = recording.attempts
     evidence = Evidence.of(attempts[attempts["sent_s"] < until_s])
-    blamed = verdicts(truth.meters, evidence).blamed[evidence.refused]
-    return [quota for place, quota in enumerate(truth.meters) if (blamed == place).sum() >= REACHED]
+    blamed = verdicts(truth.quotas, evidence).blamed[evidence.refused]
+    return [quota for place, quota in enumerate(truth.quotas) if (blamed == place).sum() >= REACHED]
 
 
 def compare(truth: Provider, found: Provider, quotas: Iterable[Quota]) -> list[tuple[str, bool, float]]:
     """Return a line, whether the shape is right, and the limit's error, for each quota."""
     compared = []
     for quota in quotas:
-        same = [each for each in found.meters if each.axis is quota.axis]
+        same = [each for each in found.quotas if each.axis is quota.axis]
         if not same:
             compared.append((f"{shape(quota)}: not found", False, np.inf))
             continue
@@ -194,8 +194,8 @@ def compare(truth: Provider, found: Provider, quotas: Iterable[Quota]) -> list[t
 
 def invented(truth: Provider, found: Provider) -> Iterator[str]:
     """Yield quotas found on axes where there are none, or no more."""
-    left = Counter(quota.axis for quota in truth.meters)
-    for quota in found.meters:
+    left = Counter(quota.axis for quota in truth.quotas)
+    for quota in found.quotas:
         left[quota.axis] -= 1
         if left[quota.axis] < 0:
             yield shape(quota)

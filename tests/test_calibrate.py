@@ -78,14 +78,14 @@ PROVIDERS: dict[str, tuple[tuple[Quota, ...], bool]] = {
 def test_hidden_providers(name: str, tmp_path: Path) -> None:
     """Currency, shape and limit are told from half a recording; the refusals of the other half are foretold."""
     meters, limited = PROVIDERS[name]
-    truth = Provider(name=name, latency=QUICK, meters=meters)
+    truth = Provider(name=name, latency=QUICK, quotas=meters)
     trace = demand(3.4)
     recording = record(truth, trace, tmp_path / "hidden.jsonl", limited=limited)
     calibration = calibrate(recording, HALVES_S)
     for line, right, error in compare(truth, calibration.provider, meters):
         assert right, line
         assert error <= 0.03, line
-    assert len(calibration.provider.meters) == len(meters), "a quota that is not there"
+    assert len(calibration.provider.quotas) == len(meters), "a quota that is not there"
     validation = calibration.validate(policy=None if limited else RetryOnly(RetryConfig()), seeds=1)
     recorded_429s, predicted, same = validation.decisions
     assert recorded_429s >= 5, "hardly refused, hardly tested"
@@ -97,9 +97,9 @@ def test_hidden_providers(name: str, tmp_path: Path) -> None:
 
 def test_what_was_never_reached_is_not_known(tmp_path: Path) -> None:
     """A recording without a refusal bounds limits from below, says so, and makes a provider that admits everything."""
-    calibration = calibrate(recorded(tmp_path, Provider(latency=QUICK, meters=(Bucket(limit=6000),)), 1.0))
+    calibration = calibrate(recorded(tmp_path, Provider(latency=QUICK, quotas=(Bucket(limit=6000),)), 1.0))
     assert not calibration.identified
-    assert calibration.provider.meters == ()
+    assert calibration.provider.quotas == ()
     floors = {finding.name: finding for finding in calibration.findings if finding.known is Known.FLOOR}
     requests = floors["requests: limit per 60 s"]
     assert requests.value is None
@@ -112,8 +112,8 @@ def test_what_was_never_reached_is_not_known(tmp_path: Path) -> None:
 def test_what_only_headers_tell(tmp_path: Path) -> None:
     """A quota that headers show but that nobody reached is taken from them, marked as never tested."""
     meters = (Bucket(limit=150, burst_s=10), Bucket(axis=Axis.TOKENS, limit=90_000, per_s=1.0))
-    calibration = calibrate(recorded(tmp_path, Provider(latency=QUICK, meters=meters, shows_limits=True)))
-    by_axis = {quota.axis: quota for quota in calibration.provider.meters}
+    calibration = calibrate(recorded(tmp_path, Provider(latency=QUICK, quotas=meters, shows_limits=True)))
+    by_axis = {quota.axis: quota for quota in calibration.provider.quotas}
     assert by_axis[Axis.REQUESTS].limit == 150
     assert by_axis[Axis.TOKENS].limit == 90_000
     read = next(finding for finding in calibration.findings if finding.known is Known.READ)
@@ -132,9 +132,9 @@ def test_what_only_headers_tell(tmp_path: Path) -> None:
 )
 def test_headers_alone_tell_the_window(quota: Quota, tmp_path: Path) -> None:
     """Nobody was refused, and yet what headers showed to be left tells kind, window and burst."""
-    truth = Provider(latency=QUICK, meters=(quota,), shows_limits=True)
+    truth = Provider(latency=QUICK, quotas=(quota,), shows_limits=True)
     calibration = calibrate(record(truth, demand(2.0, duration_s=240.0), tmp_path / "shown.jsonl", limited=True))
-    (found,) = (each for each in calibration.provider.meters if each.axis is quota.axis)
+    (found,) = (each for each in calibration.provider.quotas if each.axis is quota.axis)
     assert not calibration.identified
     assert shape(found) == shape(quota), calibration.report()
     assert rate(found) == rate(quota)
@@ -147,9 +147,9 @@ def test_rejections_that_count_are_told(tmp_path: Path) -> None:
     """A bucket that every rejection empties is told from one that forgives them."""
     for counts, asked in ((True, 3.2), (True, 5.0), (False, 3.2)):
         quota = Bucket(limit=173, burst_s=5, rejections_count=counts)
-        truth = Provider(latency=QUICK, meters=(quota,), retry_after=RetryAfter(habit="absent"))
+        truth = Provider(latency=QUICK, quotas=(quota,), retry_after=RetryAfter(habit="absent"))
         recording = record(truth, demand(asked), tmp_path / f"{counts} {asked}.jsonl", limited=counts)
-        (found,) = calibrate(recording).provider.meters
+        (found,) = calibrate(recording).provider.quotas
         assert found.rejections_count is counts
         assert found.limit == pytest.approx(173, rel=1e-3)
 
@@ -157,7 +157,7 @@ def test_rejections_that_count_are_told(tmp_path: Path) -> None:
 def test_a_rare_quota_is_told_behind_a_common_one(tmp_path: Path) -> None:
     """A quota that made one refusal in a hundred is found among those that the other does not explain."""
     meters = (FixedWindow(limit=168, enforced_over_s=5), Bucket(axis=Axis.TOKENS, limit=330_000, burst_s=5))
-    truth = Provider(latency=QUICK, meters=meters, retry_after=RetryAfter(habit="late", factor=1.5))
+    truth = Provider(latency=QUICK, quotas=meters, retry_after=RetryAfter(habit="late", factor=1.5))
     recording = recorded(tmp_path, truth, 3.4)
     blamed = verdicts(rebased(meters, float(demand(3.4).arrival_s[0])), Evidence.of(recording.attempts)).blamed
     assert 5 <= (blamed == 1).sum() <= 0.05 * (blamed >= 0).sum(), "not what this test is about"
@@ -179,13 +179,13 @@ def test_a_rare_quota_is_told_behind_a_common_one(tmp_path: Path) -> None:
 )
 def test_habits_of_retry_after(habit: RetryAfter, expected: RetryAfter, tmp_path: Path) -> None:
     """What refused clients hear is told apart, and read as evidence only where it is the truth."""
-    truth = Provider(latency=QUICK, meters=(FixedWindow(limit=150, phase_s=7.0),), retry_after=habit)
+    truth = Provider(latency=QUICK, quotas=(FixedWindow(limit=150, phase_s=7.0),), retry_after=habit)
     calibration = calibrate(recorded(tmp_path, truth, duration_s=HALVES_S))
     found = calibration.provider.retry_after
     assert found.habit == expected.habit
     assert found.factor == pytest.approx(expected.factor, rel=0.02)
     assert (found.constant_s, found.shown_in) == (expected.constant_s, expected.shown_in)
-    assert calibration.provider.meters[0].limit == pytest.approx(150, rel=0.03)
+    assert calibration.provider.quotas[0].limit == pytest.approx(150, rel=0.03)
 
 
 def test_a_shaky_network_makes_no_habit(refused: tuple[Provider, Trace, Recording]) -> None:
@@ -194,7 +194,7 @@ def test_a_shaky_network_makes_no_habit(refused: tuple[Provider, Trace, Recordin
     attempts = recording.attempts.copy()
     attempts["sent_s"] -= np.random.default_rng(2).exponential(0.06, len(attempts))
     evidence = Evidence.of(attempts)
-    said = verdicts(rebased(truth.meters, float(trace.arrival_s[0])), evidence)
+    said = verdicts(rebased(truth.quotas, float(trace.arrival_s[0])), evidence)
     found, about = retry_after(evidence, said, only_slots=False)
     assert (found.habit, found.factor) == ("true", 1.0), about
 
@@ -208,14 +208,14 @@ def test_error_rates(tmp_path: Path) -> None:
     for name, share in (("share of HTTP 503", 0.05), ("share of unexplained 429", 0.03)):
         assert shares[name].low < share < shares[name].high  # type: ignore[operator]
     assert {fault.status for fault in calibration.provider.faults if isinstance(fault, Refused)} == {503, 429}
-    assert calibration.provider.meters == ()
+    assert calibration.provider.quotas == ()
 
 
 def test_settlement_is_told(tmp_path: Path) -> None:
     """Tokens corrected to real use after the answer are told from tokens reserved for good."""
     meters = (Bucket(axis=Axis.TOKENS, limit=230_000, burst_s=10, settlement=Settlement.AT_END),)
-    calibration = calibrate(recorded(tmp_path, Provider(latency=QUICK, meters=meters)))
-    (found,) = calibration.provider.meters
+    calibration = calibrate(recorded(tmp_path, Provider(latency=QUICK, quotas=meters)))
+    (found,) = calibration.provider.quotas
     assert found.settlement is Settlement.AT_END
     assert found.limit == pytest.approx(230_000, rel=0.01)
 
@@ -224,7 +224,7 @@ def test_settlement_is_told(tmp_path: Path) -> None:
 def refused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Provider, Trace, Recording]:
     """Return a provider with two quotas, its demand, and a recording."""
     meters = (Bucket(limit=200, burst_s=5), FixedWindow(axis=Axis.TOKENS, limit=245_000, phase_s=3.0))
-    truth = Provider(latency=QUICK, meters=meters)
+    truth = Provider(latency=QUICK, quotas=meters)
     trace = demand(3.0)
     folder = tmp_path_factory.mktemp("refused")
     return truth, trace, record(truth, trace, folder / "refused.jsonl", limited=False)
@@ -240,7 +240,7 @@ def test_the_meters_themselves_agree_with_the_truth(refused: tuple[Provider, Tra
     """The true quotas, asked about the recorded sends, refuse exactly what was refused."""
     truth, trace, recording = refused
     evidence = Evidence.of(recording.attempts)
-    said = verdicts(rebased(truth.meters, float(trace.arrival_s[0])), evidence)
+    said = verdicts(rebased(truth.quotas, float(trace.arrival_s[0])), evidence)
     assert evidence.refused.sum() > 100
     assert (said.refused == evidence.refused).mean() > 0.999
     assert {0.0, 1.0} <= set(said.blamed[evidence.refused])
@@ -250,7 +250,7 @@ def test_the_order_of_arrival_does_not_change_the_count(refused: tuple[Provider,
     """Recorded sends that a network shuffled name other attempts; how many are refused is told all the same."""
     truth, trace, recording = refused
     attempts = recording.attempts.copy()
-    quotas = rebased(truth.meters, float(trace.arrival_s[0]))
+    quotas = rebased(truth.quotas, float(trace.arrival_s[0]))
     evidence = Evidence.of(attempts)
     assert refusals(quotas, evidence).tolist() == evidence.refused.tolist()
     attempts["sent_s"] -= np.random.default_rng(1).exponential(0.3, len(attempts))
@@ -309,7 +309,7 @@ def test_costs_are_the_quotas_own(refused: tuple[Provider, Trace, Recording]) ->
 )
 def test_critical_capacity_says_what_the_meter_says(quota: Quota, shape: Shape, tmp_path: Path) -> None:
     """With the true parameters, nothing contradicts the true size, and the interval of sizes holds it."""
-    provider = Provider(latency=QUICK, meters=(quota,), retry_after=RetryAfter(habit="absent"))
+    provider = Provider(latency=QUICK, quotas=(quota,), retry_after=RetryAfter(habit="absent"))
     trace = demand(3.0)
     recording = record(provider, trace, tmp_path / "critical.jsonl", limited=False)
     if isinstance(shape, FixedShape):
@@ -456,10 +456,10 @@ def test_a_load_finds_the_quota_whatever_it_is(quota_per_s: float, refuses: bool
 )
 def test_over_http(quota: Quota, tmp_path: Path) -> None:
     """Recorded through the real SDK, a server's quota is told although calls take time to get there."""
-    provider = Provider(latency=LatencyModel(first_token_s=0.15, per_token_s=0.0, rejection_s=0.02), meters=(quota,))
+    provider = Provider(latency=LatencyModel(first_token_s=0.15, per_token_s=0.0, rejection_s=0.02), quotas=(quota,))
     trace = synthesize(1.0, 3000.0, cv=2.0, seed=3)
     calibration = calibrate(record_over_http(provider, trace, tmp_path / "http.jsonl").recording)
-    (found,) = (each for each in calibration.provider.meters if each.axis is Axis.REQUESTS)
+    (found,) = (each for each in calibration.provider.quotas if each.axis is Axis.REQUESTS)
     assert shape(found) == shape(quota), calibration.report()
     assert rate(found) == pytest.approx(rate(quota), rel=0.03), calibration.report()
 

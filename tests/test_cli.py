@@ -115,7 +115,7 @@ def test_simulate_takes_settings_from_a_file() -> None:
 
 def test_requests_larger_than_the_quota_are_counted() -> None:
     """Some requests can never be admitted: the others run, and people are told."""
-    Path("small.toml").write_text('[[meters]]\nkind = "bucket"\naxis = "tokens"\nlimit = 3000\n')
+    Path("small.toml").write_text('[[quotas]]\nkind = "bucket"\naxis = "tokens"\nlimit = 3000\n')
     result = _run("simulate", "sample", "--duration", "60", "--provider", "small.toml")
     assert result.exit_code == 0
     assert "requests are never admissible: larger than a quota (3,000 tokens per 60 s)" in result.stderr
@@ -167,13 +167,13 @@ def test_replay_draws_the_first_policy() -> None:
 def test_plan_tells_which_provider_fits() -> None:
     """A table with what is needed, for machines all sizes that were tried, and a picture."""
     words = ["plan", "sample", "--duration", "60", "--provider", "openai-tier-1", "--provider", "openai-tier-3"]
-    result = _run(*words, "--deadline", "1", "--jobs", "1", "--plot", "plan.png")
+    result = _run(*words, "--max-wait", "1", "--jobs", "1", "--plot", "plan.png")
     assert result.exit_code == 0, result.output
     assert "wait p95 at most 1 s; openai-tier-3 meets it as sold" in result.stdout
     assert Path("plan.png").read_bytes().startswith(_PNG)
-    document = _document(*words, "--deadline", "1", "--jobs", "1")
+    document = _document(*words, "--max-wait", "1", "--jobs", "1")
     planned = sim.plan(
-        sim.sample_trace().window(0, 60), providers=["openai-tier-1", "openai-tier-3"], deadline=1, jobs=1
+        sim.sample_trace().window(0, 60), providers=["openai-tier-1", "openai-tier-3"], max_wait_p95_s=1, jobs=1
     )
     assert document["choice"] == planned.choice == "openai-tier-3"
     assert [row["provider"] for row in document["providers"]] == ["openai-tier-1", "openai-tier-3"]
@@ -182,7 +182,7 @@ def test_plan_tells_which_provider_fits() -> None:
 
 def test_plan_says_what_a_quota_can_never_admit() -> None:
     """A quota below any request meets no deadline, however soon it says so."""
-    Path("tiny.toml").write_text('name = "tiny"\n[[meters]]\nkind = "bucket"\naxis = "tokens"\nlimit = 10\n')
+    Path("tiny.toml").write_text('name = "tiny"\n[[quotas]]\nkind = "bucket"\naxis = "tokens"\nlimit = 10\n')
     result = _run("plan", "sample", "--duration", "20", "--provider", "tiny.toml", "--jobs", "1")
     assert "no provider meets it as sold" in result.stdout
     assert "requests are never admissible: larger than a quota (10 tokens per 60 s)" in result.stderr
@@ -199,7 +199,7 @@ def test_plan_takes_settings_from_a_file() -> None:
 def _record(path: str) -> None:
     """Write a recording of 60 s before a bucket of a request a second, behind retries without a limiter."""
     spec = sim.provider("bucket").model_copy(
-        update={"meters": (Bucket(limit=1, per_s=1, burst_s=2),), "latency": sim.LatencyModel(first_token_s=0.2)}
+        update={"quotas": (Bucket(limit=1, per_s=1, burst_s=2),), "latency": sim.LatencyModel(first_token_s=0.2)}
     )
     scenario = sim.Scenario(sim.synthesize(1.2, 60, seed=3), spec)
     run = sim.simulate(scenario, sim.policies.retry_only(), seed=3)
@@ -237,7 +237,7 @@ def test_calibrate_writes_a_provider_to_simulate() -> None:
     assert Path("calibration.png").read_bytes().startswith(_PNG)
     assert "requests: window" in Path("provider.toml").read_text()
     written = sim.provider("provider.toml")
-    assert (written.name, written.meters[0].kind) == ("theirs", "bucket")
+    assert (written.name, written.quotas[0].kind) == ("theirs", "bucket")
     document = _document(*words)
     assert document["provider"] == sim.calibrate(
         sim.read_recording("recording.jsonl"), 45, name="calibrated"
@@ -479,8 +479,8 @@ def test_a_real_trace_is_replayed() -> None:
         (["tune", "--max-rejected-share", "2"], "max_rejected_share = 2.0"),
         (["serve", "-p", "nobody"], "no provider is called 'nobody'"),
         (["plan", "none.csv"], "none.csv: no such file"),
-        (["plan", "--deadline", "nan"], "deadline = nan must be a finite number of seconds above 0"),
-        (["plan", "--deadline", "-1"], "deadline = -1.0 must be"),
+        (["plan", "--max-wait", "nan"], "max_wait_p95_s = nan must be a finite number of seconds above 0"),
+        (["plan", "--max-wait", "-1"], "max_wait_p95_s = -1.0 must be"),
         (["plan", "--settings", "typo.toml"], "did you mean 'decrease'"),
         (["plan", "--provider", "nobody"], "no provider is called 'nobody'"),
         (["plan", "--plot", "plan.doc"], "cannot draw a .doc"),
@@ -510,7 +510,7 @@ def test_bad_input_is_one_line_and_exit_code_2(words: list[str], told: str, tmp_
 @pytest.mark.parametrize("command", ["simulate", "compare", "tune"])
 def test_a_quota_below_any_request_is_never_admissible(command: str) -> None:
     """Nothing waits for ever, and no file is written."""
-    Path("tiny.toml").write_text('[[meters]]\nkind = "bucket"\naxis = "tokens"\nlimit = 10\n')
+    Path("tiny.toml").write_text('[[quotas]]\nkind = "bucket"\naxis = "tokens"\nlimit = 10\n')
     result = _run(command, "--backlog", "2", "--duration", "30", "--provider", "tiny.toml")
     assert result.exit_code == 2
     assert "never admissible" in result.stderr

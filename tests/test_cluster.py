@@ -89,6 +89,6 @@ def test_an_interrupted_sweep_goes_on_elsewhere(cluster: Executor, tmp_path: Pat
 
 def test_an_error_on_a_worker_is_the_callers(cluster: Executor) -> None:
     """What a run raises far away is raised here, in its own words."""
-    tiny = sim.Provider(name="tiny", meters=({"kind": "bucket", "axis": "tokens", "limit": 10.0},))  # type: ignore[arg-type]
+    tiny = sim.Provider(name="tiny", quotas=({"kind": "bucket", "axis": "tokens", "limit": 10.0},))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="never admissible"):
         sim.compare(sim.Scenario(sim.backlog(workers=2, duration_s=20.0), tiny), POLICIES, seeds=3, jobs=cluster)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from simulators.server.conduct import Asked, Conduct, Finding
+from simulators.server.conduct import Asked, Conduct, Misconduct
 
 REFUSED = Asked(0.0, "a", "POST /", 429, "rate_limit", retry_after_s=5.0)
 
 
-def judge(*asked: Asked) -> dict[Finding, int]:
+def judge(*asked: Asked) -> dict[Misconduct, int]:
     """Return the findings on these requests."""
     conduct = Conduct()
     for one in asked:
@@ -17,8 +17,8 @@ def judge(*asked: Asked) -> dict[Finding, int]:
     return conduct.findings()
 
 
-@pytest.mark.parametrize(("again_s", "findings"), [(4.0, {Finding.IGNORED_RETRY_AFTER: 1}), (4.99, {}), (5.0, {})])
-def test_coming_back_too_early(again_s: float, findings: dict[Finding, int]) -> None:
+@pytest.mark.parametrize(("again_s", "findings"), [(4.0, {Misconduct.IGNORED_RETRY_AFTER: 1}), (4.99, {}), (5.0, {})])
+def test_coming_back_too_early(again_s: float, findings: dict[Misconduct, int]) -> None:
     """Before the told time is too early, within a rounding of it is not."""
     assert judge(REFUSED, Asked(again_s, "a", "POST /", 200)) == findings
 
@@ -39,7 +39,7 @@ def test_another_request_may_come_at_once() -> None:
 )
 def test_sending_again_what_can_never_succeed(before: Asked) -> None:
     """Mistakes, spent quotas and oversize requests must not be retried, however late."""
-    assert judge(before, Asked(1e6, "a", "POST /", 400)) == {Finding.RETRIED_TERMINAL: 1}
+    assert judge(before, Asked(1e6, "a", "POST /", 400)) == {Misconduct.RETRIED_TERMINAL: 1}
 
 
 @pytest.mark.parametrize("status", [500, 503, 529, 0])
@@ -50,13 +50,13 @@ def test_trouble_of_the_provider_may_be_retried(status: int) -> None:
 
 def test_an_sdk_that_retries_by_itself() -> None:
     """What the SDK marks as its own retry is found out."""
-    assert judge(Asked(0.0, "a", "POST /", 200, hidden_retry=True)) == {Finding.HIDDEN_RETRY: 1}
+    assert judge(Asked(0.0, "a", "POST /", 200, hidden_retry=True)) == {Misconduct.HIDDEN_RETRY: 1}
 
 
 def test_hammering() -> None:
     """Many refusals in ten seconds are hammering; the same number over minutes, or among more successes, is not."""
     refusals = [Asked(n * 0.1, str(n), "POST /", 429, "rate_limit") for n in range(40)]
-    assert judge(*refusals) == {Finding.HAMMERED: 1}
+    assert judge(*refusals) == {Misconduct.HAMMERED: 1}
     assert judge(*(Asked(n * 5.0, str(n), "POST /", 429, "rate_limit") for n in range(40))) == {}
     assert judge(*refusals, *(Asked(9.0, f"s{n}", "POST /", 200) for n in range(60))) == {}
 

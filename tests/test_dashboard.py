@@ -302,7 +302,7 @@ def test_undo_goes_back_step_by_step(dashboard: sim.Dashboard) -> None:
     assert dashboard.controls["requests_per_minute"].value == UNSET
     dashboard.buttons["undo"].click()
     assert dashboard.result is not None
-    assert dashboard.result.scenario.machine_spec.name == "bucket"
+    assert dashboard.result.scenario.provider.name == "bucket"
     dashboard.buttons["undo"].click()
     assert dashboard.choices == Choices(seed=3)
     dashboard.buttons["undo"].click()

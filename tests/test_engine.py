@@ -26,8 +26,8 @@ from simulators.traces import Trace, synthesize
 from simulators.traces.trace import TraceHeader
 
 if TYPE_CHECKING:
-    from simulators.engine.ledger import Run
     from simulators.engine.result import SimResult
+    from simulators.engine.run_log import Run
 
 SWIFT = LatencyModel(first_token_s=0.5, first_token_sigma=0.0, per_token_s=0.0)
 _DIGEST = """
@@ -154,7 +154,7 @@ def test_time_goes_one_way(seed: int) -> None:
 
 def test_attempts_that_were_made_are_counted() -> None:
     """A request that used up its attempts, or waits for the next one, has as many as were sent."""
-    closed = _roomy(meters=(Bucket(limit=1, per_s=3600, burst_s=3600),))
+    closed = _roomy(quotas=(Bucket(limit=1, per_s=3600, burst_s=3600),))
     result = simulate(
         Scenario(_trace(0.0, 1.0, 2.0), closed),
         retry_only(RetryConfig(max_attempts=3, retry_after_cap_s=1.0, backoff_cap_s=1.0)),
@@ -185,7 +185,7 @@ def test_the_frames_of_one_call() -> None:
 @pytest.mark.parametrize("policy", [RateLimitConfig(), retry_only(), oracle()], ids=["ours", "retry", "oracle"])
 def test_a_quota_smaller_than_one_request_is_reported(policy: Any) -> None:
     """A request larger than the quota ends as never admissible at its first attempt; nobody waits for it for ever."""
-    small = _roomy(meters=(Bucket(axis="tokens", limit=500, per_s=60),))
+    small = _roomy(quotas=(Bucket(axis="tokens", limit=500, per_s=60),))
     trace = _trace(*(float(second) for second in range(20)), input_tokens=1000)
     requests = simulate(Scenario(trace, small), policy).requests
     assert set(requests["outcome"]) == {"never_admissible"}
@@ -195,7 +195,7 @@ def test_a_quota_smaller_than_one_request_is_reported(policy: Any) -> None:
 
 def test_never_admissible_requests_do_not_hold_up_others() -> None:
     """Between oversized requests the others go on as if nothing were."""
-    small = _roomy(meters=(Bucket(axis="tokens", limit=6000, per_s=60),))
+    small = _roomy(quotas=(Bucket(axis="tokens", limit=6000, per_s=60),))
     trace = _trace(*np.arange(60.0).tolist(), input_tokens=np.where(np.arange(60) % 2, 50, 100_000))
     requests = simulate(Scenario(trace, small)).requests
     assert (requests["outcome"][1::2] == "succeeded").all()
@@ -216,7 +216,7 @@ def test_a_deadline_refuses_in_the_queue() -> None:
 
 def test_an_exhausted_quota_refuses_at_once() -> None:
     """When the provider's spend cap is reached, the breaker refuses the rest without asking."""
-    broke = _roomy(meters=(Bucket(limit=3, per_s=86_400, refusal="quota"),))
+    broke = _roomy(quotas=(Bucket(limit=3, per_s=86_400, rejection="quota"),))
     requests = simulate(Scenario(_trace(*(float(second) for second in range(30))), broke)).requests
     assert (requests["outcome"] == "succeeded").sum() == 3
     assert (requests["outcome"] == "failed").sum() >= 1
@@ -225,7 +225,7 @@ def test_an_exhausted_quota_refuses_at_once() -> None:
 
 def test_the_impatient_leave_nothing_behind() -> None:
     """Callers who give up in the queue or in mid-air free their slot for others; what is left is nobody's."""
-    slots = _roomy(meters=(Slots(limit=2),))
+    slots = _roomy(quotas=(Slots(limit=2),))
     result = simulate(Scenario(backlog(6, 120.0), slots).impatient(0.5, 0.6), RateLimitConfig(initial_concurrency=2))
     outcomes = result.requests["outcome"].value_counts()
     assert outcomes["cancelled"] > 20
@@ -248,7 +248,7 @@ def test_a_backlog_keeps_its_workers_busy() -> None:
 def test_open_loop_callers_wait_for_nobody() -> None:
     """Arrivals of a trace come when the trace says, whatever became of those before."""
     arrivals = tuple(np.linspace(0.0, 20.0, 41).tolist())
-    requests = simulate(Scenario(_trace(*arrivals), _roomy(meters=(Slots(limit=1),))), fixed_rate(1)).requests
+    requests = simulate(Scenario(_trace(*arrivals), _roomy(quotas=(Slots(limit=1),))), fixed_rate(1)).requests
     assert requests["arrival_s"].tolist() == list(arrivals)
 
 
@@ -280,7 +280,7 @@ def test_time_stands_still_for_nobody() -> None:
 
 def test_an_open_breaker_does_not_stop_the_clock() -> None:
     """Callers in a closed loop whom the breaker refuses at once ask again later, until the run is over."""
-    capped = provider("bucket").model_copy(update={"meters": (Bucket(limit=20, per_s=86400),)})
+    capped = provider("bucket").model_copy(update={"quotas": (Bucket(limit=20, per_s=86400),)})
     outcomes = simulate(Scenario(backlog(4, 60.0), capped)).requests["outcome"]
     assert (outcomes == "refused_breaker").sum() > 100
 

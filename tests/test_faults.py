@@ -87,25 +87,25 @@ def test_broken_streams_begin_well_and_end_early(how: str, error: str) -> None:
 def test_a_broken_stream_pays_for_what_it_wrote() -> None:
     """Settlement counts the tokens written before the break."""
     quota = Bucket(axis=Axis.OUTPUT_TOKENS, limit=1000, per_s=86_400, settlement=Settlement.AT_END)
-    machine = world(Broken(), meters=(quota,))
+    machine = world(Broken(), quotas=(quota,))
     verdict = machine.send(0.0, Call(0, 1, 101, 1000))
     machine.finish(verdict.duration_s, verdict.handle)
     written = (verdict.duration_s - 1) / 0.1
-    refused = machine.refusal(verdict.duration_s, Call(1, 1, 1, 1000), Axis.OUTPUT_TOKENS)
+    refused = machine.rejection(verdict.duration_s, Call(1, 1, 1, 1000), Axis.OUTPUT_TOKENS)
     assert refused is not None
     assert refused.used == pytest.approx(written, abs=1.5)
 
 
 def test_headers_go_missing() -> None:
     """A blind spell leaves answers without limits."""
-    machine = world(Blind(start_s=10), meters=(Bucket(limit=60),), shows_limits=True)
+    machine = world(Blind(start_s=10), quotas=(Bucket(limit=60),), shows_limits=True)
     assert machine.send(0.0, Call(0, 1)).limits
     assert machine.send(11.0, Call(1, 1)).limits == ()
 
 
 def test_headers_go_stale() -> None:
     """Stale headers repeat what was true a while ago."""
-    machine = world(Blind(stale_s=30), meters=(Bucket(limit=60, per_s=3600),), shows_limits=True)
+    machine = world(Blind(stale_s=30), quotas=(Bucket(limit=60, per_s=3600),), shows_limits=True)
     remaining = [machine.send(float(now), Call(now, 1)).limits[0].remaining for now in range(40)]
     assert len(set(remaining[:30])) == 1
     assert remaining[30] != remaining[0]

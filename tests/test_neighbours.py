@@ -89,7 +89,7 @@ def test_backing_off_sends_less_into_a_full_provider() -> None:
 
 def test_neighbours_do_not_touch_our_luck() -> None:
     """Our calls draw the same latencies whether neighbours are there or not."""
-    plain = Scenario(backlog(4, 30.0), provider("bucket").model_copy(update={"meters": ()}))
+    plain = Scenario(backlog(4, 30.0), provider("bucket").model_copy(update={"quotas": ()}))
     beside = replace(plain, neighbours=(Neighbour(requests_per_s=10.0),))
     assert simulate(plain).attempts.equals(simulate(beside).attempts)
 

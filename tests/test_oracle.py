@@ -49,7 +49,7 @@ def world(meters: Iterable[Quota], seed: int, sizes: Sequence[int], calls: int =
     tokens = luck.choice(sizes, calls)
     header = TraceHeader(mode=Mode.SIMULATED, source="test", rows_read=calls, rows_emitted=calls)
     trace = Trace.of(arrivals, tokens, np.zeros(calls), header=header, name="few")
-    return Provider(meters=tuple(meters), latency=AT_ONCE), trace
+    return Provider(quotas=tuple(meters), latency=AT_ONCE), trace
 
 
 def oracle_sends(provider: Provider, trace: Trace) -> list[float]:

@@ -84,7 +84,7 @@ def test_the_oracle_measured_by_itself_is_perfect() -> None:
 
 def test_a_quota_below_any_request_is_never_admissible() -> None:
     """Nobody waits for ever: the message names the request, the quota and the remedy."""
-    tiny = Provider(name="tiny", meters=(Bucket(axis="tokens", limit=10.0),))
+    tiny = Provider(name="tiny", quotas=(Bucket(axis="tokens", limit=10.0),))
     (world,) = make_worlds([sim.Scenario(sim.backlog(workers=2, duration_s=20.0), tiny)], 1)
     with pytest.raises(ConfigurationError, match=r"never admissible: .*1150 tokens.*10 tokens per 60 s.*larger quota"):
         world.oracle()

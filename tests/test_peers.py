@@ -159,7 +159,7 @@ def test_fixed_limiters_are_told_the_nominal_rate(name: str, rate: float) -> Non
     """A fixed limiter gets the provider's nominal rate or a wrong one, and keeps to it on a provider without quota."""
     if name in ABSENT:
         pytest.skip(f"{name}: {ABSENT[name]}")
-    free = provider("bucket").model_copy(update={"meters": ()})
+    free = provider("bucket").model_copy(update={"quotas": ()})
     (peer,) = (peer for peer in peers.PEERS if peer.name == name)
     limiter = peer.controller(ProviderMachine(provider("bucket"), Streams(0)))
     assert limiter.rate == rate

@@ -19,12 +19,12 @@ from simulators.studies.planning import Plan, mean_load
 def plan() -> Plan:
     """Return the plan for five requests per second against ten, and against slots."""
     trace = sim.synthesize(5, 120, seed=1, name="five per second")
-    small = sim.provider("bucket").model_copy(update={"name": "a third", "meters": _scaled("bucket", 1 / 3)})
-    return sim.plan(trace, providers=[small, "bucket"], deadline=2.0, jobs=1, progress=False)
+    small = sim.provider("bucket").model_copy(update={"name": "a third", "quotas": _scaled("bucket", 1 / 3)})
+    return sim.plan(trace, providers=[small, "bucket"], max_wait_p95_s=2.0, jobs=1, progress=False)
 
 
 def _scaled(name: str, factor: float) -> tuple[object, ...]:
-    meters = sim.provider(name).meters
+    meters = sim.provider(name).quotas
     return tuple(meter.model_copy(update={"limit": meter.limit * factor}) for meter in meters)
 
 
@@ -43,19 +43,19 @@ def test_the_quota_needed_is_the_same_in_units_whoever_sells_it(plan: Plan) -> N
     assert 0.4 < needed["bucket"] < 0.8
 
 
-def test_packed_tighter_the_wait_breaks_the_deadline(plan: Plan) -> None:
-    """One step below what is needed the wait is above the deadline, and far below many are never sent."""
+def test_packed_tighter_the_wait_is_too_long(plan: Plan) -> None:
+    """One step below what is needed the wait is above the bound, and far below many are never sent."""
     table = plan.table()
-    assert (table["wait_p95_tighter_s"] > plan.deadline_s).all()
+    assert (table["wait_p95_tighter_s"] > plan.max_wait_p95_s).all()
     curve = plan_curve(plan, "bucket")
     assert curve["load"].is_monotonic_increasing
-    assert curve["wait_p95_s"].iloc[-1] > 10 * plan.deadline_s
+    assert curve["wait_p95_s"].iloc[-1] > 10 * plan.max_wait_p95_s
 
 
 def test_a_request_never_sent_waits_for_ever(plan: Plan) -> None:
     """The 95th percentile is of all requests, not of those that came through."""
     tightest = plan.frame.sort_values("load").groupby("provider").last()
-    assert (tightest["wait_p95_s"] > plan.deadline_s).all()
+    assert (tightest["wait_p95_s"] > plan.max_wait_p95_s).all()
     assert (tightest["unserved_share"] >= 0).all()
     none_sent = plan.frame[plan.frame["unserved_share"] > 0.5]
     assert none_sent["wait_p95_s"].map(math.isinf).all()
@@ -64,10 +64,10 @@ def test_a_request_never_sent_waits_for_ever(plan: Plan) -> None:
 def test_a_request_larger_than_the_quota_waits_for_ever() -> None:
     """Told at once that it can never be admitted, it has not waited, and was not served either."""
     tiny = sim.provider("openai-tier-1").model_copy(
-        update={"name": "tiny", "meters": (Bucket(axis=Axis.TOKENS, limit=10),)}
+        update={"name": "tiny", "quotas": (Bucket(axis=Axis.TOKENS, limit=10),)}
     )
     trace = sim.synthesize(2, 30, seed=1)
-    plan = sim.plan(trace, providers=[tiny], deadline=5, jobs=1, progress=False)
+    plan = sim.plan(trace, providers=[tiny], max_wait_p95_s=5, jobs=1, progress=False)
     sold = plan.frame[plan.frame["quota"] == 1.0].iloc[0]
     assert (sold["wait_p95_s"], sold["unserved_share"], plan.choice) == (math.inf, 1.0, None)
     assert plan.table().loc["tiny", "quota_needed"] > 10
@@ -88,8 +88,8 @@ def test_both_faces_tell_the_choice(plan: Plan) -> None:
     assert "bucket meets it as sold" in plan._repr_html_()
 
 
-def test_the_plot_marks_what_is_sold_and_the_deadline(plan: Plan) -> None:
-    """One curve and one large mark per provider, and the deadline's line."""
+def test_the_plot_marks_what_is_sold_and_the_bound(plan: Plan) -> None:
+    """One curve and one large mark per provider, and the bound's line."""
     ax = plan.plot(ax=Figure().subplots())
     curves = [line for line in ax.lines if line.get_markersize() == 4]
     sold = [line for line in ax.lines if line.get_markersize() == 10]
@@ -106,13 +106,13 @@ def test_the_plot_marks_what_is_sold_and_the_deadline(plan: Plan) -> None:
         ({"providers": []}, "providers is empty"),
         ({"providers": ["bucket", "bucket"]}, "two providers have one name"),
         ({"providers": ["bukket"]}, "no provider is called 'bukket'"),
-        ({"deadline": 0.0}, "deadline = 0.0 must be a finite number"),
-        ({"deadline": math.nan}, "deadline = nan must be a finite number"),
+        ({"max_wait_p95_s": 0.0}, "max_wait_p95_s = 0.0 must be a finite number"),
+        ({"max_wait_p95_s": math.nan}, "max_wait_p95_s = nan must be a finite number"),
         ({"seeds": 0}, "seeds = 0: give a number of at least 1"),
     ],
 )
 def test_bad_input_is_said_in_words(change: dict[str, object], told: str) -> None:
     """Each refusal names the value and the remedy."""
-    usual = {"trace": sim.sample_trace(), "providers": ["bucket"], "deadline": 1.0, "jobs": 1, "progress": False}
+    usual = {"trace": sim.sample_trace(), "providers": ["bucket"], "max_wait_p95_s": 1.0, "jobs": 1, "progress": False}
     with pytest.raises(ConfigurationError, match=told):
         sim.plan(**usual | change)

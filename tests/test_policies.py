@@ -75,7 +75,7 @@ def test_nobody_beats_the_oracle(preset: str) -> None:
 def test_the_oracle_waits_for_slots() -> None:
     """Where calls in flight are limited, the oracle fills the slots and no more, and sends as soon as one is free."""
     slots = Provider(
-        name="slots", latency=LatencyModel(first_token_s=1.0, first_token_sigma=0.0), meters=(Slots(limit=4),)
+        name="slots", latency=LatencyModel(first_token_s=1.0, first_token_sigma=0.0), quotas=(Slots(limit=4),)
     )
     result = simulate(Scenario(backlog(20, 100.0, output_tokens=1), slots), oracle())
     served = result.requests["outcome"].eq("succeeded").sum()

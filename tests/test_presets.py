@@ -13,6 +13,7 @@ from simulators.providers.calls import Call
 from simulators.providers.catalogue import Provider, provider, provider_names
 from simulators.providers.faults import incident
 from simulators.providers.machine import ProviderMachine
+from simulators.providers.quotas import Slots
 from simulators.streams import Streams
 from simulators.studies.parallel import quotas
 
@@ -57,7 +58,7 @@ def test_what_goes_wrong_is_written_down_too(tmp_path: Path) -> None:
     spec = provider("slots").with_faults(*incident("anthropic-529-storm", start_s=300))
     text = spec.to_toml(tmp_path / "written.toml")
     assert provider(tmp_path / "written.toml") == spec
-    assert '[[meters]]\nkind = "slots"' in text
+    assert '[[quotas]]\nkind = "slots"' in text
     assert text.count('[[faults]]\nkind = "refused"') == 2
     assert "clock_skew_s" not in text
     with pytest.raises(ConfigurationError, match="the file exists"):
@@ -97,7 +98,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 def test_a_path_is_read(tmp_path: Path) -> None:
     """A file of one's own works like a preset."""
     path = tmp_path / "mine.toml"
-    path.write_text('name = "mine"\n[[meters]]\nkind = "slots"\nlimit = 3\n')
+    path.write_text('name = "mine"\n[[quotas]]\nkind = "slots"\nlimit = 3\n')
     assert ProviderMachine(provider(path), Streams(1)).capacity(0.0) == {Axis.CONCURRENCY: 3}
 
 
@@ -106,9 +107,9 @@ def test_a_path_is_read(tmp_path: Path) -> None:
     [
         ("name = ", "no TOML"),
         ('nane = "x"', "nane: no such key"),
-        ('[[meters]]\nkind = "buckt"\nlimit = 3', "buckt"),
-        ('[[meters]]\nkind = "bucket"\nlimit = -3', "meters.0.*limit.*greater than 0.*-3"),
-        ('[[meters]]\nkind = "bucket"\nlimit = 30\nburst_s = 1', "at least 2"),
+        ('[[quotas]]\nkind = "buckt"\nlimit = 3', "buckt"),
+        ('[[quotas]]\nkind = "bucket"\nlimit = -3', "quotas.0.*limit.*greater than 0.*-3"),
+        ('[[quotas]]\nkind = "bucket"\nlimit = 30\nburst_s = 1', "at least 2"),
         ("[latency]\nfirst_token_s = nan", "latency.first_token_s.*finite"),
         ("[retry_after]\nfactor = 3", 'needs habit = "late"'),
     ],
@@ -129,3 +130,10 @@ def test_unreadable_files_are_errors_of_ours(tmp_path: Path, content: bytes | No
         path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"odd\.toml"):
         provider(path)
+
+
+def test_quotas_may_be_called_meters() -> None:
+    """Files that were written before the quotas had their name are still read, and so are overridden presets."""
+    assert Provider.model_validate({"meters": [{"kind": "slots", "limit": 4}]}) == Provider(quotas=(Slots(limit=4),))
+    known = provider("bucket").model_dump() | {"meters": [Slots(limit=4)]}
+    assert Provider.model_validate(known).quotas == (Slots(limit=4),)

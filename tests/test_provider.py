@@ -18,7 +18,7 @@ from simulators.providers.faults import Refused
 from simulators.providers.latency import LatencyModel, Load
 from simulators.providers.limit_headers import Api
 from simulators.providers.machine import ProviderMachine, Verdict
-from simulators.providers.quotas import Bucket, FixedWindow, Refusal, SlidingWindow, Slots
+from simulators.providers.quotas import Bucket, FixedWindow, RejectionKind, SlidingWindow, Slots
 from simulators.streams import Streams
 
 QUICK = LatencyModel(first_token_s=1, first_token_sigma=0, per_token_s=0.1, per_token_sigma=0)
@@ -26,7 +26,7 @@ QUICK = LatencyModel(first_token_s=1, first_token_sigma=0, per_token_s=0.1, per_
 
 def machine(*meters: object, **more: object) -> ProviderMachine:
     """Make a quick provider with these quotas."""
-    return ProviderMachine(Provider(meters=meters, **({"latency": QUICK} | more)), Streams(7))
+    return ProviderMachine(Provider(quotas=meters, **({"latency": QUICK} | more)), Streams(7))
 
 
 def test_all_quotas_must_admit_and_none_is_charged_otherwise() -> None:
@@ -35,7 +35,7 @@ def test_all_quotas_must_admit_and_none_is_charged_otherwise() -> None:
     assert world.send(0.0, Call(0, 900, 1, 100)).status == 200
     refused = world.send(0.0, Call(1, 900, 1, 100))
     assert (refused.status, refused.error, refused.axis) == (429, "rate_limit", Axis.TOKENS)
-    detail = world.refusal(0.0, Call(1, 900, 1, 100), refused.axis)
+    detail = world.rejection(0.0, Call(1, 900, 1, 100), refused.axis)
     assert detail is not None
     assert detail[1:] == pytest.approx((1000, 60, 1000, 1000, 60))
     assert repr(world) == "<ProviderMachine custom at 0.000 s: 9 requests left, 0 tokens left>"
@@ -88,7 +88,7 @@ def test_a_call_larger_than_a_quota_is_never_admissible() -> None:
 
 def test_a_spend_cap_is_refused_without_retry_after() -> None:
     """When the month's money is gone the provider tells no time."""
-    cap = FixedWindow(axis=Axis.TOKENS, limit=1000, per_s=2_592_000, refusal=Refusal.QUOTA)
+    cap = FixedWindow(axis=Axis.TOKENS, limit=1000, per_s=2_592_000, rejection=RejectionKind.QUOTA)
     world = machine(cap)
     world.send(0.0, Call(0, 990, 1, 10))
     assert world.send(1.0, Call(1, 990, 1, 10))[:4] == (429, "quota", Axis.TOKENS, None)
@@ -97,7 +97,7 @@ def test_a_spend_cap_is_refused_without_retry_after() -> None:
 @pytest.mark.parametrize(("api", "status"), [(Api.OPENAI, 503), (Api.ANTHROPIC, 529)])
 def test_some_caps_are_told_as_an_overload(api: Api, status: int) -> None:
     """A proxy that caps calls in flight says that it is overloaded, in its provider's way."""
-    world = machine(Slots(limit=1, refusal=Refusal.OVERLOADED), api=api)
+    world = machine(Slots(limit=1, rejection=RejectionKind.OVERLOADED), api=api)
     world.send(0.0, Call(0, 1, 10))
     assert world.send(0.5, Call(1, 1))[:2] == (status, "overloaded")
 
@@ -126,7 +126,7 @@ def test_a_dropped_connection_pays_for_what_was_written() -> None:
     verdict = world.send(0.0, Call(0, 10, 1001, 4000))
     middle_s = (verdict.first_chunk_s + verdict.duration_s) / 2
     world.finish(middle_s, verdict.handle)
-    assert world.refusal(middle_s, Call(1, 10), Axis.OUTPUT_TOKENS) is None
+    assert world.rejection(middle_s, Call(1, 10), Axis.OUTPUT_TOKENS) is None
     assert world._gates[0].meter.show(middle_s)[1] == pytest.approx(1000 - 501, abs=1)
 
 
@@ -253,7 +253,7 @@ def play(spec: Provider, seed: int) -> list[tuple[object, ...]]:
 def test_headers_show_what_captures_of_openai_show() -> None:
     """A day's window that is furthest from full is the one shown: limit 10 000, remaining 9 999, reset 8.64 s."""
     spec = Provider(
-        meters=(Bucket(limit=500), Bucket(limit=10_000, per_s=86_400), Bucket(axis=Axis.TOKENS, limit=200_000)),
+        quotas=(Bucket(limit=500), Bucket(limit=10_000, per_s=86_400), Bucket(axis=Axis.TOKENS, limit=200_000)),
         shows_limits=True,
     )
     world = ProviderMachine(spec, Streams(1))

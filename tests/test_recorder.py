@@ -170,7 +170,7 @@ def test_recording_is_a_frame_and_a_trace(tmp_path: Path) -> None:
         ('{"trace_version": "factflow.trace/1", "mode": "imported"}\n', r"a trace of requests \(factflow\)"),
         ('[\n {"name": "chat"}]', "OpenTelemetry spans are traces"),
         ("0,1.5,0.5,Gamma,1,2\n", r"\(ServeGen\)"),
-        ("[[meters]]\nlimit = 5\n", "TOML; a provider goes to --provider"),
+        ("[[quotas]]\nlimit = 5\n", "TOML; a provider goes to --provider"),
         ('name = "limiter"\n', "the settings of a limiter to --policy"),
         ("<html>\n", "it begins with '<html>'; give the first file that a Recorder wrote"),
         ("{" * 2000 + "\n", "give the first file that a Recorder wrote"),

@@ -18,7 +18,7 @@ from tests.test_conformance import produced, simulated
 def test_shell_and_engine_read_the_same_wait_from_headers(window: Quota) -> None:
     """Where headers tell that a limit is used up and when it resets, both drivers wait alike, to the microsecond."""
     silent = Provider(
-        meters=(window,),
+        quotas=(window,),
         shows_limits=True,
         retry_after=RetryAfter(habit="absent"),
         latency=LatencyModel(first_token_s=0.5, per_token_s=0.0),

@@ -105,7 +105,7 @@ def test_a_yardstick_at_hand_is_used(ours: SimResult) -> None:
 
 def test_a_run_in_which_nothing_succeeds() -> None:
     """Where a figure has no meaning it is NaN; counts are counts."""
-    small = Provider(name="small", latency=STEADY, meters=(Bucket(axis="tokens", limit=10, per_s=60),))
+    small = Provider(name="small", latency=STEADY, quotas=(Bucket(axis="tokens", limit=10, per_s=60),))
     result = simulate(Scenario(synthesize(1.0, 20.0, seed=1), small))
     summary = result.summary()
     assert summary["goodput"] == 0.0

@@ -36,7 +36,7 @@ def test_building_leaves_the_original_alone() -> None:
 
 def test_a_preset_is_found_by_name() -> None:
     """A provider may be named; an unknown name is answered with the near ones."""
-    assert Scenario(backlog(1, 1.0), "bucket").machine_spec == provider("bucket")
+    assert Scenario(backlog(1, 1.0), "bucket").provider == provider("bucket")
     with pytest.raises(ConfigurationError, match=r"bukket.*bucket"):
         Scenario(backlog(1, 1.0), "bukket")
 

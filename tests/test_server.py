@@ -32,9 +32,9 @@ from simulators.providers.catalogue import Provider, provider
 from simulators.providers.faults import Broken, Refused
 from simulators.providers.latency import LatencyModel
 from simulators.providers.machine import ProviderMachine
-from simulators.providers.quotas import Bucket, FixedWindow, Ramp, Refusal, Slots
+from simulators.providers.quotas import Bucket, FixedWindow, Ramp, RejectionKind, Slots
 from simulators.server.app import FaultKind, ScriptedFault, SimulatedServer
-from simulators.server.conduct import Finding
+from simulators.server.conduct import Misconduct
 from simulators.server.serving import running_server
 from simulators.streams import Streams
 
@@ -172,7 +172,11 @@ REFUSING: list[tuple[Any, str, str]] = [
     ),
     (Bucket(limit=1, per_s=86_400), "daily_quota", "requests per day (RPD)"),
     (Slots(limit=1), "rate_limit", "Rate limit reached. Please try again in 1s"),
-    (FixedWindow(axis=Axis.TOKENS, limit=40, per_s=1e6, refusal=Refusal.QUOTA), "quota", "exceeded your current quota"),
+    (
+        FixedWindow(axis=Axis.TOKENS, limit=40, per_s=1e6, rejection=RejectionKind.QUOTA),
+        "quota",
+        "exceeded your current quota",
+    ),
     (Ramp(axis=Axis.TOKENS, limit=1), "ramp", "Slow down"),
     (Bucket(axis=Axis.TOKENS, limit=25), "request_exceeds_limit", "Request too large"),
 ]
@@ -184,7 +188,7 @@ REFUSING: list[tuple[Any, str, str]] = [
 )
 def test_refusals_are_classified_as_what_they_are(quota: Any, reason: str, words: str, api: str) -> None:
     """Bodies and headers of each provider lead our classifier to the machine's own word and wait."""
-    spec = Provider(api=api, meters=(quota,), model="m")
+    spec = Provider(api=api, quotas=(quota,), model="m")
     with running_server(spec, waits=False, clock=lambda: 0.0) as server:
         send = sender(server, api)
         errors = [error for _ in range(2) if (error := failure(send)) is not None]
@@ -429,7 +433,7 @@ def test_anthropic_versions_differ_in_sampling() -> None:
 def test_one_machine_two_faces(seed: int, sizes: list[int]) -> None:
     """Over HTTP and in process, the same calls at the same times get the same decisions, waits and limits."""
     spec = provider("openai-tier-1").model_copy(
-        update={"meters": (Bucket(limit=5), Bucket(axis=Axis.TOKENS, limit=40_000))}
+        update={"quotas": (Bucket(limit=5), Bucket(axis=Axis.TOKENS, limit=40_000))}
     )
     machine = ProviderMachine(spec, Streams(seed))
     time_s = 0.0
@@ -459,7 +463,7 @@ def test_slots_are_held_while_answers_are_awaited() -> None:
         return sorted(statuses)
 
     slow = LatencyModel(first_token_s=200, first_token_sigma=0, per_token_s=0)
-    spec = Provider(meters=(Slots(limit=2),), latency=slow)
+    spec = Provider(quotas=(Slots(limit=2),), latency=slow)
     with running_server(spec, speed=1000) as server:
         assert asyncio.run(burst(server.url)) == [200, 200, 429, 429, 429]
 
@@ -467,7 +471,7 @@ def test_slots_are_held_while_answers_are_awaited() -> None:
 def test_a_client_that_leaves_frees_its_slot() -> None:
     """Hanging up before the answer settles the call at once."""
     slow = LatencyModel(first_token_s=1e6, first_token_sigma=0)
-    with running_server(Provider(meters=(Slots(limit=1),), latency=slow)) as server:
+    with running_server(Provider(quotas=(Slots(limit=1),), latency=slow)) as server:
         with pytest.raises(openai.APITimeoutError):
             openai_client(server, timeout=0.1).chat.completions.create(model="m", messages=HELLO)
         deadline = time.monotonic() + 5
@@ -528,7 +532,7 @@ def test_every_request_leaves_a_line(tier_1: SimulatedServer) -> None:
 
 def test_the_sdks_own_retries_are_found_out() -> None:
     """A client that lets the SDK retry is told so by the verdict, as is one that comes back too early."""
-    with running_server(Provider(meters=(Bucket(limit=1),)), waits=False) as server:
+    with running_server(Provider(quotas=(Bucket(limit=1),)), waits=False) as server:
         send = openai_client(server).chat.completions.create
         send(model="m", messages=HELLO)
         server.script(ScriptedFault(FaultKind.ERROR, 429, headers={"retry-after": "0.01"}))
@@ -539,18 +543,18 @@ def test_the_sdks_own_retries_are_found_out() -> None:
         with pytest.raises(openai.RateLimitError):
             send(model="m", messages=HELLO)
     findings = server.conduct.findings()
-    assert findings[Finding.HIDDEN_RETRY] == 1
-    assert findings[Finding.IGNORED_RETRY_AFTER] >= 1
+    assert findings[Misconduct.HIDDEN_RETRY] == 1
+    assert findings[Misconduct.IGNORED_RETRY_AFTER] >= 1
     assert "ignored_retry_after" in str(server.conduct)
 
 
 def test_terminal_errors_must_not_come_back() -> None:
     """Sending again what can never succeed is noticed."""
-    with running_server(Provider(meters=(Bucket(axis=Axis.TOKENS, limit=10),)), waits=False) as server:
+    with running_server(Provider(quotas=(Bucket(axis=Axis.TOKENS, limit=10),)), waits=False) as server:
         for _ in range(2):
             with pytest.raises(openai.RateLimitError):
                 sender(server, "openai")()
-    assert server.conduct.findings() == {Finding.RETRIED_TERMINAL: 1}
+    assert server.conduct.findings() == {Misconduct.RETRIED_TERMINAL: 1}
 
 
 OURS: dict[str, dict[str, Any]] = {

@@ -65,7 +65,7 @@ def test_a_round_waits_for_the_answer_and_then_for_the_thought() -> None:
 def test_sessions_hold_under_load() -> None:
     """Behind a narrow quota pauses are as the trace says; an open loop asks before the answer is there."""
     trace = talk()
-    narrow = Provider(name="narrow", latency=STEADY, meters=(Bucket(limit=1, per_s=1, burst_s=1),))
+    narrow = Provider(name="narrow", latency=STEADY, quotas=(Bucket(limit=1, per_s=1, burst_s=1),))
     config = RateLimitConfig()
     closed = simulate(Scenario(trace, narrow, drain_s=1200).by_session(), config, clients=2).requests
     opened = simulate(Scenario(trace, narrow, drain_s=1200), config, clients=2).requests
@@ -87,7 +87,7 @@ def test_sessions_hold_under_load() -> None:
 def test_sessions_go_on_after_a_failure() -> None:
     """A round that failed is followed all the same: demand is equal for every policy."""
     trace = talk()
-    narrow = Provider(name="narrow", latency=STEADY, meters=(Bucket(limit=1, per_s=2, burst_s=2),))
+    narrow = Provider(name="narrow", latency=STEADY, quotas=(Bucket(limit=1, per_s=2, burst_s=2),))
     hasty = policies.retry_only(RetryConfig(max_attempts=1))
     requests = simulate(Scenario(trace, narrow).by_session(), hasty).requests
     assert len(requests) == len(trace)

@@ -49,7 +49,7 @@ duration_s = 60
 [provider]
 preset = "bucket"
 
-[[provider.meters]]
+[[provider.quotas]]
 kind = "bucket"
 limit = 5
 per_s = 1
@@ -87,11 +87,11 @@ def test_a_file_says_all_of_a_world(tmp_path: Path) -> None:
     """Workload, provider, events, neighbours, clients and targets are read; nested tables override key by key."""
     path = written(tmp_path, WORLD)
     world = read_world(path)
-    scenario, source = world.scenario, world.scenario.machine_spec
+    scenario, source = world.scenario, world.scenario.provider
     assert (world.name, world.description, world.clients) == ("mine", "A test.", 2)
     assert isinstance(scenario.workload, Backlog)
     assert scenario.workload.workers == 4
-    assert source.meters == (Bucket(limit=5, per_s=1, burst_s=2),)
+    assert source.quotas == (Bucket(limit=5, per_s=1, burst_s=2),)
     assert source.latency.load is not None
     assert source.latency.first_token_s == 2.0, "what the file does not name stays the preset's"
     assert [event.label for event in scenario.events] == ["more"]
@@ -116,7 +116,7 @@ def test_the_documented_file_is_a_world(tmp_path: Path) -> None:
     example = page.partition("```toml\n")[2].partition("```")[0]
     world = read_world(written(tmp_path, example))
     assert (world.clients, len(world.scenario.neighbours)) == (4, 1)
-    assert not world.scenario.machine_spec.shows_limits
+    assert not world.scenario.provider.shows_limits
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_the_documented_file_is_a_world(tmp_path: Path) -> None:
     [
         ("workers = 4", "wrokers = 4", "wrokers.*did you mean 'workers'"),
         ("clients = 2", "client = 2", "client.*did you mean 'clients'"),
-        ("per_s = 1\nburst_s", "per_s = 1\nburts_s", "provider.meters.*burts_s.*did you mean 'burst_s'"),
+        ("per_s = 1\nburst_s", "per_s = 1\nburts_s", "provider.quotas.*burts_s.*did you mean 'burst_s'"),
         ("knee = 3", "kne = 3", "provider.latency.load.kne.*did you mean 'knee'"),
         ("label = ", "lable = ", "events.*lable.*did you mean 'label'"),
         ("requests_per_s = 1.5", "requests_per_sec = 1.5", "neighbours.*requests_per_sec.*did you mean"),
         ("goodput_ratio", "goodput", "targets.*goodput.*did you mean 'goodput_ratio'"),
-        ("limit = 5", "limit = -5", "provider.meters.*limit.*-5"),
+        ("limit = 5", "limit = -5", "provider.quotas.*limit.*-5"),
         ("workers = 4", "workers = 0", "workers.*greater than or equal to 1.*0"),
         ('preset = "bucket"', 'preset = "buckte"', "no provider is called 'buckte'"),
         ("[backlog]", "[synthesis]\nrequests_per_s = 1\n[backlog]", r"one of \[backlog\]"),
@@ -177,7 +177,7 @@ def test_the_code_trace_wants_what_its_worlds_say() -> None:
         scenario = suite()[f"code-{speed}x"].scenario
         trace: Any = scenario.workload
         wanted = float((trace.input_tokens + 16).sum()) / scenario.workload.duration_s
-        shares.append(wanted / scenario.machine_spec.meters[1].units_per_s)
+        shares.append(wanted / scenario.provider.quotas[1].units_per_s)
     assert shares == pytest.approx([0.4, 0.8, 1.6], rel=0.02)
 
 
@@ -185,19 +185,19 @@ def test_published_scenarios_are_as_published() -> None:
     """Nall's and stkai's worlds have the quotas, clients and targets of their sources."""
     worlds = suite()
     nall, rqc = worlds["nall"], worlds["rqc-10"]
-    assert (nall.clients, nall.scenario.horizon_s, nall.scenario.machine_spec.meters[0].units_per_s) == (2, 900, 50)
+    assert (nall.clients, nall.scenario.horizon_s, nall.scenario.provider.quotas[0].units_per_s) == (2, 900, 50)
     assert [event.time_s for event in nall.scenario.events] == [300, 360]
-    assert rqc.scenario.machine_spec.meters == (FixedWindow(limit=100, per_s=60),)
-    assert rqc.scenario.machine_spec.retry_after.told_s(30.0) == 5.0
+    assert rqc.scenario.provider.quotas == (FixedWindow(limit=100, per_s=60),)
+    assert rqc.scenario.provider.retry_after.told_s(30.0) == 5.0
     assert (nall.targets.rejected, rqc.clients) == (56, 10)
 
 
 def test_storm_and_load_are_no_quota() -> None:
     """The storm refuses with 529, and the loaded provider never refuses but slows down."""
     storm, load = suite()["storm"].scenario, suite()["load"].scenario
-    assert storm.machine_spec.faults == (Refused(status=529, start_s=600, duration_s=120, recovery_s=60, share=0.8),)
-    assert load.machine_spec.meters == ()
-    assert load.machine_spec.latency.slowdown(0.0, 60) == 3.0
+    assert storm.provider.faults == (Refused(status=529, start_s=600, duration_s=120, recovery_s=60, share=0.8),)
+    assert load.provider.quotas == ()
+    assert load.provider.latency.slowdown(0.0, 60) == 3.0
 
 
 def test_random_worlds_repeat_and_do_not_depend_on_their_number() -> None:
@@ -211,14 +211,14 @@ def test_random_worlds_repeat_and_do_not_depend_on_their_number() -> None:
 def test_random_worlds_span_what_they_promise() -> None:
     """Over many draws quotas reach from 0.2 to 200 requests/s, answers from 10 ms to 60 s, and all shapes occur."""
     scenarios = [world.scenario for world in random_worlds(300).values()]
-    rates = [scenario.machine_spec.meters[0].units_per_s for scenario in scenarios]
-    answers = [scenario.machine_spec.latency.first_token_s for scenario in scenarios]
+    rates = [scenario.provider.quotas[0].units_per_s for scenario in scenarios]
+    answers = [scenario.provider.latency.first_token_s for scenario in scenarios]
     assert 0.2 <= min(rates) < 0.4
     assert 100 < max(rates) <= 200
     assert 0.01 <= min(answers) < 0.03
     assert 30 < max(answers) <= 60
-    assert len({type(scenario.machine_spec.meters[0]) for scenario in scenarios}) == 3
-    assert {scenario.machine_spec.retry_after.habit for scenario in scenarios} == {"true", "absent", "late"}
+    assert len({type(scenario.provider.quotas[0]) for scenario in scenarios}) == 3
+    assert {scenario.provider.retry_after.habit for scenario in scenarios} == {"true", "absent", "late"}
     assert 0.4 < sum(bool(scenario.events) for scenario in scenarios) / 300 < 0.6
 
 

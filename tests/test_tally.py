@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from factflow_llm.errors import ConfigurationError
-from simulators.engine import ledger
+from simulators.engine import run_log
 from simulators.engine.rows import ATTEMPT, REQUEST, Columns
 from simulators.engine.simulate import simulate
 from simulators.engine.tally import PERCENTS, Durations
@@ -38,7 +38,7 @@ def test_both_collections_tell_the_same(policy: object, clients: int) -> None:
 def test_chunks_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often rows are handed over, the columns and the figures are the same."""
     whole = simulate(MIXED, seed=3)
-    monkeypatch.setattr(ledger, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(run_log, "CHUNK_BYTES", 1000)
     parts = simulate(MIXED, seed=3)
     assert parts.run.attempts == whole.run.attempts
     assert parts.run.requests == whole.run.requests

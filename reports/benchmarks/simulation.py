@@ -80,7 +80,7 @@ def sent(scenario: Scenario) -> tuple[list[Sent], int]:
 
 def bare_heap(scenario: Scenario, arrivals: list[Sent], answers: int) -> int:
     """Send the given calls at the given moments; return the number of attempts."""
-    machine = ProviderMachine(scenario.machine_spec, Streams(SEED))
+    machine = ProviderMachine(scenario.provider, Streams(SEED))
     following: Iterator[Sent] = iter(arrivals)
     rows = array("d")
     first = next(following)
@@ -114,7 +114,7 @@ class _Model:
         self.env = simpy.Environment()
         streams = Streams(SEED)
         self.calls = calls(scenario, streams)
-        self.machine = ProviderMachine(scenario.machine_spec, streams)
+        self.machine = ProviderMachine(scenario.provider, streams)
         self.jitter = streams.stream("jitter", "uniform", 16)
         self.retry = RateLimitConfig().retry
         self.core = LimiterCore(RateLimitConfig())

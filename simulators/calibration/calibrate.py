@@ -149,7 +149,7 @@ def calibrate(recording: Recording, until_s: float | None = None, *, name: str =
         description=f"Calibrated from {recording.name}.",
         api=api,
         model=str(seen["model"].iloc[0]),
-        meters=inferred.quotas,
+        quotas=inferred.quotas,
         latency=latency,
         retry_after=heard,
         shows_limits=bool(shown_axes(api)) and any(str(column).endswith("_limit") for column in seen),

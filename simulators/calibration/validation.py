@@ -148,7 +148,7 @@ def _figures(calls: pd.DataFrame, refused_s: Floats, since_s: float, until_s: fl
 
 def _decisions(provider: Provider, evidence: Evidence, since_s: float) -> pd.Series[Any]:
     held_out = evidence.sent_s >= since_s
-    recorded, predicted = evidence.refused & held_out, refusals(provider.meters, evidence) & held_out
+    recorded, predicted = evidence.refused & held_out, refusals(provider.quotas, evidence) & held_out
     counts = {"recorded": recorded.sum(), "predicted": predicted.sum(), "same": (recorded & predicted).sum()}
     return pd.Series(counts, dtype=np.int64)
 

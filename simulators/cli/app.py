@@ -238,7 +238,7 @@ def tune(
 def plan(
     trace: options.Trace = None,
     provider: options.Providers = ["openai-tier-1", "openai-tier-3"],  # noqa: B006
-    deadline: Annotated[float, typer.Option(metavar="SECONDS", help="95 % of the requests shall wait no longer.")] = 5,
+    max_wait: Annotated[float, typer.Option(metavar="SECONDS", help="95 % of the requests shall wait no longer.")] = 5,
     settings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The limiter's settings; by default the defaults.")
     ] = None,
@@ -255,7 +255,7 @@ def plan(
 
     [bold]Examples[/bold]
 
-      factflow-llm plan requests.csv --provider openai-tier-1 --provider openai-tier-3 --deadline 10
+      factflow-llm plan requests.csv --provider openai-tier-1 --provider openai-tier-3 --max-wait 10
       factflow-llm plan recording.jsonl --provider my-tier.toml --settings limiter.toml --plot plan.png
     """
     import simulators as sim
@@ -267,7 +267,7 @@ def plan(
     found = sim.plan(
         workload,
         providers=list(dict.fromkeys(provider)),
-        deadline=deadline,
+        max_wait_p95_s=max_wait,
         config=config,
         seeds=seeds,
         jobs=jobs,

@@ -152,7 +152,7 @@ def _with_events(scenario: Scenario, events: Sequence[str]) -> Scenario:
         quota = _number(factor, f"--at {event!r}", form)
         scenario = scenario.at(_number(moment, f"--at {event!r}", form), quota=quota)
         try:
-            ProviderMachine(scenario.machine_spec, Streams(0)).scale(0.0, quota)
+            ProviderMachine(scenario.provider, Streams(0)).scale(0.0, quota)
         except ValueError as error:
             msg = f"--at {event!r}: {error}"
             raise ConfigurationError(msg) from None

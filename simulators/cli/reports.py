@@ -13,8 +13,8 @@ from simulators.cli.outputs import print_json, records, say, show
 from simulators.policies.by_the_book import ByTheBook, by_the_book
 from simulators.policies.ours import Adaptive
 from simulators.policies.peers import absent_peers
+from simulators.providers import catalogue
 from simulators.providers.calls import Call
-from simulators.providers.catalogue import provider, provider_names
 from simulators.providers.machine import ProviderMachine
 from simulators.scenarios.scenario import Backlog, Scenario
 from simulators.scenarios.worlds import absent_worlds
@@ -142,8 +142,8 @@ def print_plan(plan: Plan, trace: Trace, *, json: bool) -> None:
         print_json({"choice": plan.choice, "providers": providers, "sizes": records(plan.frame)})
         return
     show(plan.table(), plan.headline)
-    for spec in plan.providers:
-        _note_never_admissible(Scenario(trace, spec))
+    for provider in plan.providers:
+        _note_never_admissible(Scenario(trace, provider))
 
 
 def print_calibration(
@@ -180,10 +180,15 @@ def print_calibration(
 
 def print_providers(*, json: bool) -> None:
     """Print the presets."""
-    specs = [provider(name) for name in provider_names()]
+    presets = [catalogue.provider(name) for name in catalogue.provider_names()]
     rows = [
-        {"name": spec.name, "api": str(spec.api), "quotas": quotas(spec), "description": spec.description}
-        for spec in specs
+        {
+            "name": provider.name,
+            "api": str(provider.api),
+            "quotas": quotas(provider),
+            "description": provider.description,
+        }
+        for provider in presets
     ]
     if json:
         print_json(rows)
@@ -200,17 +205,17 @@ def _note_fixed_rates(scenarios: Sequence[Scenario], policies: Mapping[str, Poli
     for name, policy in policies.items():
         if isinstance(policy, ByTheBook):
             rates = ", ".join(
-                f"{policy.requests_per_s(ProviderMachine(spec, Streams(0))):.3g} requests/s on {spec.name}"
-                for spec in (scenario.machine_spec for scenario in scenarios)
+                f"{policy.requests_per_s(ProviderMachine(provider, Streams(0))):.3g} requests/s on {provider.name}"
+                for provider in (scenario.provider for scenario in scenarios)
             )
             say(f"{name}: hard-coded as quota / average request, known beforehand: {rates}")
 
 
 def _note_never_admissible(scenario: Scenario) -> None:
-    trace, spec = scenario.workload, scenario.machine_spec
+    trace, provider = scenario.workload, scenario.provider
     if isinstance(trace, Backlog):
         return
-    machine = ProviderMachine(spec, Streams(0))
+    machine = ProviderMachine(provider, Streams(0))
     sizes = np.stack([trace.input_tokens, trace.output_tokens, trace.max_tokens], axis=1)
     never = sum(
         math.isinf(machine.wait_s(0.0, Call(0, max(read, 0), max(written, 0), None if bound == UNKNOWN else bound)))
@@ -219,5 +224,5 @@ def _note_never_admissible(scenario: Scenario) -> None:
     if never:
         say(
             f"{scenario.name}: {never} of {len(trace)} requests are never admissible: "
-            f"larger than a quota ({quotas(spec)})"
+            f"larger than a quota ({quotas(provider)})"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from simulators.dashboard.parameters import Value, changed, config_of, parameters
-from simulators.providers.catalogue import Provider, provider, provider_names
+from simulators.providers import catalogue
 from simulators.scenarios.scenario import Backlog, Event, QuotaChange, Restart, Scenario, backlog
 from simulators.traces import read_trace, sample_trace
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from factflow_llm.ratelimit.config import RateLimitConfig
+    from simulators.providers.catalogue import Provider
     from simulators.traces import Trace
 
 GIVEN = "as given"
@@ -81,7 +82,7 @@ class Catalogue:
     @property
     def providers(self) -> list[tuple[str, str]]:
         """Label and name of each provider."""
-        return [(f"{GIVEN}: {self.given.machine_spec.name}", GIVEN), *((name, name) for name in provider_names())]
+        return [(f"{GIVEN}: {self.given.provider.name}", GIVEN), *((name, name) for name in catalogue.provider_names())]
 
     def lengths(self, workload: str) -> list[tuple[str, float]]:
         """Label and seconds of each length a workload can be cut to."""
@@ -116,7 +117,7 @@ class Catalogue:
         chosen = replace(
             given,
             workload=workload,
-            provider=given.machine_spec if choices.provider == GIVEN else provider(choices.provider),
+            provider=given.provider if choices.provider == GIVEN else catalogue.provider(choices.provider),
             name="" if (choices.workload, choices.provider) != (GIVEN, GIVEN) else given.name,
             sessions=given.sessions and not isinstance(workload, Backlog),
             events=tuple(event for event in given.events if event.time_s < workload.duration_s),
@@ -191,10 +192,10 @@ def code_of(catalogue: Catalogue, choices: Choices, name_trace: Callable[[], str
         name_trace: returns an expression for the trace as given, where no constructor repeats it.
     """
     scenario = catalogue.scenario(choices)
-    spec = scenario.machine_spec
-    machine = repr(spec.name) if _is_preset(spec) else f"sim.Provider.model_validate({_plain(spec)!r})"
+    provider = scenario.provider
+    machine = repr(provider.name) if _is_preset(provider) else f"sim.Provider.model_validate({_plain(provider)!r})"
     arguments = [catalogue.workload_code(choices, name_trace), machine]
-    plain = Scenario(scenario.workload, spec)
+    plain = Scenario(scenario.workload, provider)
     arguments += [
         f"{field}={getattr(scenario, field)!r}"
         for field in ("name", "neighbours", "drain_s", "impatient_share", "patience_s", "sessions")
@@ -233,17 +234,19 @@ def spoken(duration_s: float) -> str:
     return f"{duration_s:.2g} s" if duration_s < 10 else f"{duration_s:.0f} s"
 
 
-def _is_preset(spec: Provider) -> bool:
-    return spec.name in provider_names() and provider(spec.name) == spec
+def _is_preset(provider: Provider) -> bool:
+    return provider.name in catalogue.provider_names() and catalogue.provider(provider.name) == provider
 
 
-def _plain(spec: Provider) -> dict[str, Any]:
+def _plain(provider: Provider) -> dict[str, Any]:
     """Return a provider as the plain values it was made from, with the word that tells what each part is."""
     parts = {
-        name: [part.model_dump(mode="json", exclude_unset=True) | {"kind": part.kind} for part in getattr(spec, name)]
-        for name in ("meters", "faults")
+        name: [
+            part.model_dump(mode="json", exclude_unset=True) | {"kind": part.kind} for part in getattr(provider, name)
+        ]
+        for name in ("quotas", "faults")
     }
-    return spec.model_dump(mode="json", exclude_unset=True) | parts
+    return provider.model_dump(mode="json", exclude_unset=True) | parts
 
 
 def _event_code(event: Event) -> str:

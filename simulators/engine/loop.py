@@ -16,8 +16,8 @@ from factflow_llm.errors.metadata import REASONS, Consequence, ErrorReason, LLME
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.line import Refusal, TicketState
 from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal
-from simulators.engine.ledger import Collect, Ledger, Run
 from simulators.engine.rows import Ending
+from simulators.engine.run_log import Collect, Run, RunLog
 from simulators.policies.base import Controller, PatientPolicy, Policy
 from simulators.policies.tickets import Request
 from simulators.providers.machine import ProviderMachine
@@ -50,27 +50,27 @@ _GRANTED: Final = TicketState.GRANTED
 
 def run(scenario: Scenario, policy: Policy, *, seed: int, clients: int, collect: Collect) -> Run:
     """Run a scenario and return what was written down; arguments as for :func:`simulators.engine.simulate.simulate`."""
-    return _World(scenario, policy, seed, clients, collect).run()
+    return _Loop(scenario, policy, seed, clients, collect).run()
 
 
-class _World:
+class _Loop:
     """One run's state; :meth:`run` is the loop."""
 
     def __init__(self, scenario: Scenario, policy: Policy, seed: int, clients: int, collect: Collect) -> None:
         self.scenario = scenario
         self.policy = policy
         self.streams = Streams(seed)
-        self.machine = ProviderMachine(scenario.machine_spec, self.streams)
+        self.machine = ProviderMachine(scenario.provider, self.streams)
         self.controllers: list[Controller] = [policy.controller(self.machine) for _ in range(clients)]
         self.timers = [(math.inf, 0, client) for client in range(clients)]
         self.retry = policy.retry
         self.retry_delay_s = policy.retry_delay_s if isinstance(policy, PatientPolicy) else retry_delay_s
         self.closed = scenario.closed_loop
-        self.names_axis = scenario.machine_spec.names_axis
+        self.names_axis = scenario.provider.names_axis
         self.heap: list[tuple[float, int, int, Any]] = []
         self.sequence = 0
         self.at_once: deque[int] = deque()
-        self.ledger = Ledger(collect, scenario.horizon_s, clients)
+        self.log = RunLog(collect, scenario.horizon_s, clients)
         self.open: dict[int, Request] = {}
         self.jitter = self.streams.stream("jitter", "uniform", _JITTERS)
         self.patience = self.streams.stream("patience", "uniform", 1)
@@ -142,8 +142,8 @@ class _World:
                 self.machine.scale(now, what.quota, what.axis)
                 capacity.append((now, self.machine.capacity(now)))
         for request in self.open.values():
-            self.ledger.request(math.nan, request, Ending.UNFINISHED)
-        return self.ledger.close(capacity)
+            self.log.request(math.nan, request, Ending.UNFINISHED)
+        return self.log.close(capacity)
 
     def push(self, at: float, kind: int, what: object) -> None:
         heappush(self.heap, (at, self.sequence, kind, what))
@@ -226,8 +226,8 @@ class _World:
         controller = self.controllers[client]
         changes = controller.settle(now, request, signal)
         if changes:
-            self.ledger.changes(client, changes)
-        self.ledger.attempt(now, request, outcome)
+            self.log.changes(client, changes)
+        self.log.attempt(now, request, outcome)
         if controller.wake_at <= now:
             self.decide(now, client)
         if error is None:
@@ -266,7 +266,7 @@ class _World:
             return
         controller = self.controllers[request.client]
         if self.hang_up(now, request):
-            self.ledger.changes(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
+            self.log.changes(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
         else:
             controller.withdraw(request)
         self.decide(now, request.client)
@@ -277,7 +277,7 @@ class _World:
         if request.ended or not self.hang_up(now, request):
             return
         controller = self.controllers[request.client]
-        self.ledger.changes(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
+        self.log.changes(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
         self.decide(now, request.client)
         self.finish(now, request, Ending.REFUSED_DEADLINE)
 
@@ -286,7 +286,7 @@ class _World:
         if request.state is not _GRANTED:
             return False
         self.machine.finish(now, request.verdict.handle)
-        self.ledger.attempt(now, request, "cancelled")
+        self.log.attempt(now, request, "cancelled")
         return True
 
     def restart(self, now: float, event: Restart) -> None:
@@ -308,7 +308,7 @@ class _World:
     def finish(self, now: float, request: Request, ending: Ending) -> None:
         request.ended = True
         del self.open[request.call.index]
-        self.ledger.request(now, request, ending)
+        self.log.request(now, request, ending)
         if self.closed:
             if now == request.arrival_s:
                 self.push(now + ANSWERED_AT_ONCE_S, _ARRIVAL, request.client)

@@ -31,7 +31,7 @@ from simulators.engine.tally import PERCENTS
 from simulators.policies.all_knowing import oracle
 
 if TYPE_CHECKING:
-    from simulators.engine.ledger import Run
+    from simulators.engine.run_log import Run
     from simulators.policies.base import Policy
     from simulators.scenarios.scenario import Scenario
 
@@ -131,11 +131,11 @@ class SimResult:
         Quota means what the oracle gets admitted in the same seconds. NaN: not before the next event, or the end.
         """
         best = (yardstick or self.oracle).run.tally.admitted_per_second
-        mine, refused = self.run.tally.admitted_per_second, self.run.tally.rejected_per_second
+        mine, rejected = self.run.tally.admitted_per_second, self.run.tally.rejected_per_second
         events = self.scenario.events
         marks = ["start", *(f"{event.time_s:g} s: {event.label}" for event in events)]
         starts = [0.0, *(event.time_s for event in events), float(self.scenario.workload.duration_s)]
-        found = [_recovered(mine, best, refused, since, until) for since, until in itertools.pairwise(starts)]
+        found = [_recovered(mine, best, rejected, since, until) for since, until in itertools.pairwise(starts)]
         return pd.Series(found, index=marks, name="recovery_s")
 
     def _worst_recovery(self, yardstick: SimResult) -> float:
@@ -206,13 +206,13 @@ def _columns(kept: Columns, names: tuple[str, ...]) -> dict[str, Any]:
 def _recovered(
     mine: npt.NDArray[np.int64],
     best: npt.NDArray[np.int64],
-    refused: npt.NDArray[np.int64],
+    rejected: npt.NDArray[np.int64],
     since_s: float,
     until_s: float,
 ) -> float:
     for start in range(math.ceil(since_s), math.floor(until_s) - _WINDOW_S + 1):
         window = slice(start, start + _WINDOW_S)
-        admitted, rejections = mine[window].sum(), refused[window].sum()
+        admitted, rejections = mine[window].sum(), rejected[window].sum()
         enough = admitted >= 0.9 * best[window].sum()
         if enough and rejections <= 0.05 * (admitted + rejections):
             return start - since_s

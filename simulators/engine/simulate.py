@@ -11,7 +11,7 @@ from simulators.policies.ours import as_policy
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
-    from simulators.engine.ledger import Collect
+    from simulators.engine.run_log import Collect
     from simulators.policies.base import Policy
     from simulators.scenarios.scenario import Scenario
 

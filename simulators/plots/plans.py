@@ -37,20 +37,20 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None, **line: Any) -> Axes:
         **line: style of the curves.
     """
     ax = look.canvas(ax)
-    for turn, spec in enumerate(plan.providers):
-        curve = plan_curve(plan, spec.name)
+    for turn, provider in enumerate(plan.providers):
+        curve = plan_curve(plan, provider.name)
         height = np.clip(curve["wait_p95_s"], _SHORTEST_S, _LONGEST_S)
         color, shape = look.CYCLE[turn % 8], look.SHAPES[turn % 8]
         style = look.styled(
             line, color=color, linewidth=1.5, linestyle=look.DASHES[turn % 4], marker=shape, markersize=4,
-            label=spec.name,
+            label=provider.name,
         )  # fmt: skip
         ax.plot(curve["load"], height, **style)
         sold = curve["quota"] == 1.0
         ax.plot(curve["load"][sold], height[sold], linestyle="", marker=shape, markersize=10, color=color, zorder=4)
-    ax.axhline(plan.deadline_s, color=look.ink(ax), linewidth=1.0, linestyle=look.DASHES[1])
+    ax.axhline(plan.max_wait_p95_s, color=look.ink(ax), linewidth=1.0, linestyle=look.DASHES[1])
     ax.annotate(
-        f"deadline {look.seconds(plan.deadline_s)}", (0.0, plan.deadline_s), xycoords=("axes fraction", "data"),
+        f"at most {look.seconds(plan.max_wait_p95_s)}", (0.0, plan.max_wait_p95_s), xycoords=("axes fraction", "data"),
         xytext=(3, 3), textcoords="offset points", fontsize="small",
     )  # fmt: skip
     ax.set_xscale("log")

@@ -163,8 +163,8 @@ def recovery_curves(result: SimResult, yardstick: SimResult | None = None, width
     """
     best = yardstick or result.oracle
     mine, theirs = (_sent_per_second(run, Outcome.SUCCEEDED) for run in (result, best))
-    refused = _sent_per_second(result, Outcome.RATE_LIMITED)
-    ahead = [np.convolve(values, np.ones(width_s))[width_s - 1 :] for values in (mine, theirs, refused)]
+    rejected = _sent_per_second(result, Outcome.RATE_LIMITED)
+    ahead = [np.convolve(values, np.ones(width_s))[width_s - 1 :] for values in (mine, theirs, rejected)]
     names = result.recovery(best).index
     starts = [0, *(int(np.ceil(event.time_s)) for event in result.scenario.events)]
     ends = [*starts[1:], int(result.scenario.workload.duration_s)]
@@ -196,9 +196,9 @@ def demand(trace: Trace, width_s: float | None = None) -> pd.DataFrame:
     return pd.DataFrame({"requests": requests, "tokens": asked}, index=pd.Index(edges[:-1], name="time_s"))
 
 
-def capacity_of(spec: Provider, axis: Axis) -> float | None:
+def capacity_of(provider: Provider, axis: Axis) -> float | None:
     """Return a provider's nominal capacity per minute, or in slots; ``None`` where it meters no such axis."""
-    per_second = ProviderMachine(spec, Streams(0)).capacity(0.0).get(axis)
+    per_second = ProviderMachine(provider, Streams(0)).capacity(0.0).get(axis)
     return None if per_second is None else per_second * per_minute(axis)
 
 

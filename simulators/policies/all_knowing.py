@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from simulators.providers.machine import ProviderMachine
 
 
-class _Oracle(Line):
+class _OracleLine(Line):
     last_reason = Reason.CONFIGURED
     rate = math.inf
     concurrency = math.inf
@@ -68,7 +68,7 @@ class Oracle:
 
     def controller(self, machine: ProviderMachine) -> Controller:
         """Make a line that asks the provider."""
-        return _Oracle(machine)
+        return _OracleLine(machine)
 
 
 def oracle() -> Oracle:

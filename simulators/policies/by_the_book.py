@@ -37,7 +37,7 @@ class ByTheBook:
 
     def requests_per_s(self, machine: ProviderMachine) -> float:
         """Return the highest rate that every quota sustains; slots are taken for the median answer's time."""
-        latency = machine.spec.latency
+        latency = machine.provider.latency
         costs = {
             Axis.REQUESTS: 1.0,
             Axis.INPUT_TOKENS: self.input_tokens,

@@ -61,7 +61,7 @@ class Borrowed(Line):
         return (Change(now, self.axis, old, self.limit, self.last_reason),)
 
 
-class _Slots(Borrowed):
+class _ArcSlots(Borrowed):
     axis = Axis.CONCURRENCY
     limit: float = 1.0
 
@@ -69,7 +69,7 @@ class _Slots(Borrowed):
         return now if self.in_flight < math.floor(self.limit) else NEVER
 
 
-class _Netflix(_Slots):
+class _Netflix(_ArcSlots):
     limit = 20.0
 
     def learn(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> None:
@@ -81,7 +81,7 @@ class _Netflix(_Slots):
         self.limit = min(max(math.floor(self.limit), 20.0), 200.0)
 
 
-class _Vector(_Slots):
+class _Vector(_ArcSlots):
     """Once per round trip: one more if nothing pushed back and the limit was reached, a tenth fewer otherwise."""
 
     def __init__(self) -> None:

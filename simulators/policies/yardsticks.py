@@ -91,7 +91,7 @@ def fixed_rate(requests_per_s: float, retry: RetryConfig | None = None) -> Fixed
     return FixedRate(requests_per_s, retry or RetryConfig(max_attempts=1000))
 
 
-class _ClassicAimd(_Unlearning):
+class _ClassicAimdLine(_Unlearning):
     """The textbook: a rate that grows by a constant per success and halves at every rejection."""
 
     def __init__(self, start: float, increase: float, decrease: float) -> None:
@@ -132,7 +132,7 @@ class ClassicAimd:
 
     def controller(self, machine: ProviderMachine) -> Controller:
         """Make the textbook."""
-        return _ClassicAimd(self.start, self.increase, self.decrease)
+        return _ClassicAimdLine(self.start, self.increase, self.decrease)
 
 
 def classic_aimd(

@@ -25,7 +25,7 @@ _PRESETS = Path(__file__).parents[1] / "presets"
 
 
 class RetryAfter(BaseModel):
-    """What a refused client hears about when to come back.
+    """What a rejected client hears about when to come back.
 
     Attributes:
         habit: ``true`` (the earliest moment at which all quotas admit), ``late`` (that times ``factor``) or ``absent``.
@@ -75,14 +75,14 @@ class Provider(BaseModel):
         description: one sentence for listings.
         api: whose HTTP face it wears.
         model: the model it pretends to serve.
-        meters: quotas, all of which must admit; with none, everything is admitted.
+        quotas: all of them must accept a call; with none, everything is accepted.
         latency: how long answers take.
-        retry_after: what refused clients hear.
+        retry_after: what rejected clients hear.
         shows_limits: answers carry the api's limit headers.
-        names_axis: a refusal says whether requests or tokens are over the limit; nobody's refusal speaks of slots.
+        names_axis: a rejection says whether requests or tokens are over the limit; nobody's rejection speaks of slots.
         oversize_retry_after_s: what a request larger than a quota hears, though waiting cannot help.
         faults: what else goes wrong.
-        compute: the machine behind it, where calls queue instead of being refused.
+        compute: the machine behind it, where calls queue instead of being rejected.
         clock_skew_s: how far the provider's wall clock is ahead.
     """
 
@@ -92,7 +92,7 @@ class Provider(BaseModel):
     description: str = ""
     api: Api = Api.OPENAI
     model: str = "simulated"
-    meters: tuple[Quota, ...] = ()
+    quotas: tuple[Quota, ...] = ()
     latency: LatencyModel = LatencyModel()
     retry_after: RetryAfter = RetryAfter()
     shows_limits: bool = False
@@ -101,6 +101,14 @@ class Provider(BaseModel):
     faults: tuple[Fault, ...] = ()
     compute: Compute | None = None
     clock_skew_s: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _called_meters(cls, values: Any) -> Any:
+        """Take quotas by the name they had in older files."""
+        if not isinstance(values, dict) or "meters" not in values:
+            return values
+        return {name: value for name, value in values.items() if name != "meters"} | {"quotas": values["meters"]}
 
     @model_validator(mode="after")
     def _api_can_show(self) -> Self:

@@ -180,18 +180,18 @@ class _Episodes:
 class FaultLayer:
     """The running state of a provider's faults."""
 
-    __slots__ = ("_blind", "_refusing", "_seen", "_shaping")
+    __slots__ = ("_blind", "_failing", "_seen", "_shaping")
 
     def __init__(self, faults: tuple[Fault, ...], streams: Streams) -> None:
         episodes = [_Episodes(fault, streams, place) for place, fault in enumerate(faults)]
-        self._refusing = [one for one in episodes if isinstance(one.fault, Refused)]
+        self._failing = [one for one in episodes if isinstance(one.fault, Refused)]
         self._shaping = [one for one in episodes if isinstance(one.fault, Stalled | Dripping | Broken)]
         self._blind = [one for one in episodes if isinstance(one.fault, Blind)]
         self._seen: tuple[float, tuple[AxisLimit, ...]] = (-math.inf, ())
 
-    def refuse(self, now: float, call: Call) -> Refused | None:
+    def storm(self, now: float, call: Call) -> Refused | None:
         """Return the storm that hits ``call``, if one does."""
-        for episodes in self._refusing:
+        for episodes in self._failing:
             if episodes.strike(now, call.index) is not None:
                 assert isinstance(episodes.fault, Refused)
                 return episodes.fault

@@ -43,7 +43,7 @@ class LatencyModel(BaseModel):
         slow_share: share of calls that belong to the slow component.
         slow_first_token_s: median time to first token of a slow call.
         slow_sigma: spread of its logarithm.
-        rejection_s: time a refusal takes.
+        rejection_s: time a rejection takes.
         load: slowdown when many calls are in flight.
         daily_swing: times are this much longer at ``daily_peak_s`` of each day, and as much shorter half a day later.
         daily_peak_s: seconds from the start of the run to the first daily peak.
@@ -92,7 +92,7 @@ class LatencyModel(BaseModel):
 
         Args:
             frame: one row per attempt: ``first_chunk_s`` and ``duration_s`` from sending, ``output_tokens``, and
-                optionally ``status``, which tells refusals (429) and failures apart. Unknown values are NA.
+                optionally ``status``, which tells rejections (429) and failures apart. Unknown values are NA.
 
         Raises:
             ValueError: a column is missing, or fewer than 20 calls have the times that are needed.
@@ -120,9 +120,9 @@ class LatencyModel(BaseModel):
             values |= {"per_token_s": math.exp(np.median(pace)), "per_token_sigma": float(np.std(pace))}
         else:
             values |= {"per_token_s": 0.0, "per_token_sigma": 0.0}
-        refused = (status == 429) & (duration >= 0)
-        if refused.any():
-            values["rejection_s"] = float(np.median(duration[refused]))
+        rejected = (status == 429) & (duration >= 0)
+        if rejected.any():
+            values["rejection_s"] = float(np.median(duration[rejected]))
         return cls(**values)
 
 

@@ -1,7 +1,7 @@
 """A simulated provider at work: every attempt gets a verdict at the moment of its arrival.
 
 ``ProviderMachine`` is the running state of a ``Provider``: quotas that must all admit, faults, latency, and what a
-refused client is told. The same machine decides in process under virtual time and behind ``server.py`` over HTTP.
+rejected client is told. The same machine decides in process under virtual time and behind ``server.py`` over HTTP.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from factflow_llm.signals import Axis, AxisLimit
 from simulators.providers.faults import FaultLayer
 from simulators.providers.latency_draws import Latency
 from simulators.providers.limit_headers import date_header, limit_headers, shown_axes, shown_limits
-from simulators.providers.quotas import DAY_S, Quota, Refusal
+from simulators.providers.quotas import DAY_S, Quota, RejectionKind
 
 if TYPE_CHECKING:
     from simulators.providers.calls import Call
@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
     Attributes:
         status: the HTTP status. A stream that breaks has 200 and an ``error``.
         error: a word of ``factflow_llm.errors.ErrorReason``; ``None`` for a success.
-        axis: the dimension that refused.
+        axis: the dimension that rejected.
         retry_after_s: as told to the client.
         limits: as the headers show them.
         first_chunk_s: from sending to the first byte of the answer.
@@ -49,7 +49,7 @@ class Verdict(NamedTuple):
     handle: object | None
 
 
-class RefusalDetail(NamedTuple):
+class RejectionDetail(NamedTuple):
     """The figures that a provider's error message quotes; ``wait_s`` is until all quotas admit."""
 
     axis: Axis
@@ -104,51 +104,51 @@ class ProviderMachine:
     """The running state of a provider; equal seeds and equal calls get equal verdicts.
 
     Args:
-        spec: what to simulate.
+        provider: what to simulate.
         streams: where luck comes from.
         now: the time at which it starts.
         start_utc_s: what the wall clock shows at time 0.
     """
 
     def __init__(
-        self, spec: Provider, streams: Streams, *, now: float = 0.0, start_utc_s: float = _START_UTC_S
+        self, provider: Provider, streams: Streams, *, now: float = 0.0, start_utc_s: float = _START_UTC_S
     ) -> None:
-        self.spec = spec
-        self._latency = Latency(spec.latency, streams)
-        self._rejection_s = spec.latency.rejection_s
-        self._varies = spec.latency.load is not None or spec.latency.daily_swing > 0
-        self._faults = FaultLayer(spec.faults, streams) if spec.faults else None
-        self._free_at = [now] * spec.compute.workers if spec.compute else []
-        self._gates = [_Gate(quota) for quota in spec.meters]
+        self.provider = provider
+        self._latency = Latency(provider.latency, streams)
+        self._rejection_s = provider.latency.rejection_s
+        self._varies = provider.latency.load is not None or provider.latency.daily_swing > 0
+        self._faults = FaultLayer(provider.faults, streams) if provider.faults else None
+        self._free_at = [now] * provider.compute.workers if provider.compute else []
+        self._gates = [_Gate(quota) for quota in provider.quotas]
         self._penalised = [gate for gate in self._gates if gate.quota.rejections_count]
-        self._settles = spec.latency.load is not None or any(gate.final is not None for gate in self._gates)
-        shown = [gate for gate in self._gates if gate.quota.shown and spec.shows_limits]
+        self._settles = provider.latency.load is not None or any(gate.final is not None for gate in self._gates)
+        shown = [gate for gate in self._gates if gate.quota.shown and provider.shows_limits]
         self._shown = [
             (axis, [gate.meter for gate in shown if gate.axis is axis])
-            for axis in shown_axes(spec.api)
+            for axis in shown_axes(provider.api)
             if any(gate.axis is axis for gate in shown)
         ]
-        self._start_utc_s = start_utc_s + spec.clock_skew_s
+        self._start_utc_s = start_utc_s + provider.clock_skew_s
         self._in_flight = 0
         self._time_s = now
 
     def __repr__(self) -> str:
         left = [f"{gate.meter.show(self._time_s)[1]:.0f} {gate.axis} left" for gate in self._gates]
-        return f"<ProviderMachine {self.spec.name} at {self._time_s:.3f} s: {', '.join(left) or 'no quota'}>"
+        return f"<ProviderMachine {self.provider.name} at {self._time_s:.3f} s: {', '.join(left) or 'no quota'}>"
 
     def send(self, now: float, call: Call) -> Verdict:
         """Decide one physical attempt at its arrival."""
         self._time_s = now
-        if self._faults is not None and (storm := self._faults.refuse(now, call)) is not None:
+        if self._faults is not None and (storm := self._faults.storm(now, call)) is not None:
             return self._reject(now, call, storm.status, storm.error, None, storm.retry_after_s)
         for gate in self._gates:
             if gate.meter.wait_s(now, 1.0 if gate.cost is None else gate.cost(call)):
-                return self._refuse(now, call)
+                return self._reject_over_quota(now, call)
         if self._free_at and self._out_of_memory(call):
             return self._reject(now, call, 500, "out_of_memory", None, None)
         first_chunk_s, duration_s = self._latency.draw(call.index, call.input_tokens, call.output_tokens)
         if self._varies:
-            slowdown = self.spec.latency.slowdown(now, self._in_flight)
+            slowdown = self.provider.latency.slowdown(now, self._in_flight)
             first_chunk_s, duration_s = first_chunk_s * slowdown, duration_s * slowdown
         if self._free_at:
             queued_s = self._queue(now, duration_s)
@@ -191,13 +191,13 @@ class ProviderMachine:
                 continue
             gate.meter.scale(now, factor)
             if gate.axis is Axis.REQUESTS and math.isinf(gate.meter.wait_s(now, 1.0)):
-                msg = f"quota factor {factor:g} leaves {self.spec.name} no room for a single request; raise it"
+                msg = f"quota factor {factor:g} leaves {self.provider.name} no room for a single request; raise it"
                 raise ValueError(msg)
 
     def wait_s(self, now: float, call: Call) -> float:
         """Return seconds until ``call`` would be admitted: 0 now, ``inf`` never (it is larger than a quota).
 
-        When a slot will be free nobody knows: then the answer is the constant that refused clients hear, and worth
+        When a slot will be free nobody knows: then the answer is the constant that rejected clients hear, and worth
         asking for again after each ``finish``.
         """
         return max((gate.meter.wait_s(now, gate.units(call)) for gate in self._gates), default=0.0)
@@ -213,22 +213,22 @@ class ProviderMachine:
     def headers(self, now: float, verdict: Verdict) -> dict[str, str]:
         """Return the HTTP headers with which the provider sends ``verdict`` at ``now``."""
         utc_s = self._start_utc_s + now
-        headers = {"date": date_header(utc_s)} | limit_headers(self.spec.api, verdict.limits, utc_s)
+        headers = {"date": date_header(utc_s)} | limit_headers(self.provider.api, verdict.limits, utc_s)
         if verdict.retry_after_s is not None:
-            if self.spec.retry_after.shown_in == "milliseconds":
+            if self.provider.retry_after.shown_in == "milliseconds":
                 headers["retry-after-ms"] = str(round(verdict.retry_after_s * 1000))
             else:
                 headers["retry-after"] = f"{verdict.retry_after_s:.15g}"
         return headers
 
-    def refusal(self, now: float, call: Call, axis: Axis | None) -> RefusalDetail | None:
-        """Return the figures of the quota on ``axis`` that refused ``call`` at ``now``; ``None`` when none did."""
+    def rejection(self, now: float, call: Call, axis: Axis | None) -> RejectionDetail | None:
+        """Return the figures of the quota on ``axis`` that rejected ``call`` at ``now``; ``None`` when none did."""
         gate, wait_s = self._strictest(now, call, [gate for gate in self._gates if gate.axis is axis])
         if gate is None or not wait_s:
             return None
         limit, left, _ = gate.meter.show(now)
         used = max(limit - left, 0.0)
-        return RefusalDetail(gate.axis, limit, gate.quota.per_s, used, gate.units(call), self.wait_s(now, call))
+        return RejectionDetail(gate.axis, limit, gate.quota.per_s, used, gate.units(call), self.wait_s(now, call))
 
     def _strictest(self, now: float, call: Call, gates: list[_Gate]) -> tuple[_Gate | None, float]:
         strictest, longest_s = None, -1.0
@@ -238,19 +238,21 @@ class ProviderMachine:
                 strictest, longest_s = gate, wait_s
         return strictest, longest_s
 
-    def _refuse(self, now: float, call: Call) -> Verdict:
+    def _reject_over_quota(self, now: float, call: Call) -> Verdict:
         gate, wait_s = self._strictest(now, call, self._gates)
         assert gate is not None
         if math.isinf(wait_s):
-            return self._reject(now, call, 429, "request_exceeds_limit", gate.axis, self.spec.oversize_retry_after_s)
-        refusal = gate.quota.refusal_word
+            return self._reject(
+                now, call, 429, "request_exceeds_limit", gate.axis, self.provider.oversize_retry_after_s
+            )
+        rejection = gate.quota.rejection_word
         for penalised in self._penalised:
             penalised.meter.penalise(now, penalised.units(call))
-        if refusal is Refusal.QUOTA:
-            return self._reject(now, call, 429, refusal, gate.axis, None)
-        told_s = self.spec.retry_after.told_s(self.wait_s(now, call) if self._penalised else wait_s)
-        status = self.spec.api.overload_status if refusal is Refusal.OVERLOADED else 429
-        return self._reject(now, call, status, refusal, gate.axis, told_s)
+        if rejection is RejectionKind.QUOTA:
+            return self._reject(now, call, 429, rejection, gate.axis, None)
+        told_s = self.provider.retry_after.told_s(self.wait_s(now, call) if self._penalised else wait_s)
+        status = self.provider.api.overload_status if rejection is RejectionKind.OVERLOADED else 429
+        return self._reject(now, call, status, rejection, gate.axis, told_s)
 
     def _reject(
         self, now: float, call: Call, status: int, error: str, axis: Axis | None, retry_after_s: float | None
@@ -276,7 +278,7 @@ class ProviderMachine:
             shown = meters[0].show(now) if len(meters) == 1 else max([m.show(now) for m in meters], key=_reset_s)
             limit, left, reset_s = shown
             exact.append((axis, limit, left, reset_s))
-        limits = shown_limits(self.spec.api, exact, self._start_utc_s + now)
+        limits = shown_limits(self.provider.api, exact, self._start_utc_s + now)
         return limits if self._faults is None else self._faults.veil(now, call, limits)
 
     def _queue(self, now: float, service_s: float) -> float:
@@ -286,7 +288,7 @@ class ProviderMachine:
         return start_s - now
 
     def _out_of_memory(self, call: Call) -> bool:
-        compute = self.spec.compute
+        compute = self.provider.compute
         return compute is not None and compute.memory_tokens is not None and call.input_tokens > compute.memory_tokens
 
 

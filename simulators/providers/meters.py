@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-_SLACK_S: Final = 1e-9  # a nanosecond: rounding of times must not turn "come back in w seconds" into one refusal more
+_SLACK_S: Final = 1e-9  # a nanosecond: rounding of times must not turn "come back in w seconds" into one rejection more
 _SLACK: Final = 1e-9  # the same for units
 
 
@@ -44,7 +44,7 @@ class Meter(ABC):
 
     @abstractmethod
     def penalise(self, now: float, units: float) -> None:
-        """Let a refused call consume what is left, at most ``units``."""
+        """Let a rejected call consume what is left, at most ``units``."""
 
     @abstractmethod
     def scale(self, now: float, factor: float) -> None:
@@ -280,7 +280,7 @@ class RampMeter(FixedWindowMeter):
 
 
 class SlotsMeter(Meter):
-    """Calls in flight. When a slot will be free nobody knows, so a refused caller hears a constant."""
+    """Calls in flight. When a slot will be free nobody knows, so a rejected caller hears a constant."""
 
     __slots__ = ("_nominal", "_retry_after_s", "_running")
 
@@ -303,7 +303,7 @@ class SlotsMeter(Meter):
 
     @override
     def penalise(self, now: float, units: float) -> None:
-        """Do nothing: a refused call never ran."""
+        """Do nothing: a rejected call never ran."""
 
     @override
     def scale(self, now: float, factor: float) -> None:

@@ -10,7 +10,7 @@ import math
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import override
 
 from factflow_llm.signals import Axis
@@ -38,15 +38,16 @@ from simulators.providers.meters import (
 
 DAY_S = 86_400.0
 _ROUNDING = 1e-9
+_REJECTION = AliasChoices("rejection", "refusal")  # the second as files once had it
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Refusal(StrEnum):
-    """The reason word of a refusal.
+class RejectionKind(StrEnum):
+    """The reason word of a rejection.
 
-    ``QUOTA`` (a spend cap) is refused without any Retry-After; ``OVERLOADED`` with a 503, or a 529 at Anthropic.
+    ``QUOTA`` (a spend cap) is rejected without any Retry-After; ``OVERLOADED`` with a 503, or a 529 at Anthropic.
     """
 
     RATE_LIMIT = "rate_limit"
@@ -64,9 +65,10 @@ class _Quota(BaseModel):
         limit: units allowed per ``per_s``.
         per_s: the span the limit is quoted for: 60 for "per minute", 86 400 for "per day".
         derating: share of the limit in force while the pool is under pressure; headers show the derated limit.
-        rejections_count: a refused call consumes quota too, as far as some is left.
+        rejections_count: a rejected call consumes quota too, as far as some is left.
         shown: the provider's limit headers show this quota.
-        refusal: the word for a refusal by this quota; by default ``daily_quota`` from a day on, else ``rate_limit``.
+        rejection: the word for a rejection by this quota; by default ``daily_quota`` from a day on, else
+            ``rate_limit``.
         estimate: how tokens are guessed at admission.
         unset_output_tokens: output assumed of a chat that names no ``max_tokens``.
         output_weight: units an output token costs where input and output are counted together.
@@ -83,7 +85,7 @@ class _Quota(BaseModel):
     derating: Annotated[float, Field(gt=0, le=1)] = 1.0
     rejections_count: bool = False
     shown: bool = True
-    refusal: Refusal | None = None
+    rejection: Annotated[RejectionKind | None, Field(validation_alias=_REJECTION)] = None
     estimate: Estimate = Estimate.SUM
     unset_output_tokens: Annotated[int, Field(ge=0)] = 16
     output_weight: Positive = 1.0
@@ -111,9 +113,9 @@ class _Quota(BaseModel):
         return self.limit * self.derating / self.per_s
 
     @property
-    def refusal_word(self) -> Refusal:
-        """The reason word of a refusal by this quota."""
-        return self.refusal or (Refusal.DAILY_QUOTA if self.per_s >= DAY_S else Refusal.RATE_LIMIT)
+    def rejection_word(self) -> RejectionKind:
+        """The reason word of a rejection by this quota."""
+        return self.rejection or (RejectionKind.DAILY_QUOTA if self.per_s >= DAY_S else RejectionKind.RATE_LIMIT)
 
     def meter(self) -> Meter:
         """Make the unused state of this quota."""
@@ -169,7 +171,7 @@ class Utilisation(_Quota):
         return UtilisationMeter(self.limit * self.derating, self.per_s, self.burst_s)
 
 
-class _Window(_Quota):
+class _WindowQuota(_Quota):
     """A window of ``enforced_over_s``, by default ``per_s``: "600 per minute" may be enforced as 100 per 10 s."""
 
     enforced_over_s: Positive | None = None
@@ -185,7 +187,7 @@ class _Window(_Quota):
         return self
 
 
-class FixedWindow(_Window):
+class FixedWindow(_WindowQuota):
     """A counter that starts anew at fixed times, the first after ``phase_s``."""
 
     kind: Literal["fixed-window"] = "fixed-window"
@@ -197,7 +199,7 @@ class FixedWindow(_Window):
         return FixedWindowMeter(self.limit * self.derating, self.per_s, window_s, self.phase_s)
 
 
-class SlidingWindow(_Window):
+class SlidingWindow(_WindowQuota):
     """A limit on every span of the window's length."""
 
     kind: Literal["sliding-window"] = "sliding-window"
@@ -214,7 +216,7 @@ class Ramp(_Quota):
     growth: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
     memory_s: Positive = 900.0
     shown: bool = False
-    refusal: Refusal | None = Refusal.RAMP
+    rejection: Annotated[RejectionKind | None, Field(validation_alias=_REJECTION)] = RejectionKind.RAMP
 
     @property
     @override
@@ -227,7 +229,7 @@ class Ramp(_Quota):
 
 
 class Slots(_Quota):
-    """A number of calls that may run at once; a refused caller hears ``retry_after_s``."""
+    """A number of calls that may run at once; a rejected caller hears ``retry_after_s``."""
 
     kind: Literal["slots"] = "slots"
     axis: Axis = Axis.CONCURRENCY

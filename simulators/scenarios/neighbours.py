@@ -32,8 +32,9 @@ class Neighbour(FrozenSettings):
         output_tokens: tokens each call writes.
         start_s: when they begin.
         end_s: when they stop; ``None`` for never.
-        backs_off: after a refusal they pause for the Retry-After, or else for 0.5 s, doubled at each further refusal up
-            to 30 s; what they would have sent meanwhile is not sent. Otherwise they go on as if nothing had happened.
+        backs_off: after a rejection they pause for the Retry-After, or else for 0.5 s, doubled at each further
+            rejection up to 30 s; what they would have sent meanwhile is not sent. Otherwise they go on as if nothing
+            had happened.
     """
 
     requests_per_s: PositiveFloat
@@ -70,7 +71,7 @@ class Traffic:
         self._at = at
         self._gaps = streams.stream(f"neighbour {place}", "exponential")
         self._first_index = _FIRST_INDEX * (place + 1)
-        self._calls = self._refusals = 0
+        self._calls = self._rejections = 0
         self._silent_until_s = -math.inf
         self._schedule_next(neighbour.start_s)
 
@@ -91,8 +92,8 @@ class Traffic:
     def _answered(self, verdict: Verdict, now: float) -> None:
         self._machine.finish(now, verdict.handle)
         if verdict.error is None:
-            self._refusals = 0
+            self._rejections = 0
         elif self._neighbour.backs_off:
-            pause_s = min(_PAUSE_S * 2.0 ** min(self._refusals, 60), _LONGEST_PAUSE_S)
-            self._refusals += 1
+            pause_s = min(_PAUSE_S * 2.0 ** min(self._rejections, 60), _LONGEST_PAUSE_S)
+            self._rejections += 1
             self._silent_until_s = now + (pause_s if verdict.retry_after_s is None else verdict.retry_after_s)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Never, Protocol, overload
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
-from simulators.providers.catalogue import Provider, provider
+from simulators.providers import catalogue
 from simulators.providers.machine import ProviderMachine
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
+    from simulators.providers.catalogue import Provider
     from simulators.scenarios.neighbours import Neighbour
     from simulators.traces import Trace
 
@@ -122,6 +123,25 @@ class Restart(Event):
     client: int | None = None
 
 
+class _Named:
+    """A provider that may be given by its name: the attribute is always a :class:`Provider`."""
+
+    @overload
+    def __get__(self, scenario: None, owner: type[Scenario]) -> Never: ...
+
+    @overload
+    def __get__(self, scenario: Scenario, owner: type[Scenario]) -> Provider: ...
+
+    def __get__(self, scenario: Scenario | None, owner: type[Scenario]) -> Provider:
+        if scenario is None:
+            raise AttributeError("provider has no default")
+        given: Provider = scenario.__dict__["provider"]
+        return given
+
+    def __set__(self, scenario: Scenario, given: Provider | str) -> None:
+        scenario.__dict__["provider"] = catalogue.provider(given) if isinstance(given, str) else given
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A workload, a provider, and events; build on it with :meth:`at`, :meth:`restarting`, :meth:`impatient` ….
@@ -139,7 +159,7 @@ class Scenario:
     """
 
     workload: Trace | Backlog
-    provider: Provider | str
+    provider: _Named = _Named()
     name: str = ""
     events: tuple[Event, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
@@ -155,16 +175,8 @@ class Scenario:
         if not (math.isfinite(self.drain_s) and self.drain_s >= 0):
             msg = f"drain_s = {self.drain_s!r} must be a finite number of at least 0"
             raise ConfigurationError(msg)
-        if isinstance(self.provider, str):
-            object.__setattr__(self, "provider", provider(self.provider))
         if not self.name:
-            object.__setattr__(self, "name", f"{self.workload.name} on {self.machine_spec.name}")
-
-    @property
-    def machine_spec(self) -> Provider:
-        """The provider, resolved."""
-        assert isinstance(self.provider, Provider)
-        return self.provider
+            object.__setattr__(self, "name", f"{self.workload.name} on {self.provider.name}")
 
     @property
     def closed_loop(self) -> bool:
@@ -194,7 +206,7 @@ class Scenario:
             raise ConfigurationError(msg)
         event = QuotaChange(time_s, label or f"quota x {quota:g}", quota, None if axis is None else Axis(axis))
         try:
-            ProviderMachine(self.machine_spec, Streams(0)).scale(0.0, quota, event.axis)
+            ProviderMachine(self.provider, Streams(0)).scale(0.0, quota, event.axis)
         except ValueError as error:
             msg = f"at(): quota = {quota!r}: {error}"
             raise ConfigurationError(msg) from None

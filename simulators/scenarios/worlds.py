@@ -253,7 +253,7 @@ def _random_world(seed: int, number: int) -> MeasuredWorld:
     duration_s = float(np.clip(30_000 / per_s, 300.0, 3600.0))
     workers = int(np.clip(2.0 * per_s * max(step, 1.0) * answer_s, 4, 1000))
     source = Provider(
-        name="random", names_axis=False, meters=(shapes[shape],), retry_after=retry_after, latency=answers
+        name="random", names_axis=False, quotas=(shapes[shape],), retry_after=retry_after, latency=answers
     )
     scenario = Scenario(backlog(workers, duration_s), source, f"random-{seed}-{number:03}")
     told = f"{habit} ({factor:g})" if habit == "late" else habit

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from simulators.providers.calls import Call
     from simulators.providers.catalogue import Provider
-    from simulators.providers.machine import RefusalDetail, Verdict
+    from simulators.providers.machine import RejectionDetail, Verdict
     from simulators.server.requests import Asking
 
 Json = dict[str, Any]
@@ -152,13 +152,17 @@ def embedding(text: str, dimensions: int) -> np.ndarray[tuple[int], np.dtype[np.
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def error_body(spec: Provider, verdict: Verdict, detail: RefusalDetail | None, operation: str) -> Json:
-    """Return the body with which the provider refuses; ``operation`` is what Azure calls the request."""
-    if spec.api is Api.ANTHROPIC:
-        return _anthropic_refusal(spec, verdict, detail)
-    if spec.api is Api.BEDROCK:
+def error_body(provider: Provider, verdict: Verdict, detail: RejectionDetail | None, operation: str) -> Json:
+    """Return the body with which the provider rejects; ``operation`` is what Azure calls the request."""
+    if provider.api is Api.ANTHROPIC:
+        return _anthropic_rejection(provider, verdict, detail)
+    if provider.api is Api.BEDROCK:
         return {"message": _bedrock_message(verdict, detail)}
-    return _azure_refusal(verdict, operation) if spec.api is Api.AZURE else _openai_refusal(spec, verdict, detail)
+    return (
+        _azure_rejection(verdict, operation)
+        if provider.api is Api.AZURE
+        else _openai_rejection(provider, verdict, detail)
+    )
 
 
 def bedrock_error_type(status: int) -> str:
@@ -213,7 +217,7 @@ def anthropic_error(kind: str, message: str, error_code: str | None = None) -> J
     return {"type": "error", "error": {"type": kind, "message": message} | details}
 
 
-def _openai_refusal(spec: Provider, verdict: Verdict, detail: RefusalDetail | None) -> Json:
+def _openai_rejection(provider: Provider, verdict: Verdict, detail: RejectionDetail | None) -> Json:
     match verdict.error:
         case "quota":
             message = "You exceeded your current quota, please check your plan and billing details."
@@ -228,14 +232,14 @@ def _openai_refusal(spec: Provider, verdict: Verdict, detail: RefusalDetail | No
         case _:
             message = "The server had an error while processing your request. Sorry about that!"
             return openai_error(message, "server_error")
-    wait = "" if (told := _said_s(spec, verdict, detail)) is None else f" Please try again in {go_duration(told)}."
+    wait = "" if (told := _said_s(provider, verdict, detail)) is None else f" Please try again in {go_duration(told)}."
     metered = {Axis.REQUESTS: ("requests", "R"), Axis.TOKENS: ("tokens", "T")}
     axis = verdict.axis
-    if detail is None or axis not in metered or not (spec.names_axis or verdict.error == "request_exceeds_limit"):
+    if detail is None or axis not in metered or not (provider.names_axis or verdict.error == "request_exceeds_limit"):
         return openai_error(f"Rate limit reached.{wait} {_LIMITS_PAGE}", None, "rate_limit_exceeded")
     kind, letter = metered[axis]
     span = "min" if detail.per_s < DAY_S else "day"
-    place = f"for {spec.model} in organization {_ORG} on {kind} per {span} ({letter}P{span[0].upper()})"
+    place = f"for {provider.model} in organization {_ORG} on {kind} per {span} ({letter}P{span[0].upper()})"
     limit, requested = math.floor(detail.limit), math.ceil(detail.requested)
     if verdict.error == "request_exceeds_limit":
         message = (
@@ -248,16 +252,16 @@ def _openai_refusal(spec: Provider, verdict: Verdict, detail: RefusalDetail | No
     return openai_error(message, kind, "rate_limit_exceeded")
 
 
-def _said_s(spec: Provider, verdict: Verdict, detail: RefusalDetail | None) -> float | None:
+def _said_s(provider: Provider, verdict: Verdict, detail: RejectionDetail | None) -> float | None:
     """Return the wait an OpenAI message names: the exact one where the provider tells the truth."""
     if verdict.retry_after_s is None or verdict.error == "request_exceeds_limit":
         return None
-    truthful = spec.retry_after.habit == "true" and spec.retry_after.constant_s is None
+    truthful = provider.retry_after.habit == "true" and provider.retry_after.constant_s is None
     exact = detail is not None and truthful and math.isfinite(detail.wait_s)
     return math.ceil(detail.wait_s * 1000 - 1e-6) / 1000 if detail is not None and exact else verdict.retry_after_s
 
 
-def _azure_refusal(verdict: Verdict, operation: str) -> Json:
+def _azure_rejection(verdict: Verdict, operation: str) -> Json:
     if verdict.status != 429:
         message = "The service is temporarily unable to process your request. Please try again later."
         return {"error": {"code": str(verdict.status), "message": message}}
@@ -271,7 +275,7 @@ def _azure_refusal(verdict: Verdict, operation: str) -> Json:
     return {"error": {"code": "429", "message": message}}
 
 
-def _anthropic_refusal(spec: Provider, verdict: Verdict, detail: RefusalDetail | None) -> Json:
+def _anthropic_rejection(provider: Provider, verdict: Verdict, detail: RejectionDetail | None) -> Json:
     match verdict.error:
         case "overloaded":
             return anthropic_error("overloaded_error", "Overloaded")
@@ -286,10 +290,11 @@ def _anthropic_refusal(spec: Provider, verdict: Verdict, detail: RefusalDetail |
             return anthropic_error("rate_limit_error", message, "ramp_limit_exceeded")
         case "rate_limit" | "daily_quota" | "request_exceeds_limit":
             what = ""
-            if detail is not None and spec.names_axis and detail.axis is not Axis.CONCURRENCY:
+            if detail is not None and provider.names_axis and detail.axis is not Axis.CONCURRENCY:
                 what = f" of {detail.limit:,.0f} {detail.axis.replace('_', ' ')} per minute"
             message = (
-                f"This request would exceed your organization's rate limit{what} (org: {_ORG}, model: {spec.model}). "
+                f"This request would exceed your organization's rate limit{what} "
+                f"(org: {_ORG}, model: {provider.model}). "
                 "For details, refer to: https://docs.claude.com/en/api/rate-limits."
             )
             return anthropic_error("rate_limit_error", message)
@@ -297,7 +302,7 @@ def _anthropic_refusal(spec: Provider, verdict: Verdict, detail: RefusalDetail |
             return anthropic_error("api_error", "Internal server error")
 
 
-def _bedrock_message(verdict: Verdict, detail: RefusalDetail | None) -> str:
+def _bedrock_message(verdict: Verdict, detail: RejectionDetail | None) -> str:
     if verdict.status == 503:
         return "The service is temporarily unable to process the request. Please try again."
     if verdict.status != 429:

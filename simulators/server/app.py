@@ -21,13 +21,14 @@ from starlette.routing import Route
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.headers import parse_retry_after
+from simulators.providers import catalogue
 from simulators.providers.calls import Call, CallKind
-from simulators.providers.catalogue import Provider, provider
+from simulators.providers.catalogue import Provider
 from simulators.providers.limit_headers import Api
 from simulators.providers.machine import ProviderMachine, Verdict
 from simulators.server import answers
 from simulators.server.conduct import Asked, Conduct
-from simulators.server.requests import ROUTES, ApiRoute, Asking, RequestRefusedError
+from simulators.server.requests import ROUTES, ApiRoute, Asking, InvalidAskingError
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from simulators.providers.machine import RefusalDetail
+    from simulators.providers.machine import RejectionDetail
 
 _SIZE_HEADER = "x-simulated-output-tokens"
 _CALL_HEADER = "x-simulated-call"
@@ -87,7 +88,7 @@ class SimulatedServer:
     """A provider's HTTP face.
 
     Args:
-        spec: the provider, or the name of a preset.
+        provider: it, or the name of a preset.
         seed: of all luck.
         speed: simulated seconds per second.
         waits: take the time that answers take; otherwise answer at once.
@@ -100,7 +101,7 @@ class SimulatedServer:
 
     def __init__(
         self,
-        spec: Provider | str | Path,
+        provider: Provider | str | Path,
         *,
         seed: int = 0,
         speed: float = 1.0,
@@ -110,14 +111,14 @@ class SimulatedServer:
         clock: Callable[[], float] = time.monotonic,
         log: Callable[[str], object] | None = None,
     ) -> None:
-        self.spec = spec if isinstance(spec, Provider) else provider(spec)
-        if self.spec.api is Api.LOCAL:
-            msg = f"provider {self.spec.name!r} runs in the client's process and has no HTTP face; choose another"
+        self.provider = provider if isinstance(provider, Provider) else catalogue.provider(provider)
+        if self.provider.api is Api.LOCAL:
+            msg = f"provider {self.provider.name!r} runs in the client's process and has no HTTP face; choose another"
             raise ConfigurationError(msg)
         if not speed > 0:
             msg = f"speed = {speed!r} must be above 0; to answer at once, set waits=False"
             raise ConfigurationError(msg)
-        self.machine = ProviderMachine(self.spec, Streams(seed), start_utc_s=time.time())
+        self.machine = ProviderMachine(self.provider, Streams(seed), start_utc_s=time.time())
         self.conduct = Conduct()
         self.url = ""
         self._speed = speed
@@ -132,9 +133,8 @@ class SimulatedServer:
         self._arrived = 0
 
     def __repr__(self) -> str:
-        return (
-            f"<SimulatedServer {self.spec.name} at {self.url or 'no address'}: {len(self.conduct.requests)} requests>"
-        )
+        served = f"{len(self.conduct.requests)} requests"
+        return f"<SimulatedServer {self.provider.name} at {self.url or 'no address'}: {served}>"
 
     @property
     def now(self) -> float:
@@ -147,14 +147,14 @@ class SimulatedServer:
 
     def app(self) -> ASGIApp:
         """Make the ASGI application."""
-        routes = [Route(one.path, endpoint=_Endpoint(self, one), methods=["POST"]) for one in ROUTES[self.spec.api]]
+        routes = [Route(one.path, endpoint=_Endpoint(self, one), methods=["POST"]) for one in ROUTES[self.provider.api]]
         return Starlette(routes=routes, exception_handlers={HTTPException: self._no_such_route})
 
     async def _no_such_route(self, request: Request, error: Exception) -> Response:
         status = cast("HTTPException", error).status_code
         self.note(Asked(self.now, request.url.path, f"{request.method} {request.url.path}", status, "not_found"))
         text = f"Invalid URL ({request.method} {request.url.path})"
-        return JSONResponse(answers.problem(self.spec.api, status, text), status_code=status)
+        return JSONResponse(answers.problem(self.provider.api, status, text), status_code=status)
 
     def note(self, asked: Asked) -> None:
         """Enter a request into the account and the log."""
@@ -182,17 +182,17 @@ class SimulatedServer:
         return Call(index, wanted.input_tokens, output, wanted.max_tokens, wanted.kind)
 
     def check_key(self, headers: Mapping[str, str]) -> None:
-        """Refuse a request without a key, or with another than the accepted one."""
+        """Turn away a request without a key, or with another than the accepted one."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         key = headers.get("x-api-key") or headers.get("api-key") or (token if scheme.lower() == "bearer" else "")
-        if self.spec.api is Api.BEDROCK and scheme == "AWS4-HMAC-SHA256":
+        if self.provider.api is Api.BEDROCK and scheme == "AWS4-HMAC-SHA256":
             return
         if not key:
-            raise RequestRefusedError("You didn't provide an API key.", status=401)
+            raise InvalidAskingError("You didn't provide an API key.", status=401)
         if self._api_key is not None and key != self._api_key:
             masked = f"{key[:3]}***{key[-2:]}" if len(key) > 8 else "***"
             message = f"Incorrect API key provided: {masked}."
-            raise RequestRefusedError(message, status=401, code="invalid_api_key")
+            raise InvalidAskingError(message, status=401, code="invalid_api_key")
 
     def decide(self, call: Call) -> tuple[float, Verdict, dict[str, str]]:
         """Let the machine decide ``call`` now; return the time, the verdict and its headers."""
@@ -249,7 +249,7 @@ class _Exchange:
     def __init__(self, server: SimulatedServer, route: ApiRoute, request: Request, content: bytes, send: Send) -> None:
         self.server = server
         self.route = route
-        self.api = server.spec.api
+        self.api = server.provider.api
         self.request = request
         self.content = content
         self.send = send
@@ -275,7 +275,7 @@ class _Exchange:
             self.server.check_key(self.request.headers)
             wanted = self.route.read(_object(self.content), self.request)
             call = self.server.call(wanted, self.request.headers)
-        except RequestRefusedError as error:
+        except InvalidAskingError as error:
             self._note(error.status, "invalid_request")
             body = answers.problem(self.api, error.status, error.message, code=error.code, param=error.param)
             await self._answer_error(body, error.status, self._headers({}, error.status))
@@ -288,9 +288,9 @@ class _Exchange:
         self._note(verdict.status, verdict.error, verdict.retry_after_s)
         headers = self._headers(shown, verdict.status)
         if verdict.status != 200:
-            detail = server.machine.refusal(now, call, verdict.axis)
+            detail = server.machine.rejection(now, call, verdict.axis)
             await server.pause(verdict.duration_s, self.request)
-            await self._refuse(verdict, detail, headers)
+            await self._reject(verdict, detail, headers)
             return
         try:
             if wanted.stream:
@@ -303,12 +303,12 @@ class _Exchange:
             elif verdict.error == "connection":
                 self._hang_up()
             else:
-                await self._refuse(verdict._replace(status=self.api.overload_status), None, headers)
+                await self._reject(verdict._replace(status=self.api.overload_status), None, headers)
         finally:
             server.settle(now, verdict)
 
-    async def _refuse(self, verdict: Verdict, detail: RefusalDetail | None, headers: Mapping[str, str]) -> None:
-        body = answers.error_body(self.server.spec, verdict, detail, self.route.operation)
+    async def _reject(self, verdict: Verdict, detail: RejectionDetail | None, headers: Mapping[str, str]) -> None:
+        body = answers.error_body(self.server.provider, verdict, detail, self.route.operation)
         await self._answer_error(body, verdict.status, headers)
 
     async def _stream(self, wanted: Asking, call: Call, verdict: Verdict, headers: Mapping[str, str]) -> None:
@@ -392,13 +392,13 @@ def _object(content: bytes) -> answers.Json:
         body = json.loads(content)
         if isinstance(body, dict):
             return body
-    raise RequestRefusedError("We could not parse the JSON body of your request.")
+    raise InvalidAskingError("We could not parse the JSON body of your request.")
 
 
 def _whole(headers: Mapping[str, str], name: str, default: int) -> int:
     text = headers.get(name, str(default))
     if not text.isascii() or not text.isdigit() or len(text) > 12:
-        raise RequestRefusedError(f"{name}: {text[:20]!r} is not a whole number")
+        raise InvalidAskingError(f"{name}: {text[:20]!r} is not a whole number")
     return int(text)
 
 

@@ -13,7 +13,7 @@ _WINDOW_S = 10.0
 _HAMMERING = 20
 
 
-class Finding(StrEnum):
+class Misconduct(StrEnum):
     """What a client did wrong."""
 
     IGNORED_RETRY_AFTER = "ignored_retry_after"
@@ -23,10 +23,10 @@ class Finding(StrEnum):
 
 
 _MEANING = {
-    Finding.IGNORED_RETRY_AFTER: "a refused request came back before the time it was told",
-    Finding.RETRIED_TERMINAL: "a request came back that could never succeed",
-    Finding.HIDDEN_RETRY: "the SDK retried behind the limiter's back (x-stainless-retry-count, amz-sdk-request)",
-    Finding.HAMMERED: f"in {_WINDOW_S:g} s at least {_HAMMERING} requests were refused, more than were served",
+    Misconduct.IGNORED_RETRY_AFTER: "a rejected request came back before the time it was told",
+    Misconduct.RETRIED_TERMINAL: "a request came back that could never succeed",
+    Misconduct.HIDDEN_RETRY: "the SDK retried behind the limiter's back (x-stainless-retry-count, amz-sdk-request)",
+    Misconduct.HAMMERED: f"in {_WINDOW_S:g} s at least {_HAMMERING} requests were rejected, more than were served",
 }
 
 
@@ -61,30 +61,30 @@ class Conduct:
         """Enter one request."""
         self.requests.append(asked)
 
-    def findings(self) -> dict[Finding, int]:
+    def findings(self) -> dict[Misconduct, int]:
         """Return how often the client did what it should not; empty for a client that behaves."""
-        count: Counter[Finding] = Counter()
+        count: Counter[Misconduct] = Counter()
         last: dict[str, Asked] = {}
         windows: dict[int, list[bool]] = defaultdict(list)
         for asked in self.requests:
             before = last.get(asked.identity)
             if before is not None and (before.status in _TERMINAL_STATUSES or before.error in _TERMINAL_ERRORS):
-                count[Finding.RETRIED_TERMINAL] += 1
+                count[Misconduct.RETRIED_TERMINAL] += 1
             elif before is not None and before.retry_after_s is not None:
                 early_s = before.time_s + before.retry_after_s - asked.time_s
-                count[Finding.IGNORED_RETRY_AFTER] += early_s > _EARLY_S
-            count[Finding.HIDDEN_RETRY] += asked.hidden_retry
+                count[Misconduct.IGNORED_RETRY_AFTER] += early_s > _EARLY_S
+            count[Misconduct.HIDDEN_RETRY] += asked.hidden_retry
             windows[int(asked.time_s // _WINDOW_S)].append(asked.status == 429)
             last[asked.identity] = asked
-        count[Finding.HAMMERED] = sum(
-            sum(refused) >= _HAMMERING and sum(refused) > len(refused) / 2 for refused in windows.values()
+        count[Misconduct.HAMMERED] = sum(
+            sum(rejected) >= _HAMMERING and sum(rejected) > len(rejected) / 2 for rejected in windows.values()
         )
-        return {finding: count[finding] for finding in Finding if count[finding]}
+        return {finding: count[finding] for finding in Misconduct if count[finding]}
 
     def __str__(self) -> str:
         served = sum(200 <= asked.status < 300 for asked in self.requests)
-        refused = sum(asked.status == 429 for asked in self.requests)
-        failed = len(self.requests) - served - refused
-        head = f"{len(self.requests)} requests: {served} served, {refused} refused, {failed} failed"
+        rejected = sum(asked.status == 429 for asked in self.requests)
+        failed = len(self.requests) - served - rejected
+        head = f"{len(self.requests)} requests: {served} served, {rejected} rejected, {failed} failed"
         wrong = [f"  {times} x {finding}: {_MEANING[finding]}" for finding, times in self.findings().items()]
         return "\n".join([head, *(wrong or ["  the client did nothing wrong"])])

@@ -1,4 +1,4 @@
-"""What a provider reads from a request: its size by the provider's own estimate, and the mistakes it refuses."""
+"""What a provider reads from a request: its size by the provider's own estimate, and mistakes, which get a 400."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LARGEST = 1_000_000
 _SAMPLING = ("temperature", "top_p", "top_k")
 
 
-class RequestRefusedError(Exception):
+class InvalidAskingError(Exception):
     """The request is wrong: a 4xx and what the provider says about it."""
 
     def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
@@ -56,7 +56,7 @@ def openai_chat(body: Json, model: str | None = None) -> Asking:
     """
     messages = _turns(body)
     if not messages:
-        raise RequestRefusedError(
+        raise InvalidAskingError(
             "Missing required parameter: 'messages'.", code="missing_required_parameter", param="messages"
         )
     options = body.get("stream_options")
@@ -76,18 +76,18 @@ def openai_embeddings(body: Json, model: str | None = None) -> Asking:
     texts = [texts] if isinstance(texts, str) else texts
     name = model or str(body.get("model", ""))
     if not isinstance(texts, list) or not 0 < len(texts) <= _MAX_INPUTS or not all(map(_is_input, texts)):
-        raise RequestRefusedError(
+        raise InvalidAskingError(
             "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
         )
     sizes = [max(_length(text) // 4, 1) for text in texts]
     for place, size in enumerate(sizes):
         if size > _MAX_TOKENS_PER_INPUT:
-            raise RequestRefusedError(
+            raise InvalidAskingError(
                 f"Invalid 'input[{place}]': maximum input length is {_MAX_TOKENS_PER_INPUT} tokens."
             )
     if sum(sizes) > _MAX_TOKENS_PER_REQUEST:
         message = f"Requested {sum(sizes)} tokens, max {_MAX_TOKENS_PER_REQUEST} tokens per request"
-        raise RequestRefusedError(message, code="max_tokens_per_request")
+        raise InvalidAskingError(message, code="max_tokens_per_request")
     return Asking(
         CallKind.EMBEDDING,
         name,
@@ -99,17 +99,17 @@ def openai_embeddings(body: Json, model: str | None = None) -> Asking:
 
 
 def anthropic_messages(body: Json, version: str | None) -> Asking:
-    """Read a message request; from version 2026-10-21 on, sampling parameters are refused."""
+    """Read a message request; from version 2026-10-21 on, sampling parameters are mistakes."""
     if version is None:
-        raise RequestRefusedError("anthropic-version: header is required")
+        raise InvalidAskingError("anthropic-version: header is required")
     max_tokens, messages = _whole(body, "max_tokens"), _turns(body)
     if max_tokens is None:
-        raise RequestRefusedError("max_tokens: Field required")
+        raise InvalidAskingError("max_tokens: Field required")
     if not messages:
-        raise RequestRefusedError("messages: at least one message is required")
+        raise InvalidAskingError("messages: at least one message is required")
     sampling = [name for name in _SAMPLING if name in body]
     if sampling and version >= "2026-10-21":
-        raise RequestRefusedError(f"{sampling[0]}: Extra inputs are not permitted")
+        raise InvalidAskingError(f"{sampling[0]}: Extra inputs are not permitted")
     characters = _characters(body.get("system")) + sum(_characters(one.get("content")) for one in messages)
     return Asking(
         CallKind.CHAT,
@@ -123,21 +123,21 @@ def anthropic_messages(body: Json, version: str | None) -> Asking:
 def titan(body: Json, model: str) -> Asking:
     """Read a Titan embedding request: one text of at most 8 192 tokens and 50 000 characters."""
     if "titan-embed" not in model:
-        raise RequestRefusedError("The provided model identifier is invalid.")
+        raise InvalidAskingError("The provided model identifier is invalid.")
     text = body.get("inputText")
     if not isinstance(text, str) or not text:
-        raise RequestRefusedError(
+        raise InvalidAskingError(
             "Malformed input request: #/inputText: expected minLength: 1, actual: 0, "
             "please reformat your input and try again."
         )
     if len(text) > _MAX_TITAN_CHARS:
-        raise RequestRefusedError(
+        raise InvalidAskingError(
             f"Malformed input request: expected maxLength: {_MAX_TITAN_CHARS}, actual: {len(text)}, "
             "please reformat your input and try again."
         )
     tokens = max(math.ceil(len(text) / 4), 1)
     if tokens > _MAX_TOKENS_PER_INPUT:
-        raise RequestRefusedError(
+        raise InvalidAskingError(
             f"400 Bad Request: Too many input tokens. Max input tokens: {_MAX_TOKENS_PER_INPUT}, "
             f"request input token count: {tokens} "
         )
@@ -163,14 +163,14 @@ def _whole(body: Json, name: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
-        raise RequestRefusedError(f"Invalid '{name}': expected an integer from 1 to {_LARGEST}.", param=name)
+        raise InvalidAskingError(f"Invalid '{name}': expected an integer from 1 to {_LARGEST}.", param=name)
     return value
 
 
 def _titan_dimensions(body: Json) -> int:
     value = body.get("dimensions", 1024)
     if value not in (256, 512, 1024):
-        raise RequestRefusedError(
+        raise InvalidAskingError(
             "Malformed input request: #/dimensions: not a valid enum value, please reformat your input."
         )
     return int(value)
@@ -179,7 +179,7 @@ def _titan_dimensions(body: Json) -> int:
 def _titan_kinds(body: Json) -> tuple[str, ...]:
     kinds = body.get("embeddingTypes", ["float"])
     if not isinstance(kinds, list) or not kinds or not all(kind in ("float", "binary") for kind in kinds):
-        raise RequestRefusedError(
+        raise InvalidAskingError(
             "Malformed input request: #/embeddingTypes: not a valid enum value, please reformat your input."
         )
     return tuple(kinds)
@@ -212,7 +212,7 @@ class ApiRoute(NamedTuple):
 
 def _azure_model(request: Request) -> str:
     if "api-version" not in request.query_params:
-        raise RequestRefusedError("Resource not found", status=404)
+        raise InvalidAskingError("Resource not found", status=404)
     return str(request.path_params["model"])
 
 

@@ -33,12 +33,12 @@ __all__ = ["FaultKind", "ScriptedFault", "SimulatedServer", "running_server", "s
 
 @contextlib.contextmanager
 def running_server(
-    spec: Provider | str | Path, *, port: int = 0, tls: tuple[Path, Path] | None = None, **options: Any
+    provider: Provider | str | Path, *, port: int = 0, tls: tuple[Path, Path] | None = None, **options: Any
 ) -> Iterator[SimulatedServer]:
     """Run a server on the loopback, in a thread of its own, for as long as the block lasts.
 
     Args:
-        spec: the provider, or the name of a preset.
+        provider: it, or the name of a preset.
         port: where to listen; 0 finds a free one.
         tls: certificate and key files, for https.
         options: as of ``SimulatedServer``.
@@ -46,11 +46,11 @@ def running_server(
     Raises:
         ConfigurationError: the port is taken, or the provider has no HTTP face.
     """
-    server = SimulatedServer(spec, **options)
+    server = SimulatedServer(provider, **options)
     with _listening("127.0.0.1", port) as listener:
         runner = _runner(server, listener, tls)
         thread = threading.Thread(
-            target=runner.run, args=([listener],), name=f"simulated {server.spec.name}", daemon=True
+            target=runner.run, args=([listener],), name=f"simulated {server.provider.name}", daemon=True
         )
         thread.start()
         try:
@@ -61,7 +61,7 @@ def running_server(
 
 
 def serve(
-    spec: Provider | str | Path,
+    provider: Provider | str | Path,
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
@@ -75,10 +75,10 @@ def serve(
     Raises:
         ConfigurationError: the port is taken, or the provider has no HTTP face.
     """
-    server = SimulatedServer(spec, **options)
+    server = SimulatedServer(provider, **options)
     with _listening(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
         runner = _runner(server, listener, tls)
-        server.tell(f"Serving {server.spec.name} at {server.url} until Ctrl-C")
+        server.tell(f"Serving {server.provider.name} at {server.url} until Ctrl-C")
         runner.run([listener])
     return server
 

@@ -120,7 +120,7 @@ def answered(best: SimResult) -> SimResult:
         smallest = int((best.requests["input_tokens"] + best.requests["output_tokens"]).min())
         msg = (
             f"{name}: never admissible: every request, from {smallest} tokens up, is larger than the quota "
-            f"({quotas(best.scenario.machine_spec)}); choose a provider with a larger quota, or smaller requests"
+            f"({quotas(best.scenario.provider)}); choose a provider with a larger quota, or smaller requests"
         )
     else:
         msg = f"{name}: not one request is answered within {best.scenario.horizon_s:g} s; give a longer workload"
@@ -129,7 +129,7 @@ def answered(best: SimResult) -> SimResult:
 
 def quotas(provider: Provider) -> str:
     """Return the provider's quotas in words."""
-    return ", ".join(map(_in_words, provider.meters)) or "none"
+    return ", ".join(map(_in_words, provider.quotas)) or "none"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ _MODEL_CALLS = frozenset({"chat", "text_completion", "generate_content", "embedd
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _SpanCall:
     start_s: float
     end_s: float
     session: str
@@ -29,7 +29,7 @@ class _Call:
 
 def read_spans(source: Source) -> Trace:
     """Return the model calls among the spans of ``source``, in order of their start."""
-    calls: list[_Call] = []
+    calls: list[_SpanCall] = []
     read = 0
     for line, span in _spans(source):
         read += 1
@@ -93,12 +93,12 @@ def _documents(source: Source) -> Iterator[tuple[int, Any]]:
         yield line, parse_row(source, line, text)
 
 
-def _call(source: Source, line: int, span: Mapping[str, Any]) -> _Call | None:
+def _call(source: Source, line: int, span: Mapping[str, Any]) -> _SpanCall | None:
     attributes = _attributes(source, line, span)
     if attributes.get("gen_ai.operation.name") not in _MODEL_CALLS:
         return None
     start_s, end_s = _bounds(source, line, span)
-    return _Call(
+    return _SpanCall(
         start_s,
         end_s,
         str(attributes.get("gen_ai.conversation.id") or ""),

@@ -73,7 +73,7 @@ class SimulatedClient:
         finally:
             self.machine.finish(loop.time(), verdict.handle)
         if verdict.error is not None:
-            raise SimulatedError(verdict, headers, names_axis=self.machine.spec.names_axis)
+            raise SimulatedError(verdict, headers, names_axis=self.machine.provider.names_axis)
         usage = Usage(input_tokens=call.input_tokens, output_tokens=call.output_tokens)
         return CompletionResponse("", self.model, usage, FinishReason.STOP, headers=headers)
 
@@ -107,7 +107,7 @@ async def _main(
 ) -> None:
     loop = asyncio.get_running_loop()
     streams = Streams(seed)
-    machine = ProviderMachine(scenario.machine_spec, streams)
+    machine = ProviderMachine(scenario.provider, streams)
     jitters = streams.stream("jitter", "uniform", _JITTERS)
     patience = streams.stream("patience", "uniform", 1)
     patience_left = streams.stream("patience length", "exponential", 1)

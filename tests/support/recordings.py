@@ -60,7 +60,7 @@ def record(provider: Provider, trace: Trace, path: Path, *, limited: bool = True
 async def _main(scenario: Scenario, limiter: AdaptiveRateLimiter | None, recorder: Recorder, seed: int) -> None:
     loop = asyncio.get_running_loop()
     streams = Streams(seed)
-    machine = ProviderMachine(scenario.machine_spec, streams)
+    machine = ProviderMachine(scenario.provider, streams)
     jitters = streams.stream("jitter", "uniform", _JITTERS)
     calls = calls_of(scenario, streams)
     tasks = set()
@@ -128,7 +128,7 @@ def hidden(seed: int, duration_s: float = 1800.0) -> tuple[Provider, Trace, bool
     habit = luck.choices(habits, [5, 4, 4, 1, 1])[0]
     provider = Provider(
         name=f"hidden {seed}",
-        meters=tuple(meters),
+        quotas=tuple(meters),
         latency=latency,
         retry_after=RetryAfter(**habit),
         shows_limits=plan != "slots" and plan != "input" and luck.random() < 0.4,

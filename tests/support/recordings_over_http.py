@@ -67,7 +67,7 @@ def hidden_over_http(seed: int) -> tuple[Provider, Trace, bool]:
     habits: list[dict[str, Any]] = [{}, {"shown_in": "whole_seconds"}, {"habit": "absent"}]
     provider = Provider(
         name=f"hidden {seed}",
-        meters=(quota,),
+        quotas=(quota,),
         latency=latency,
         retry_after=RetryAfter(**luck.choice(habits)),
         shows_limits=plan != "slots" and luck.random() < 0.2,

@@ -59,7 +59,7 @@ class Run(NamedTuple):
     tally: Tally
 
 
-class Ledger:
+class RunLog:
     """Takes down attempts, requests and changes of limits.
 
     Args:
