@@ -65,7 +65,7 @@ def test_the_account_is_readable() -> None:
     """The text counts what happened and says what was wrong, or that nothing was."""
     conduct = Conduct()
     conduct.note(REFUSED)
-    assert str(conduct) == "1 requests: 0 served, 1 refused, 0 failed\n  the client did nothing wrong"
+    assert str(conduct) == "1 requests: 0 served, 1 rejected, 0 failed\n  the client did nothing wrong"
     conduct.note(Asked(1.0, "a", "POST /", 200))
     assert "1 x ignored_retry_after: a refused request came back before the time it was told" in str(conduct)
 

@@ -393,7 +393,7 @@ def test_a_fault_of_ours_is_shown_with_its_place(dashboard: sim.Dashboard, monke
     """Nothing vanishes into a log, not even a bug; the last good result stays."""
     good = dashboard.result
 
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **named: object) -> None:
         raise ZeroDivisionError("of all things")
 
     monkeypatch.setattr("simulators.dashboard.runs.simulate", broken)

@@ -632,5 +632,5 @@ def test_serving_until_ctrl_c() -> None:
             served.kill()
     assert (served.returncode, rest) == (0, "")
     head, *findings = verdict.splitlines()
-    assert head == "3 requests: 1 served, 0 refused, 2 failed"
+    assert head == "3 requests: 1 served, 0 rejected, 2 failed"
     assert [line.partition(":")[0] for line in findings] == ["  1 x retried_terminal"]
