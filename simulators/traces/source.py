@@ -5,9 +5,11 @@ All importers read through a Source; none opens a file itself.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self, cast
@@ -28,6 +30,7 @@ MAX_TIME_S = 1e11
 MAX_EXPANSION = 100
 EXPANSION_FLOOR_BYTES = 64 * 2**20
 
+_LINE = re.compile(r"[^\n]+")
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _REFUSED = {
@@ -42,6 +45,14 @@ _REFUSED = {
 
 class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
+
+
+class Place(Protocol):
+    """Where values come from: a file, or a frame."""
+
+    def fault(self, message: str, line: int | None = None) -> TraceError:
+        """Return an error that names the place and the line."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +131,45 @@ class Source:
     def lines(self) -> Iterator[tuple[int, str, bool]]:
         """Yield (line number, text, whether a newline ended it) of every line that is not blank."""
         for block in self.blocks():
-            texts = block.data.decode().split("\n")
-            for offset, text in enumerate(texts):
-                if text.strip():
-                    yield block.first_line + offset, text, offset < len(texts) - 1
+            text, line, seen = block.data.decode(), block.first_line, 0
+            for match in _LINE.finditer(text):
+                line, seen = line + text.count("\n", seen, match.start()), match.start()
+                if not match[0].isspace():
+                    yield line, match[0], match.end() < len(text)
+
+    def head(self) -> str:
+        """Return the beginning of the file without its blank lines, to recognise it by; faults show when it is read."""
+        return self._read(BLOCK_BYTES, 1).removeprefix(b"\xef\xbb\xbf").decode(errors="replace").lstrip()
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the file as text in pieces that end anywhere, for what is not made of lines."""
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        line = 1
+        while True:
+            data = self._read(BLOCK_BYTES, line)
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise self.fault(f"a byte is not UTF-8 ({error.reason}); save the file as UTF-8", line) from None
+            if "\0" in text:
+                raise self.fault(
+                    "holds a NUL byte; a trace is UTF-8 text, so this is another format or a damaged file", line
+                )
+            yield text
+            if not data:
+                return
+            line += text.count("\n")
 
     def document(self) -> str:
         """Return the whole file as text, when it is small enough to be one JSON document."""
-        data = b""
-        while chunk := self._read(BLOCK_BYTES, 1):
-            data += chunk
-            if len(data) > MAX_DOCUMENT_BYTES:
-                raise self.fault(
-                    f"one JSON document of more than {MAX_DOCUMENT_BYTES} bytes; export one span or batch per line", 1
-                )
-        return self._block(1, data, max_line=MAX_DOCUMENT_BYTES).data.decode()
+        texts: list[str] = []
+        for text in self.pieces():
+            texts.append(text)
+            if sum(map(len, texts)) > MAX_DOCUMENT_BYTES:
+                raise self.fault(f"one JSON document of more than {MAX_DOCUMENT_BYTES} characters; split it", 1)
+        return "".join(texts)
 
-    def _block(self, first_line: int, data: bytes, max_line: int = MAX_LINE_BYTES) -> Block:
+    def _block(self, first_line: int, data: bytes) -> Block:
         if first_line == 1:
             data = data.removeprefix(b"\xef\xbb\xbf")
         data = data.replace(b"\r\n", b"\n")
@@ -154,8 +187,8 @@ class Source:
                 first_line + data.count(b"\n", 0, error.start),
             ) from None
         start = 0
-        while len(data) - start > max_line:
-            end = data.rfind(b"\n", start, start + max_line + 1)
+        while len(data) - start > MAX_LINE_BYTES:
+            end = data.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
             if end < 0:
                 raise self._too_long(first_line + data.count(b"\n", 0, start))
             start = end + 1
@@ -207,7 +240,7 @@ def shown(value: object) -> str:
 def parse_json(source: Source, line: int, text: str) -> Any:
     """Return one JSON value; NaN, Infinity, absurd nesting and numbers of thousands of digits are errors."""
     try:
-        return _DECODER.decode(text)
+        return JSON_DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise source.fault(
             f"not JSON ({error.msg} at column {error.colno}); the row is damaged or cut off", line
@@ -252,13 +285,13 @@ def seconds(source: Source, line: int, row: dict[str, Any], key: str) -> float:
     return number
 
 
-def wrong_count(source: Source, line: int, key: str, value: object, *, missing: bool = False) -> TraceError:
+def wrong_count(source: Place, line: int, key: str, value: object, *, missing: bool = False) -> TraceError:
     """Return the error for a value that is not a count."""
     what = f"{key} is missing" if missing else f"{key} is {shown(value)}"
     return source.fault(f"{what}; it must be a whole number from 0 to {MAX_TOKENS}: correct or remove the row", line)
 
 
-def wrong_time(source: Source, line: int, key: str, value: object, *, missing: bool = False) -> TraceError:
+def wrong_time(source: Place, line: int, key: str, value: object, *, missing: bool = False) -> TraceError:
     """Return the error for a value that is not a time."""
     what = f"{key} is missing" if missing else f"{key} is {shown(value)}"
     return source.fault(f"{what}; it must be a time from 0 to {MAX_TIME_S:g}: correct or remove the row", line)
@@ -268,4 +301,4 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -1,51 +1,91 @@
-"""Read OpenTelemetry GenAI spans: OTLP/JSON (a document, or one batch per line) and the Python SDK's span JSON."""
+"""Read spans of model calls: OTLP as JSON, the Python SDK's spans, Phoenix's and Jaeger's exports.
+
+Attributes may follow OpenTelemetry's GenAI conventions (of any year), OpenLLMetry or OpenInference.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+import itertools
+from array import array
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulators.traces.sessions import conversations, numbered
-from simulators.traces.source import MAX_ROWS, Source, known_count, parse_json, parse_row, shown
-from simulators.traces.trace import Mode, Trace, TraceError, TraceHeader
+from simulators.traces.documents import json_values
+from simulators.traces.sessions import conversations
+from simulators.traces.source import MAX_ROWS, Source, known_count, shown
+from simulators.traces.trace import UNKNOWN, Mode, Trace, TraceHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-# Agents and tools also make gen_ai spans; theirs would count the same tokens twice.
-_MODEL_CALLS = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
+# What kind of span it is, by whom, and the words that mean a call of a model. Agents, tools and workflows make spans
+# that repeat the tokens of the calls within them: theirs would count twice.
+_KINDS: Mapping[str, frozenset[str]] = {
+    "gen_ai.operation.name": frozenset({"chat", "text_completion", "generate_content", "embeddings"}),
+    "openinference.span.kind": frozenset({"llm", "embedding"}),
+    "llm.request.type": frozenset({"chat", "completion", "embedding"}),
+    "traceloop.span.kind": frozenset(),
+}
+_INPUT = (
+    "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt", "llm.usage.prompt_tokens",
+)  # fmt: skip
+_OUTPUT = (
+    "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion",
+    "llm.usage.completion_tokens",
+)  # fmt: skip
+_MAX = ("gen_ai.request.max_tokens", "llm.request.max_tokens")
+_SESSION = ("gen_ai.conversation.id", "session.id", "traceloop.association.properties.session_id")
+_BATCHES = ("resourceSpans", "resource_spans")
+_SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans")
 
 
-@dataclass(frozen=True, slots=True)
-class _SpanCall:
-    start_s: float
-    end_s: float
-    session: str
-    tokens: tuple[int, int, int]
+def are_spans(sample: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the first values of a file are spans or batches of them."""
+    first = sample[0]
+    if any(key in first for key in _BATCHES) or _is_jaeger_batch(first):
+        return True
+    return any(
+        isinstance(row.get("attributes"), dict | list) and {"start_time", "startTimeUnixNano"} & set(row)
+        for row in sample
+    ) or {"operationName", "startTime", "tags"} <= set(first)
 
 
 def read_spans(source: Source) -> Trace:
     """Return the model calls among the spans of ``source``, in order of their start."""
-    calls: list[_SpanCall] = []
+    starts, ends = array("d"), array("d")
+    tokens = [array("q") for _ in range(3)]
+    sessions = array("q")
+    names: dict[str, int] = {}
     read = 0
     for line, span in _spans(source):
         read += 1
         if read > MAX_ROWS:
             raise source.fault(f"more than {MAX_ROWS} spans; split the file", line)
-        call = _call(source, line, span)
-        if call is not None:
-            calls.append(call)
-    if not calls:
-        raise source.fault(f"none of {read} spans is a model call (gen_ai.operation.name: {', '.join(_MODEL_CALLS)})")
-    calls.sort(key=lambda call: call.start_s)
-    start_s = np.array([call.start_s for call in calls])
-    session = numbered([call.session for call in calls])
-    round_index, think_time_s = conversations(session, start_s, np.array([call.end_s for call in calls]))
-    input_tokens, output_tokens, max_tokens = np.array([call.tokens for call in calls], dtype=np.int64).T
-    other = read - len(calls)
+        attributes = _attributes(source, line, span)
+        if not _is_model_call(attributes):
+            continue
+        start_s, end_s = _bounds(source, line, span)
+        starts.append(start_s)
+        ends.append(end_s)
+        for column, spelt in zip(tokens, (_INPUT, _OUTPUT, _MAX), strict=True):
+            column.append(known_count(source, line, attributes, _first(attributes, spelt)))
+        session = attributes.get(_first(attributes, _SESSION))
+        sessions.append(names.setdefault(str(session), len(names)) if session else UNKNOWN)
+    if not starts:
+        kinds = ", ".join(f"{name}: {', '.join(sorted(words))}" for name, words in _KINDS.items() if words)
+        raise source.fault(f"none of {read} spans is a model call ({kinds}; or counts of tokens)")
+    return _trace(source, read, np.frombuffer(starts), np.frombuffer(ends), tokens, sessions)
+
+
+def _trace(source: Source, read: int, start_s: Any, end_s: Any, tokens: Sequence[array[int]], sessions: Any) -> Trace:
+    order = np.argsort(start_s, kind="stable")
+    start_s = start_s[order]
+    session = np.frombuffer(sessions, dtype=np.int64)[order]
+    round_index, think_time_s = conversations(session, start_s, end_s[order])
+    input_tokens, output_tokens, max_tokens = (np.frombuffer(column, dtype=np.int64)[order] for column in tokens)
+    other = read - len(start_s)
     return Trace.of(
         start_s - start_s[0],
         input_tokens,
@@ -58,8 +98,9 @@ def read_spans(source: Source) -> Trace:
             mode=Mode.IMPORTED,
             source="opentelemetry",
             source_sha256=source.sha256,
+            created=datetime.fromtimestamp(float(start_s[0]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             rows_read=read,
-            rows_emitted=len(calls),
+            rows_emitted=len(start_s),
             drops={"not a model call": other} if other else {},
         ),
         name=source.path.name.split(".")[0],
@@ -67,94 +108,107 @@ def read_spans(source: Source) -> Trace:
 
 
 def _spans(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, value in _documents(source):
+    for line, value in json_values(source):
         if not isinstance(value, dict):
             raise source.fault(f"{shown(value)} is not a span or a batch of spans", line)
-        if "resourceSpans" not in value:
-            yield line, value
-            continue
-        for resource in _list(source, line, value, "resourceSpans"):
-            for scope in _list(source, line, resource, "scopeSpans"):
-                for span in _list(source, line, scope, "spans"):
+        batch = next((key for key in _BATCHES if key in value), None)
+        if batch is not None:
+            for resource in _list(source, line, value, batch):
+                for key in _SCOPES:
+                    for scope in _list(source, line, resource, key):
+                        for span in _list(source, line, scope, "spans"):
+                            yield line, span
+        elif _is_jaeger_batch(value):
+            for trace in itertools.chain(_list(source, line, value, "data"), [value] if "spans" in value else []):
+                for span in _list(source, line, trace, "spans"):
                     yield line, span
+        else:
+            yield line, value
 
 
-def _documents(source: Source) -> Iterator[tuple[int, Any]]:
-    """Yield the objects of a JSON Lines file, or of one document spread over many lines."""
-    with Source(source.path) as peek:
-        first = next(peek.lines(), (1, "", True))
-    try:
-        parse_row(source, *first[:2])
-    except TraceError:
-        document = parse_json(source, 1, source.document())
-        yield from ((1, each) for each in (document if isinstance(document, list) else [document]))
-        return
-    for line, text, _ in source.lines():
-        yield line, parse_row(source, line, text)
+def _is_jaeger_batch(value: Mapping[str, Any]) -> bool:
+    if isinstance(value.get("spans"), list):
+        return True
+    traces = value.get("data")
+    return isinstance(traces, list) and bool(traces) and isinstance(traces[0], dict) and "spans" in traces[0]
 
 
-def _call(source: Source, line: int, span: Mapping[str, Any]) -> _SpanCall | None:
-    attributes = _attributes(source, line, span)
-    if attributes.get("gen_ai.operation.name") not in _MODEL_CALLS:
-        return None
-    start_s, end_s = _bounds(source, line, span)
-    return _SpanCall(
-        start_s,
-        end_s,
-        str(attributes.get("gen_ai.conversation.id") or ""),
-        (
-            known_count(
-                source, line, attributes, _first(attributes, "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
-            ),
-            known_count(
-                source,
-                line,
-                attributes,
-                _first(attributes, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
-            ),
-            known_count(source, line, attributes, "gen_ai.request.max_tokens"),
-        ),
-    )
+def _is_model_call(attributes: Mapping[str, Any]) -> bool:
+    """Whether a span is one, by the first kind it has; without a kind, by its counts of tokens."""
+    for name, words in _KINDS.items():
+        if name in attributes:
+            return str(attributes[name]).lower() in words
+    return any(name in attributes for name in (*_INPUT, *_OUTPUT))
 
 
-def _first(attributes: Mapping[str, Any], name: str, former: str) -> str:
-    """Return the attribute's name, or its name before semantic conventions 1.27 where only that is set."""
-    return former if name not in attributes and former in attributes else name
+def _first(attributes: Mapping[str, Any], spelt: Sequence[str]) -> str:
+    """Return the spelling that a span uses."""
+    return next((name for name in spelt if name in attributes), spelt[0])
 
 
 def _attributes(source: Source, line: int, span: Mapping[str, Any]) -> dict[str, Any]:
-    attributes = span.get("attributes", {})
+    key = "tags" if "tags" in span else "attributes"
+    attributes = span.get(key, {})
     if isinstance(attributes, dict):
-        return attributes
-    return {str(pair.get("key")): _plain(source, line, pair) for pair in _list(source, line, span, "attributes")}
+        flat = _flat(attributes)
+        if "span_kind" in span:
+            flat.setdefault("openinference.span.kind", span["span_kind"])
+        return flat
+    return {str(pair.get("key")): _plain(source, line, pair) for pair in _list(source, line, span, key)}
+
+
+def _flat(attributes: Mapping[str, Any], before: str = "", depth: int = 0) -> dict[str, Any]:
+    """Return nested attributes under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in attributes.items():
+        if isinstance(value, dict) and depth < 5:
+            flat |= _flat(value, f"{before}{name}.", depth + 1)
+        else:
+            flat[f"{before}{name}"] = value
+    return flat
 
 
 def _plain(source: Source, line: int, pair: Mapping[str, Any]) -> Any:
     """Return an OTLP value as a plain one; 64-bit integers travel as strings."""
     value = pair.get("value")
+    if "type" in pair and not isinstance(value, dict):
+        return _whole(source, line, value) if pair["type"] == "int64" else value
     if not isinstance(value, dict) or len(value) > 1:
         raise source.fault(f"attribute {shown(pair.get('key'))} is not an OTLP value; export the spans again", line)
     for kind, plain in value.items():
-        if kind == "intValue":
-            try:
-                return int(plain)
-            except (TypeError, ValueError):
-                raise source.fault(f"intValue {shown(plain)} is not a whole number", line) from None
-        return plain
+        return _whole(source, line, plain) if kind in ("intValue", "int_value") else plain
     return None
+
+
+def _whole(source: Source, line: int, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise source.fault(f"intValue {shown(value)} is not a whole number", line) from None
 
 
 def _bounds(source: Source, line: int, span: Mapping[str, Any]) -> tuple[float, float]:
     try:
-        if "startTimeUnixNano" in span:
-            start_s, end_s = (int(span[key]) / 1e9 for key in ("startTimeUnixNano", "endTimeUnixNano"))
+        if "startTimeUnixNano" in span or "start_time_unix_nano" in span:
+            keys = ("startTimeUnixNano", "endTimeUnixNano")
+            if keys[0] not in span:
+                keys = ("start_time_unix_nano", "end_time_unix_nano")
+            start_s, end_s = (int(span[key]) / 1e9 for key in keys)
+        elif "startTime" in span:
+            start_s = int(span["startTime"]) / 1e6
+            end_s = start_s + int(span["duration"]) / 1e6
         else:
-            start_s, end_s = (datetime.fromisoformat(span[key]).timestamp() for key in ("start_time", "end_time"))
+            start_s, end_s = (_moment(span[key]) for key in ("start_time", "end_time"))
     except (KeyError, TypeError, ValueError, OverflowError):
         raise source.fault("a span without a readable start and end time; export finished spans", line) from None
     if not 0 <= start_s <= end_s:
         raise source.fault(f"a span ends at {end_s} s, before its start at {start_s} s (or before 1970)", line)
     return start_s, end_s
+
+
+def _moment(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _list(source: Source, line: int, value: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

@@ -1,177 +1,163 @@
 """Read CSV columns at C speed and still name the line of every fault.
 
-Lines are checked for their number of fields before pandas sees them and quotes mean nothing, so a row is a line.
+The header tells the separator. A row ends where a line ends outside of quotation marks, and every row is checked for
+its number of fields before pandas sees it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from simulators.traces.source import MAX_ROWS, MAX_TIME_S, Source, wrong_count, wrong_time
-from simulators.traces.trace import MAX_TOKENS, Floats, Integers, TraceError
+from simulators.traces.source import MAX_LINE_BYTES, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Collection, Iterator
 
+    from simulators.traces.trace import Integers
 
-class Kind(Enum):
-    """What the fields of a column are."""
-
-    COUNT = "count"
-    SECONDS = "seconds"
-    WALL_CLOCK = "wall clock"
-    TEXT = "text"
+SEPARATORS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Columns of a CSV file and the line each row stood on. Wall clocks are nanoseconds since 1970."""
+class Header:
+    """The first line of a CSV file: its columns' names, in order, and what stands between them."""
 
-    columns: Mapping[str, Any]
-    lines: Integers
+    names: tuple[str, ...]
+    separator: str
 
-    def __getitem__(self, name: str) -> Any:
-        return self.columns[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.columns
-
-    def __len__(self) -> int:
-        return len(self.lines)
+    @classmethod
+    def of(cls, line: str) -> Header:
+        """Read a header; the separator is what it has most of, outside of quotation marks."""
+        text = line.replace("\r", " ").rstrip()
+        unquoted = "".join(text.split('"')[::2])
+        separator = max(SEPARATORS, key=unquoted.count)
+        names = next(csv.reader([text], delimiter=separator), [])
+        return cls(tuple(name.strip() for name in names), separator)
 
 
 def field_names(header: str) -> list[str]:
     """Return the column names of a CSV header."""
-    return [name.strip().strip('"') for name in header.rstrip("\r\n").split(",")]
+    return list(Header.of(header).names)
 
 
-def read_table(source: Source, needed: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None) -> Table:
-    """Return the ``needed`` columns and those of the ``optional`` ones that the file has.
+def table_blocks(
+    source: Source, header: Header, wanted: Collection[int], texts: Collection[int]
+) -> Iterator[tuple[pd.DataFrame, Integers]]:
+    """Yield the ``wanted`` columns block by block, and the line on which each row begins.
+
+    Args:
+        source: the file.
+        header: its first line.
+        wanted: positions of columns.
+        texts: those among them whose fields are never numbers.
 
     Raises:
-        TraceError: with file and line, for rows of the wrong width and fields that are not of their kind.
+        TraceError: with file and line, for rows of the wrong width and quotation marks that do not close.
     """
-    names: list[str] = []
-    wanted: dict[str, Kind] = {}
-    parts: dict[str, list[Any]] = {}
-    lines: list[Integers] = []
-    for block in source.blocks():
-        body, first_line = block.data, block.first_line
-        if first_line == 1:
-            header, _, body = body.partition(b"\n")
-            names = field_names(header.decode())
-            wanted = dict(needed) | {name: kind for name, kind in (optional or {}).items() if name in names}
-            parts = {name: [] for name in wanted}
-            first_line += 1
-        numbers = _row_lines(source, body, first_line, len(names))
+    for body, first_line in _bodies(source, header):
+        numbers = _row_lines(source, body, first_line, header)
         if not len(numbers):
             continue
-        if sum(map(len, lines)) + len(numbers) > MAX_ROWS:
-            raise source.fault(f"more than {MAX_ROWS} rows; split the file", int(numbers[-1]))
-        frame = pd.read_csv(
-            io.BytesIO(body),
-            header=None,
-            names=list(range(len(names))),
-            usecols=[names.index(name) for name in wanted],
-            dtype={names.index(name): str for name in wanted if wanted[name] in (Kind.WALL_CLOCK, Kind.TEXT)},
-            na_filter=False,
-            quoting=csv.QUOTE_NONE,
-            lineterminator="\n",
-            low_memory=False,
-        )
-        for name, kind in wanted.items():
-            parts[name].append(_CONVERT[kind](source, name, frame[names.index(name)], numbers))
-        lines.append(numbers)
-    if not lines:
-        raise source.fault("has a header but no rows; a trace holds at least one request")
-    return Table({name: np.concatenate(part) for name, part in parts.items()}, np.concatenate(lines))
+        try:
+            frame = pd.read_csv(
+                io.BytesIO(body),
+                sep=header.separator,
+                header=None,
+                index_col=False,
+                names=list(range(len(header.names))),
+                usecols=sorted(wanted),
+                dtype=dict.fromkeys(texts, str),
+                decimal="." if header.separator == "," else ",",
+                na_filter=False,
+                quoting=csv.QUOTE_MINIMAL if b'"' in body else csv.QUOTE_NONE,
+                lineterminator="\n",
+                low_memory=False,
+            )
+        except (pd.errors.ParserError, pd.errors.EmptyDataError):
+            frame = pd.DataFrame()
+        if len(frame) != len(numbers):
+            raise source.fault(
+                "this row, or one after it, has quotation marks within a field that is not in quotation marks; "
+                "write such fields in quotation marks, and double those within",
+                int(numbers[0]),
+            )
+        yield frame, numbers
 
 
-def require_order(source: Source, name: str, times: Floats | Integers, lines: Integers, *, allowed: int = 0) -> None:
-    """Raise when times run backwards more than ``allowed`` times."""
-    backwards = np.flatnonzero(np.diff(times) < 0)
-    if len(backwards) > allowed:
-        row = int(backwards[allowed]) + 1
-        raise source.fault(
-            f"{name} runs backwards here ({len(backwards)} times in the file); sort the file by {name}", int(lines[row])
-        )
+def _bodies(source: Source, header: Header) -> Iterator[tuple[bytes, int]]:
+    """Yield whole rows, and the line of the first: a field in quotation marks may hold lines."""
+    rest, line = b"", 1
+    for block in source.blocks():
+        data, first_line = block.data, block.first_line
+        if first_line == 1:
+            data, first_line = data.partition(b"\n")[2], 2
+        if not rest:
+            line = first_line
+        data, rest = rest + data, b""
+        if data.count(b'"') % 2:
+            end = _last_row_end(data)
+            if len(data) - end > MAX_LINE_BYTES:
+                raise _unclosed(source, data[:end], line)
+            data, rest = data[:end], data[end:]
+        if data:
+            yield data, line
+        line += data.count(b"\n")
+    if rest:
+        raise _unclosed(source, b"", line)
 
 
-def _row_lines(source: Source, body: bytes, first_line: int, width: int) -> Integers:
-    """Return the line number of each row, blank lines left out, after checking that every row has ``width`` fields."""
-    text = np.frombuffer(body, dtype=np.uint8)
-    ends = np.flatnonzero(text == ord("\n"))
-    if len(text) and text[-1] != ord("\n"):
-        ends = np.append(ends, len(text))
-    blank = np.diff(ends, prepend=-1) == 1
-    commas = np.diff(np.searchsorted(np.flatnonzero(text == ord(",")), ends), prepend=0)
-    wrong = np.flatnonzero(~blank & (commas != width - 1))
-    if len(wrong):
-        raise source.fault(
-            f"{commas[wrong[0]] + 1} fields where the header has {width}; the row is damaged or cut off",
-            first_line + int(wrong[0]),
-        )
-    numbers: Integers = first_line + np.flatnonzero(~blank)
-    return numbers
+def _last_row_end(data: bytes) -> int:
+    text = np.frombuffer(data, dtype=np.uint8)
+    outside = np.cumsum(text == ord('"')) % 2 == 0
+    ends = np.flatnonzero((text == ord("\n")) & outside)
+    return int(ends[-1]) + 1 if len(ends) else 0
 
 
-def _first_wrong(right: Any, values: pd.Series[Any], lines: Integers) -> tuple[Any, int] | None:
-    wrong = np.flatnonzero(~np.asarray(right))
-    if not len(wrong):
-        return None
-    value = values.iloc[int(wrong[0])]
-    return value.item() if isinstance(value, np.generic) else value, int(lines[wrong[0]])
-
-
-def _numbers(values: pd.Series[Any]) -> pd.Series[Any]:
-    return values if values.dtype.kind in "iuf" else pd.to_numeric(values.astype(str), errors="coerce")
-
-
-def _counts(source: Source, name: str, values: pd.Series[Any], lines: Integers) -> Integers:
-    numbers = _numbers(values)
-    if wrong := _first_wrong(numbers.between(0, MAX_TOKENS) & (numbers % 1 == 0), values, lines):
-        raise wrong_count(source, wrong[1], name, wrong[0])
-    return np.asarray(numbers, dtype=np.int64)
-
-
-def _seconds(source: Source, name: str, values: pd.Series[Any], lines: Integers) -> Floats:
-    numbers = _numbers(values)
-    if wrong := _first_wrong(numbers.between(0, MAX_TIME_S), values, lines):
-        raise wrong_time(source, wrong[1], name, wrong[0])
-    return np.asarray(numbers, dtype=np.float64)
-
-
-def _wall_clock(source: Source, name: str, values: pd.Series[Any], lines: Integers) -> Integers:
-    moments = pd.to_datetime(values, format="ISO8601", utc=True, errors="coerce")
-    if wrong := _first_wrong(moments.between(_EARLIEST, _LATEST), values, lines):
-        raise _wrong_clock(source, wrong[1], name, wrong[0])
-    return np.asarray(moments.dt.as_unit("ns").astype("int64"), dtype=np.int64)
-
-
-def _text(source: Source, name: str, values: pd.Series[Any], lines: Integers) -> Any:
-    return values.to_numpy(dtype=object)
-
-
-def _wrong_clock(source: Source, line: int, name: str, value: object) -> TraceError:
+def _unclosed(source: Source, before: bytes, line: int) -> Exception:
     return source.fault(
-        f"{name} is {str(value)[:40]!r}; it must be a date and time such as 2023-11-16 18:17:03.9799600: "
-        "correct or remove the row",
-        line,
+        "a quotation mark that opens in this row never closes; the row is damaged", line + before.count(b"\n")
     )
 
 
-_EARLIEST = pd.Timestamp("1970-01-01", tz="UTC")
-_LATEST = pd.Timestamp("2200-01-01", tz="UTC")
-_CONVERT: Mapping[Kind, Callable[[Source, str, pd.Series[Any], Integers], Any]] = {
-    Kind.COUNT: _counts,
-    Kind.SECONDS: _seconds,
-    Kind.WALL_CLOCK: _wall_clock,
-    Kind.TEXT: _text,
-}
+def _row_lines(source: Source, body: bytes, first_line: int, header: Header) -> Integers:
+    """Return the line on which each row begins, blank lines left out, after checking every row's number of fields."""
+    text = np.frombuffer(body, dtype=np.uint8)
+    newlines = text == ord("\n")
+    breaks, separators = newlines, text == ord(header.separator)
+    if b'"' in body:
+        outside = np.cumsum(text == ord('"'), dtype=np.int32) % 2 == 0
+        breaks, separators = breaks & outside, separators & outside
+    fresh = np.append(True, breaks[:-1])
+    starts = np.flatnonzero(fresh & ~newlines)
+    ends = np.flatnonzero(breaks & ~fresh)
+    if len(ends) < len(starts):
+        ends = np.append(ends, len(text))
+    numbers: Integers = first_line + np.searchsorted(np.flatnonzero(newlines), starts)
+    fields = np.diff(np.searchsorted(np.flatnonzero(separators), ends), prepend=0) + 1
+    wrong = np.flatnonzero(fields != len(header.names))
+    if len(wrong):
+        raise source.fault(
+            f"{fields[wrong[0]]} fields where the header has {len(header.names)}; the row is damaged or cut off",
+            int(numbers[wrong[0]]),
+        )
+    return numbers
+
+
+def sample_rows(source: Source, header: Header, count: int) -> list[dict[str, Any]]:
+    """Return the first rows as words, to look at."""
+    rows: list[dict[str, Any]] = []
+    for body, _ in _bodies(source, header):
+        text = io.StringIO(body[: 2**20].decode(errors="ignore"), newline="")
+        with contextlib.suppress(csv.Error):
+            for fields in itertools.islice(csv.reader(text, delimiter=header.separator), count):
+                rows.append(dict(zip(header.names, fields, strict=False)))
+        break
+    return rows
