@@ -293,7 +293,10 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "truncated": (AZURE[:-18], ":3: 1 fields where the header has 3; the row is damaged or cut off"),
     "too many fields": (AZURE + "2023-11-16 18:17:05,1,2,3\n", ":4: 4 fields where the header has 3"),
     "quoted newline": (AZURE + '"2023-11-16\n18:17:05",1,2\n', r":4: TIMESTAMP is '2023-11-16.n18"),
-    "unclosed quote": (AZURE + '"2023-11-16 18:17:05,1,2\n', ":4: a quotation mark that opens in this row never closes"),
+    "unclosed quote": (
+        AZURE + '"2023-11-16 18:17:05,1,2\n',
+        ":4: a quotation mark that opens in this row never closes",
+    ),
     "mixed": (AZURE + MOONCAKE, ":4: 5 fields where the header has 3"),
     "mixed json": (MOONCAKE + AZURE, ":3: not JSON"),
     "mixed keys": (MOONCAKE + '{"a": 1}\n', ":3: timestamp is missing"),

@@ -59,6 +59,8 @@ def simulate(
     policy: options.Policy = "ours",
     backlog: options.Workers = None,
     duration: options.Duration = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
     at: options.Events = None,
     seed: options.Seed = 0,
     clients: options.Clients = 1,
@@ -73,12 +75,13 @@ def simulate(
       factflow-llm simulate
       factflow-llm simulate --backlog 64 --provider bucket --at 600:0.5 --at 1200:1
       factflow-llm simulate requests.jsonl --policy limiter.toml --clients 3 --plot overview.png
+      factflow-llm simulate log.csv --columns time=created_at,input_tokens=prompt_tok --time-unit ms
     """
     from simulators.cli import inputs, outputs, reports
     from simulators.studies.parallel import World
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
-    workload = inputs.read_workload(trace, backlog, duration)
+    workload = inputs.read_workload(trace, backlog, duration, columns, time_unit)
     (scenario,) = inputs.read_scenarios(workload, [provider], at or [])
     world = World(scenario, scenario.name, seed, clients)
     result = world.run(inputs.read_policy(policy, workload))
@@ -93,6 +96,8 @@ def replay(
     provider: options.Provider = "openai-tier-1",
     policy: options.Policies = ["ours", "oracle"],  # noqa: B006 - typer reads it, nobody writes it
     duration: options.Duration = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
     speed: Annotated[float, typer.Option(metavar="FACTOR", help="Ask so many times as fast, bursts kept.")] = 1.0,
     at: options.Events = None,
     seed: options.Seed = 0,
@@ -113,7 +118,7 @@ def replay(
     from simulators.studies.parallel import World
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
-    asked = inputs.read_trace_window(trace, duration).sped_up(speed)
+    asked = inputs.read_trace_window(trace, duration, columns, time_unit).sped_up(speed)
     (scenario,) = inputs.read_scenarios(asked, [provider], at or [])
     policies = {word: inputs.read_policy(word, asked) for word in policy}
     recorded = None if duration or speed != 1.0 else inputs.recorded_figures(trace)
@@ -131,6 +136,8 @@ def compare(
     policy: options.Policies = ["oracle", "fixed", "classic-aimd", "ours"],  # noqa: B006
     backlog: options.Workers = None,
     duration: options.Duration = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
     at: options.Events = None,
     seeds: options.Seeds = 20,
     clients: options.Clients = 1,
@@ -164,7 +171,7 @@ def compare(
             outputs.draw_frontier(measured, plot)
         reports.print_suite(measured, json=json)
         return
-    workload = inputs.read_workload(trace, backlog, duration)
+    workload = inputs.read_workload(trace, backlog, duration, columns, time_unit)
     scenarios = inputs.read_scenarios(workload, provider, at or [])
     policies = {word: inputs.read_policy(word, workload) for word in policy}
     comparison = sim.compare(
@@ -181,6 +188,8 @@ def tune(
     provider: options.Providers = ["openai-tier-1"],  # noqa: B006
     backlog: options.Workers = None,
     duration: options.Duration = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
     at: options.Events = None,
     trials: Annotated[int, typer.Option(metavar="N", help="Settings to try; the first are the defaults.")] = 100,
     seed: options.Seed = 0,
@@ -212,7 +221,7 @@ def tune(
 
     plot = plot or out.with_suffix(".png")
     outputs.check_outputs({"--out": out, "--plot": plot, "--study": study}, overwrite=overwrite)
-    workload = inputs.read_workload(trace, backlog, duration)
+    workload = inputs.read_workload(trace, backlog, duration, columns, time_unit)
     scenarios = inputs.read_scenarios(workload, provider, at or [])
     found = sim.tune(
         scenarios,
@@ -243,6 +252,8 @@ def plan(
         Path | None, typer.Option(metavar="FILE", help="The limiter's settings; by default the defaults.")
     ] = None,
     duration: options.Duration = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
     seeds: options.Seeds = 1,
     jobs: options.Jobs = None,
     plot: options.Plot = None,
@@ -263,7 +274,7 @@ def plan(
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     config = None if settings is None else RateLimitConfig.from_toml(settings)
-    workload = inputs.read_trace_window(trace or inputs.SAMPLE, duration)
+    workload = inputs.read_trace_window(trace or inputs.SAMPLE, duration, columns, time_unit)
     found = sim.plan(
         workload,
         providers=list(dict.fromkeys(provider)),

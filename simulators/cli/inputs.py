@@ -12,11 +12,12 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.recorder import RowOutcome
 from factflow_llm.tables import nearest
 from simulators import policies
+from simulators.cli.outputs import say
 from simulators.policies.by_the_book import by_the_book
 from simulators.providers.machine import ProviderMachine
 from simulators.scenarios.scenario import Backlog, Scenario, backlog
 from simulators.streams import Streams
-from simulators.traces import TraceError, read_recording, read_trace, sample_trace
+from simulators.traces import Mode, TraceError, checked_unit, columns_of, read_recording, read_trace, sample_trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,29 +48,43 @@ def refuse_beside(option: str, ctx: typer.Context, allowed: set[str]) -> None:
         raise ConfigurationError(msg)
 
 
-def read_workload(trace: str | None, workers: int | None, duration_s: float | None) -> Trace | Backlog:
+def read_workload(
+    trace: str | None,
+    workers: int | None,
+    duration_s: float | None,
+    columns: str | None = None,
+    time_unit: str | None = None,
+) -> Trace | Backlog:
     """Return the trace of that name, its first ``duration_s``, or a backlog that lasts so long.
 
     Raises:
         ConfigurationError: for a trace and a backlog at once, or a number out of bounds.
     """
     if workers is None:
-        return read_trace_window(trace or SAMPLE, duration_s)
+        return read_trace_window(trace or SAMPLE, duration_s, columns, time_unit)
     if trace is not None:
         msg = f"TRACE {trace!r} and --backlog {workers} are two workloads; give one of them"
         raise ConfigurationError(msg)
     return backlog(workers, _seconds(duration_s) or _BACKLOG_S)
 
 
-def read_trace_window(trace: str, duration_s: float | None) -> Trace:
-    """Return the trace of that name, or its first ``duration_s``.
+def read_trace_window(
+    trace: str, duration_s: float | None, columns: str | None = None, time_unit: str | None = None
+) -> Trace:
+    """Return the trace of that name, or its first ``duration_s``; another's log is told on standard error.
 
     Raises:
         TraceError: when it cannot be read.
         ConfigurationError: for a duration out of bounds.
     """
     end_s = _seconds(duration_s)
-    whole = sample_trace() if trace == SAMPLE else read_trace(trace)
+    if trace == SAMPLE:
+        whole = sample_trace()
+    else:
+        named = None if columns is None else columns_of(columns)
+        whole = read_trace(trace, columns=named, time_unit=checked_unit(time_unit))
+        if whole.header.mode == Mode.IMPORTED:
+            say(f"read {trace}: {'; '.join([whole.told, *whole.header.notes])}")
     return whole if end_s is None else whole.window(0.0, end_s)
 
 

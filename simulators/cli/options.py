@@ -14,6 +14,11 @@ Trace = Annotated[
     str | None, typer.Argument(metavar="TRACE", help="A trace file, or 'sample' (the default): half an hour of chat.")
 ]
 TraceFile = Annotated[str, typer.Argument(metavar="TRACE", help="A trace or a recording, or 'sample'.")]
+Columns = Annotated[
+    str | None,
+    typer.Option(metavar="MAP", help="Which column of TRACE says what: time=created_at,input_tokens=prompt_tok,…"),
+]
+TimeUnit = Annotated[str | None, typer.Option(metavar="UNIT", help="What its numbers of time count: s, ms, us or ns.")]
 Workers = Annotated[
     int | None,
     typer.Option("--backlog", metavar="WORKERS", help="Instead of a trace: so many callers who never pause."),

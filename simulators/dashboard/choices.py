@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from simulators.dashboard.parameters import Value, changed, config_of, parameters
 from simulators.providers import catalogue
 from simulators.scenarios.scenario import Backlog, Event, QuotaChange, Restart, Scenario, backlog
-from simulators.traces import read_trace, sample_trace
+from simulators.traces import columns_of, read_trace, sample_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,8 +77,9 @@ class Catalogue:
     @property
     def workloads(self) -> list[tuple[str, str]]:
         """Label and name of each workload."""
-        names = [_SAMPLE, *_BACKLOGS, *self._files]
-        return [(f"{GIVEN}: {self.given.workload.name}", GIVEN), *((name, name) for name in names)]
+        names = [_SAMPLE, *_BACKLOGS]
+        files = [(f"{name}: {trace.told}", name) for name, (_, trace) in self._files.items()]
+        return [(f"{GIVEN}: {self.given.workload.name}", GIVEN), *((name, name) for name in names), *files]
 
     @property
     def providers(self) -> list[tuple[str, str]]:
@@ -90,15 +92,20 @@ class Catalogue:
         parts = [(f"first {spoken(length_s)}", length_s) for length_s in _LENGTHS_S if length_s < whole_s]
         return [(f"all {spoken(whole_s)}", math.inf), *parts]
 
-    def add_file(self, path: str) -> str:
+    def add_file(self, words: str) -> str:
         """Read a trace, so that it can be chosen, and return its name.
+
+        Args:
+            words: as on the command line: ``log.csv --columns time=created_at,input_tokens=prompt --time-unit ms``.
 
         Raises:
             TraceError: naming the file, the line and the remedy.
         """
-        trace = read_trace(path)
+        path, given = file_and_map(words)
+        trace = read_trace(path, **given)
         name = f"file: {trace.name}"
-        self._files[name] = (path, trace)
+        told = "".join(f", {key}={value!r}" for key, value in given.items())
+        self._files[name] = (f"sim.read_trace({path!r}{told})", trace)
         return name
 
     def workload(self, name: str) -> Trace | Backlog:
@@ -134,10 +141,20 @@ class Catalogue:
         if workload is sample_trace():
             code = "sim.sample_trace()"
         elif choices.workload in self._files:
-            code = f"sim.read_trace({self._files[choices.workload][0]!r})"
+            code = self._files[choices.workload][0]
         else:
             code = name_trace()
         return code if choices.length_s >= workload.duration_s else f"{code}.window(0.0, {choices.length_s!r})"
+
+
+def file_and_map(words: str) -> tuple[str, dict[str, Any]]:
+    """Return the path in some words, and what ``--columns`` and ``--time-unit`` after it say, for ``read_trace``."""
+    path, *options = re.split(r"\s--(columns|time-unit)[\s=]", words.strip())
+    given: dict[str, Any] = {}
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        plain = value.strip().strip("'\"")
+        given |= {"columns": columns_of(plain)} if key == "columns" else {"time_unit": plain}
+    return path.strip(), given
 
 
 def shortened(workload: Trace | Backlog, length_s: float) -> Trace | Backlog:

@@ -45,7 +45,10 @@ class WorldControls:
             "events": _dropdown("events", EVENTS),
             "length_s": _dropdown("length", catalogue.lengths(choices.workload)),
             "trace": widgets.Text(
-                placeholder="path of a trace, Enter", description="open trace", continuous_update=False, layout=_WIDE
+                placeholder="trace [--columns …], Enter",
+                description="open trace",
+                continuous_update=False,
+                layout=_WIDE,
             ),
             "axis": _dropdown("limit shown", axes),
             "seed": widgets.BoundedIntText(choices.seed, 0, 10**9, description="seed", layout={"width": "180px"}),

@@ -7,7 +7,7 @@ column's name carries or the caller gives. A unit that none of these tells is as
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ _SPOKEN = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "na
 _UNIX_S = (946_684_800.0, 4_102_444_800.0)
 _EARLIEST = pd.Timestamp("1970-01-01", tz="UTC")
 _LATEST = pd.Timestamp("2200-01-01", tz="UTC")
-_NAMED_UNITS = (
+_NAMED_UNITS: tuple[tuple[TimeUnit, re.Pattern[str]], ...] = (
     ("ms", re.compile(r"(?i)(?:[_\s(\[.-](?:ms|msecs?|millis|milliseconds)|(?-i:[a-z]Ms)|milliseconds|millis)[)\]]?$")),
     ("us", re.compile(r"(?i)(?:[_\s(\[.-](?:us|µs|micros|microseconds)|microseconds|micros)[)\]]?$")),
     ("ns", re.compile(r"(?i)(?:[_\s(\[.-](?:ns|nanos|nanoseconds)|UnixNano|nanoseconds|nanos)[)\]]?$")),
@@ -47,12 +47,12 @@ def checked_unit(unit: str | None) -> TimeUnit | None:
     """
     if unit is not None and unit not in SECONDS_PER:
         raise TraceError(f"time_unit {unit!r} is unknown; give one of {', '.join(map(repr, get_args(TimeUnit)))}")
-    return unit  # type: ignore[return-value]
+    return cast("TimeUnit | None", unit)
 
 
 def unit_in_name(name: str) -> TimeUnit | None:
     """Return the unit that a column's name carries, as in ``arrival_ms`` or ``time (s)``."""
-    return next((unit for unit, pattern in _NAMED_UNITS if pattern.search(name)), None)  # type: ignore[return-value]
+    return next((unit for unit, pattern in _NAMED_UNITS if pattern.search(name)), None)
 
 
 class Clock:
@@ -189,12 +189,13 @@ def _is_number(text: str) -> bool:
 def _numbers(place: Place, name: str, values: pd.Series[Any], empty: Any, lines: Integers) -> Floats:
     if values.dtype.kind in "iuf":
         return np.asarray(values, dtype=np.float64)
-    plain = [isinstance(value, str | int | float) and not isinstance(value, bool) for value in values]
-    numbers = pd.to_numeric(values.where(plain).astype(str).where(~empty), errors="coerce").astype(np.float64)
-    odd = np.flatnonzero(~empty & (~np.array(plain, dtype=bool) | ~np.isfinite(numbers)))
+    plain = np.array([isinstance(value, str | int | float) and not isinstance(value, bool) for value in values], bool)
+    words: pd.Series[Any] = values.astype(str).where(plain & ~empty)
+    numbers = np.asarray(pd.to_numeric(words, errors="coerce"), dtype=np.float64)
+    odd = np.flatnonzero(~empty & ~(plain & np.isfinite(numbers)))
     if len(odd):
         raise wrong_time(place, int(lines[odd[0]]), name, _plain(values.iloc[int(odd[0])]))
-    return np.asarray(numbers, dtype=np.float64)
+    return numbers
 
 
 def _dates(place: Place, name: str, values: pd.Series[Any], empty: Any, lines: Integers) -> Integers:

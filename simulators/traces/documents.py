@@ -12,7 +12,7 @@ from simulators.traces.trace import TraceError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_BETWEEN = re.compile(r"[\s,]*")
+_BETWEEN = re.compile(r"[\s,]+")
 # A value cut off by the end of a piece fails here; farther from the end it is damaged.
 _CUT_CHARACTERS = 32
 
@@ -54,7 +54,8 @@ def _elements(source: Source) -> Iterator[tuple[int, Any]]:
             ended = not piece
             line += text.count("\n", counted, at)
             text, at, counted = text[at:] + piece, 0, 0
-        at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr] - it matches nothing, too
+        if between := _BETWEEN.match(text, at):
+            at = between.end()
         if at == len(text):
             needed = 1
             continue

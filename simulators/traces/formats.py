@@ -39,4 +39,15 @@ def seems(first: str) -> str:
     elif text:
         names = set(Header.of(text).names)
     known = matching(names)
-    for name, needs in
+    for name, needs in _BY_NAMES:
+        if needs <= names:
+            return f"it looks like a trace of requests ({name}); {REPLAYED}"
+    if known is not None:
+        return f"it looks like a trace of requests ({known.name}); {REPLAYED}"
+    if SERVEGEN_CHUNK.fullmatch(first):
+        return f"it looks like a trace of requests (ServeGen); {REPLAYED}"
+    if text in ("{", "["):
+        return f"it looks like a JSON document; some of those are traces, and {REPLAYED}"
+    if _TOML.match(text):
+        return "it looks like TOML; a provider goes to --provider, the settings of a limiter to --policy"
+    return f"it begins with {shown(text[:40])}; give the first file that a Recorder wrote"

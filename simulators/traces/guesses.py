@@ -55,7 +55,7 @@ def probable(rows: Sequence[Mapping[str, Any]], names: Mapping[str, Path]) -> di
                 name
                 for name, path in names.items()
                 if name not in found.values()
-                and re.fullmatch(pattern, plain_name(name))
+                and any(re.fullmatch(pattern, plain_name(word)) for word in (name, path[-1]))
                 and bears([within(row, path) for row in rows])
             ]
             if fits:

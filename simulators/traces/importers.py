@@ -94,15 +94,15 @@ def _read_table(source: Source, columns: Mapping[str, str] | None, time_unit: Ti
     names = {name: (name,) for name in header.names}
     if columns is not None:
         chosen = _own(source, columns, names, cells=True)
-    elif TRACELAB_TABLE <= set(header.names):
+    elif set(header.names) >= TRACELAB_TABLE:
         _refuse(time_unit is not None, source.path, "TraceLab")
         return read_tracelab_table(source, header)
     else:
         layout = layouts.matching([*header.names, *(f"{name}.*" for name in header.names)])
         if layout is None:
             with Source(source.path) as peek:
-                rows = sample_rows(peek, header, _LOOKED_AT_ROWS)
-            raise _unknown(source, "columns", rows, names)
+                sample = sample_rows(peek, header, _LOOKED_AT_ROWS)
+            raise _unknown(source, "columns", sample, names)
         chosen = Chosen(layout, layouts.resolved(layout, names, cells=True))
     rows = table_rows(source, chosen, header, time_unit)
     return _finished(source, chosen, rows)
@@ -130,7 +130,7 @@ def _by_itself(sample: Sequence[dict[str, Any]]) -> Callable[[Source, int], Trac
     names = {name for row in sample for name in row}
     if "trace_version" in first:
         return lambda source, _: read_ours(source)
-    if TRACELAB_ROUND <= names:
+    if names >= TRACELAB_ROUND:
         return lambda source, _: read_tracelab_rounds(source)
     if is_bench(first):
         return read_bench

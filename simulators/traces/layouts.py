@@ -206,6 +206,21 @@ def own_layout(columns: Mapping[str, str], names: Mapping[str, Path], *, cells: 
     return Chosen(layout, found)
 
 
+def columns_of(words: str) -> dict[str, str]:
+    """Return the map that ``time=created_at,input_tokens=prompt_tok`` says.
+
+    Raises:
+        TraceError: something else is said.
+    """
+    columns: dict[str, str] = {}
+    for word in words.split(","):
+        key, equals, name = (part.strip() for part in word.partition("="))
+        if not equals or not key or not name:
+            raise TraceError(f"columns {words!r}: write FIELD=COLUMN,…, as in time=created_at,input_tokens=prompt_tok")
+        columns[key] = name
+    return columns
+
+
 def flattened(rows: Iterable[Mapping[str, Any]]) -> dict[str, Path]:
     """Return the dotted names of all values in some rows, and the keys that lead to each."""
     names: dict[str, Path] = {}

@@ -21,8 +21,7 @@ from simulators.traces.trace import UNKNOWN, Integers, Mode, Trace, TraceHeader
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from simulators.traces.formats import TRACELAB_TABLE
-from simulators.traces.rows import Rows
+    from simulators.traces.rows import Rows
 
 
 def without_failures(source: Source, rows: Rows) -> tuple[Rows, str]:
@@ -130,7 +129,9 @@ def read_tracelab_table(source: Source, header: Header) -> Trace:
 
 
 def _tracelab_columns(source: Source, header: Header) -> tuple[dict[str, Any], Integers]:
-    places = {name: header.names.index(name) for name in (*sorted(TRACELAB_TABLE), "arrival_time") if name in header.names}
+    places = {
+        name: header.names.index(name) for name in (*sorted(TRACELAB_TABLE), "arrival_time") if name in header.names
+    }
     parts: dict[str, list[Any]] = {name: [] for name in places}
     lines: list[Integers] = []
     for frame, numbers in table_blocks(source, header, set(places.values()), {places["session_id"]}):

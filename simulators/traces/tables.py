@@ -43,11 +43,6 @@ class Header:
         return cls(tuple(name.strip() for name in names), separator)
 
 
-def field_names(header: str) -> list[str]:
-    """Return the column names of a CSV header."""
-    return list(Header.of(header).names)
-
-
 def table_blocks(
     source: Source, header: Header, wanted: Collection[int], texts: Collection[int]
 ) -> Iterator[tuple[pd.DataFrame, Integers]]:
@@ -157,7 +152,7 @@ def sample_rows(source: Source, header: Header, count: int) -> list[dict[str, An
     for body, _ in _bodies(source, header):
         text = io.StringIO(body[: 2**20].decode(errors="ignore"), newline="")
         with contextlib.suppress(csv.Error):
-            for fields in itertools.islice(csv.reader(text, delimiter=header.separator), count):
-                rows.append(dict(zip(header.names, fields, strict=False)))
+            reader = itertools.islice(csv.reader(text, delimiter=header.separator), count)
+            rows.extend(dict(zip(header.names, fields, strict=False)) for fields in reader)
         break
     return rows

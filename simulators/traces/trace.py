@@ -174,11 +174,48 @@ class Trace:
         }
         return cls(arrivals, **columns, header=header, name=name)
 
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        *,
+        columns: Mapping[str, str] | None = None,
+        time_unit: Literal["s", "ms", "us", "ns"] | None = None,
+        name: str = "frame",
+    ) -> Trace:
+        """Make a trace from a pandas frame with one row per request.
+
+        Args:
+            frame: missing values are unknown, never 0.
+            columns: as in :func:`read_trace`; without it the frame has the columns of :meth:`frame`.
+            time_unit: likewise.
+            name: what plots and tables call the trace.
+
+        Raises:
+            TraceError: with row, value and remedy, for anything that is not a whole and sane trace.
+        """
+        from simulators.traces.frames import trace_from_frame
+
+        return trace_from_frame(frame, columns, time_unit, name)
+
     def __len__(self) -> int:
         return len(self.arrival_s)
 
     def __repr__(self) -> str:
-        return f"Trace({self.name!r}, {len(self)} requests in {self.duration_s:.1f} s, {self.header.mode})"
+        return f"Trace({self.name!r}, {self.told}, {self.header.mode})"
+
+    @property
+    def told(self) -> str:
+        """Its requests, time and sums of tokens in words, by which a wrong unit or column is seen."""
+        since = f" from {self.header.created}" if self.header.mode == Mode.IMPORTED and self.header.created else ""
+        told = [f"{len(self)} requests in {self.duration_s:.1f} s{since}"]
+        for column in ("input_tokens", "output_tokens"):
+            known = getattr(self, column)[getattr(self, column) != UNKNOWN]
+            if len(known):
+                unknown = len(self) - len(known)
+                more = f" ({unknown} unknown)" if unknown else ""
+                told.append(f"{int(known.sum()):,} {column.replace('_', ' ')}{more}")
+        return ", ".join(told)
 
     @property
     def duration_s(self) -> float:
