@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from factflow_llm.errors import (
         BadResponseError,
         BreakerOpenError,
+        ClosedError,
         ConfigurationError,
         DeadlineExceededError,
         ErrorMetadata,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from factflow_llm.recorder import AttemptRow, AttemptSink, Recorder
     from factflow_llm.settings import LLMConfig, LLMProviderConfig
     from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
+    from factflow_llm.status import ProfileStatus
     from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
     from factflow_llm.types import (
         AudioPart,
@@ -81,9 +83,11 @@ if TYPE_CHECKING:
     BEDROCK_AVAILABLE: bool
     SENTENCE_TRANSFORMERS_AVAILABLE: bool
 
-__all__ = [  # noqa: RUF022 - in the order of sorted()
-    "AIMDMetrics",
+__all__ = [
     "ANTHROPIC_AVAILABLE",
+    "BEDROCK_AVAILABLE",
+    "SENTENCE_TRANSFORMERS_AVAILABLE",
+    "AIMDMetrics",
     "AdaptiveRateLimiter",
     "AnthropicClient",
     "AttemptRow",
@@ -92,7 +96,6 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "Axis",
     "AxisLimit",
     "AzureOpenAIClient",
-    "BEDROCK_AVAILABLE",
     "BadResponseError",
     "BaseEmbeddingClient",
     "BaseLLMClient",
@@ -101,6 +104,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "BreakerOpenError",
     "Change",
     "ChatStream",
+    "ClosedError",
     "CompletionResponse",
     "ConfigurationError",
     "DeadlineExceededError",
@@ -129,6 +133,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "PartialEmbeddingError",
     "Permit",
     "PermitSettledError",
+    "ProfileStatus",
     "ProviderName",
     "ProviderState",
     "RateLimitConfig",
@@ -139,7 +144,6 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "Recorder",
     "RetryConfig",
     "Role",
-    "SENTENCE_TRANSFORMERS_AVAILABLE",
     "StreamChunk",
     "TextPart",
     "TokenCount",
@@ -178,6 +182,7 @@ _HOMES = {
         "errors": (
             "BadResponseError",
             "BreakerOpenError",
+            "ClosedError",
             "ConfigurationError",
             "DeadlineExceededError",
             "ErrorMetadata",
@@ -213,6 +218,7 @@ _HOMES = {
         "signals": ("Axis", "AxisLimit", "Change", "Outcome", "RateLimitSignal", "Reason"),
         "recorder": ("AttemptRow", "AttemptSink", "Recorder"),
         "settings": ("LLMConfig", "LLMProviderConfig"),
+        "status": ("ProfileStatus",),
         "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),
         "types": (
             "AudioPart",

@@ -10,25 +10,29 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from concurrent.futures import Future
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
-from factflow_llm.clients.loops import before_close
-from factflow_llm.errors import ConfigurationError, ExtraMissingError
+from factflow_llm.clients.checks import check_positive
+from factflow_llm.clients.loops import Closing, before_close
+from factflow_llm.errors import ClosedError, ConfigurationError, ExtraMissingError
 from factflow_llm.providers import PROVIDERS, ModelType
 from factflow_llm.settings import DEFAULT, LLMConfig, LLMProviderConfig
+from factflow_llm.status import ProfileStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
 
+_LOOK_AGAIN_S = 0.2  # another thread's loop may stop without a word
 _SECRETS = frozenset({"api_key", "api_key_file"})  # looked up together, by resolve_api_key
 
 
@@ -46,9 +50,10 @@ class LLMClientFactory:
     def __init__(self, config: LLMConfig, *, recorder: AttemptSink | None = None) -> None:
         self.config = config
         self._recorder = recorder
-        self._shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shelf] = WeakKeyDictionary()
+        self._shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[_Shelf]] = WeakKeyDictionary()
         self._stand_ins: dict[str, _AnyLoop] = {}
         self._lock = threading.RLock()
+        self._drained = False
 
     def create_completion_client(self, provider_name: str = DEFAULT) -> LimitedLLMClientProtocol:
         """Return the chat client of a profile, the same one each time within an event loop.
@@ -73,16 +78,52 @@ class LLMClientFactory:
     async def aclose(self) -> None:
         """Close every client, those of loops running in other threads included; a later call makes new ones.
 
-        A loop that is open but not running closes its clients itself when it closes.
+        Calls that wait for their turn or between attempts end at once, with a ``ClosedError``. A loop that is open but
+        not running closes its clients itself when it closes.
         """
+        await self._end_all(_Shelf.aclose)
+
+    async def drain(self, timeout_s: float | None = None, *, refuse_waiting: bool = True) -> int:
+        """Begin no call any more, let those in flight finish, and close every client.
+
+        Args:
+            timeout_s: longest wait for the calls under way; ``None`` waits as long as it takes.
+            refuse_waiting: calls that wait for their turn or between attempts end at once, with a ``ClosedError``;
+                otherwise they are let through first.
+
+        Returns:
+            How many calls were still under way when the time was over, and lost their connection.
+        """
+        if timeout_s is not None:
+            check_positive(timeout_s, name="timeout_s")
+        self._drained = True
+        left: list[int] = []
+
+        async def drain(shelf: _Shelf) -> None:
+            left.append(await shelf.drain(timeout_s, refuse_waiting=refuse_waiting))
+            await shelf.aclose()
+
+        await self._end_all(drain)
+        return sum(left)
+
+    def status(self) -> dict[str, ProfileStatus]:
+        """Say of every profile what its clients do now, in all event loops together."""
+        with self._lock:
+            shelves = [shelf for reference in self._shelves.values() if (shelf := reference()) is not None]
+        return {
+            name: ProfileStatus.of(profile, [shelf.clients[name] for shelf in shelves if name in shelf.clients])
+            for name, profile in self.config.providers.items()
+        }
+
+    async def _end_all(self, end: Callable[[_Shelf], Coroutine[Any, Any, None]]) -> None:
         here = asyncio.get_running_loop()
         with self._lock:
-            shelves = list(self._shelves.items())
+            shelves = [(loop, shelf) for loop, reference in self._shelves.items() if (shelf := reference()) is not None]
         for loop, shelf in shelves:
             if loop is here:
-                await shelf.aclose()
+                await asyncio.shield(Closing(end(shelf), loop=loop))
             elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(shelf.aclose(), loop))
+                await _elsewhere(loop, end, shelf)
 
     async def __aenter__(self) -> Self:
         return self
@@ -92,10 +133,13 @@ class LLMClientFactory:
 
     def __repr__(self) -> str:
         with self._lock:
-            made = [len(shelf.clients) for shelf in self._shelves.values() if shelf.clients]
+            shelves = [shelf for reference in self._shelves.values() if (shelf := reference()) is not None]
+        made = [len(shelf.clients) for shelf in shelves if shelf.clients]
         return f"<LLMClientFactory of {len(self.config.providers)} profiles, {sum(made)} clients in {len(made)} loops>"
 
     def _get(self, provider_name: str, type: ModelType) -> Any:  # noqa: A002
+        if self._drained:
+            raise ClosedError("this factory was drained and begins no call any more: make a new one")
         name, profile = self.config.find(provider_name, type)
         entry = PROVIDERS[profile.provider]
         if find_spec(entry.package) is None:
@@ -112,9 +156,12 @@ class LLMClientFactory:
             return client
 
     def _shelf(self, loop: asyncio.AbstractEventLoop) -> _Shelf:
-        shelf = self._shelves.get(loop)
+        """Return the loop's shelf, which the loop itself keeps: it must not outlive it, nor keep it alive."""
+        reference = self._shelves.get(loop)
+        shelf = None if reference is None else reference()
         if shelf is None:
-            shelf = self._shelves[loop] = _Shelf()
+            shelf = _Shelf()
+            self._shelves[loop] = ref(shelf)
             before_close(loop, shelf.aclose)
         return shelf
 
@@ -147,14 +194,57 @@ class _Shelf:
             self.limiters[profile.quota] = AdaptiveRateLimiter(limits)
         return self.limiters[profile.quota]
 
-    async def aclose(self) -> None:
-        """Close the clients, all of them even if one fails, and forget them."""
+    async def drain(self, timeout_s: float | None, *, refuse_waiting: bool) -> int:
+        """Wait until the calls under way are over; return how many are not when the time is."""
         clients = list(self.clients.values())
+        if refuse_waiting:
+            for limiter in self.limiters.values():
+                limiter.close()
+        drains = [asyncio.ensure_future(client.drain(refuse_waiting=refuse_waiting)) for client in clients]
+        if drains:
+            _, late = await asyncio.wait(drains, timeout=timeout_s)
+            for drain in late:
+                drain.cancel()
+        return sum(client.calls for client in clients)
+
+    async def aclose(self) -> None:
+        """Wake who waits, close the clients, all of them even if one fails, and forget them."""
+        clients = list(self.clients.values())
+        limiters = list(self.limiters.values())
         self.clients.clear()
         self.limiters.clear()
+        for limiter in limiters:
+            limiter.close()
         results = await asyncio.gather(*(client.aclose() for client in clients), return_exceptions=True)
         for error in filter(None, results):
             raise error
+
+
+async def _elsewhere(
+    loop: asyncio.AbstractEventLoop, end: Callable[[_Shelf], Coroutine[Any, Any, None]], shelf: _Shelf
+) -> None:
+    """Let another thread's loop end its own clients; should it end itself meanwhile, it does so anyhow."""
+    ended: Future[None] = Future()
+
+    def begin() -> None:
+        def told(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is None:
+                ended.set_result(None)
+            else:
+                ended.set_exception(error)
+
+        Closing(end(shelf), loop=loop).add_done_callback(told)
+
+    try:
+        loop.call_soon_threadsafe(begin)
+    except RuntimeError:  # it has closed since, and its clients with it
+        return
+    heard = asyncio.wrap_future(ended)
+    while not heard.done() and loop.is_running():
+        await asyncio.wait([heard], timeout=_LOOK_AGAIN_S)
+    if heard.done():
+        heard.result()
 
 
 def _construct(profile: LLMProviderConfig) -> Any:

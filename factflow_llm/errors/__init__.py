@@ -11,6 +11,7 @@ from factflow_llm.errors.classify import (
 from factflow_llm.errors.exceptions import (
     BadResponseError,
     BreakerOpenError,
+    ClosedError,
     ConfigurationError,
     DeadlineExceededError,
     ExtraMissingError,
@@ -28,6 +29,7 @@ from factflow_llm.errors.metadata import ErrorMetadata, ErrorReason, LimitKind, 
 __all__ = [
     "BadResponseError",
     "BreakerOpenError",
+    "ClosedError",
     "ConfigurationError",
     "DeadlineExceededError",
     "ErrorMetadata",

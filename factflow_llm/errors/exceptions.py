@@ -107,6 +107,12 @@ class DeadlineExceededError(FactflowLLMError, TimeoutError):
     reason = ErrorReason.DEADLINE
 
 
+class ClosedError(FactflowLLMError, RuntimeError):
+    """The client, its limiter or the factory was closed or drains; the call was not sent, or its wait was ended."""
+
+    reason = ErrorReason.CLOSED
+
+
 class BreakerOpenError(FactflowLLMError):
     """The quota is exhausted for longer than waiting makes sense; the call was not sent.
 

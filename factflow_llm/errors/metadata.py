@@ -56,6 +56,7 @@ class ErrorReason(StrEnum):
     # this process
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
+    CLOSED = "closed"
     MISUSE = "misuse"
     UNKNOWN = "unknown"
 
@@ -134,6 +135,7 @@ REASONS: dict[ErrorReason, Consequence] = {
     ErrorReason.OUT_OF_MEMORY: _TERMINAL,
     ErrorReason.CANCELLED: _TERMINAL,
     ErrorReason.DEADLINE: _TERMINAL,
+    ErrorReason.CLOSED: _FATAL,
     ErrorReason.MISUSE: _TERMINAL,
     ErrorReason.UNKNOWN: _TERMINAL,
 }

@@ -9,70 +9,38 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from factflow_llm.clients.timing import TimeBound
-from factflow_llm.errors import DeadlineExceededError, ErrorMetadata, LLMErrorClassification, get_error_metadata
+from factflow_llm.errors import (
+    ClosedError,
+    DeadlineExceededError,
+    ErrorMetadata,
+    LLMErrorClassification,
+    get_error_metadata,
+)
 from factflow_llm.headers import parse_limits
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, CallTicket, Permit
 from factflow_llm.ratelimit.line import NEVER
-from factflow_llm.recorder import AttemptRow, AttemptSink, RowOutcome
+from factflow_llm.recorder import AttemptRow, RowOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
     from types import TracebackType
 
-    from factflow_llm.ratelimit.config import RetryConfig
+    from factflow_llm.ratelimit.road import Road
     from factflow_llm.types import Usage
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+LEFT_OPEN_S = 60.0
+"""A stream that nobody has read for so long was forgotten: it keeps its permit no longer."""
 _call_ids = itertools.count()
-
-
-@dataclass(slots=True)
-class Road:
-    """What all calls of one client share on their way to the provider.
-
-    Attributes:
-        limiter: admits each attempt; ``None`` lets all go at once.
-        retry: how failed attempts are repeated.
-        recorder: gets one row per attempt.
-        jitter: uniform draws in [0, 1) for the waits between attempts.
-        model: as the rows name it.
-        provider: as the rows name it.
-        cache_is_free: whether the provider's limits leave out what a cache served.
-        rows_lost: rows that the recorder has refused by raising; the first is told in the log.
-    """
-
-    limiter: AdaptiveRateLimiter | None
-    retry: RetryConfig
-    recorder: AttemptSink | None
-    jitter: Callable[[], float]
-    model: str
-    provider: str
-    cache_is_free: bool = False
-    rows_lost: int = 0
-
-    def metered(self, usage: Usage | None) -> Usage | None:
-        """Return what the provider's limits count of a call's tokens."""
-        if usage is None or not self.cache_is_free or not usage.cached_input_tokens or usage.input_tokens is None:
-            return usage
-        return replace(usage, input_tokens=max(0, usage.input_tokens - usage.cached_input_tokens))
-
-    def record(self, row: AttemptRow) -> None:
-        """Hand a row on; a recorder that raises costs the row, never the call."""
-        assert self.recorder is not None
-        try:
-            self.recorder.record(row)
-        except Exception:
-            self.rows_lost += 1
-            if self.rows_lost == 1:
-                _log.exception("the recorder of %s failed; rows are lost until it is mended", self.model)
 
 
 class _Admission(NamedTuple):
@@ -104,11 +72,14 @@ class Attempts:
         max_tokens: the caller's bound on the answer.
         priority: higher is admitted first.
         deadline_s: seconds from now by which the call is over; ``None`` takes the retry settings'.
+
+    Attributes:
+        made_at: for a stream, the caller's file and line.
     """
 
     __slots__ = (
-        "_admission", "_bound", "_headers", "_permit", "_road", "_usage", "arrival_s", "attempt", "call_id",
-        "first_chunk_s", "max_tokens", "operation", "ticket",
+        "_admission", "_bound", "_handed_s", "_headers", "_lookout", "_permit", "_road", "_usage", "arrival_s",
+        "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens", "operation", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -135,42 +106,62 @@ class Attempts:
             input_tokens, 0 if operation == "embeddings" else max_tokens, priority=priority, deadline_s=by_s
         )
         self._bound = TimeBound(by_s=by_s, expired=self._too_late)
+        self.made_at = ""
+        self._handed_s = math.nan
+        self._lookout: asyncio.TimerHandle | None = None
         self._permit: Permit | None = None
         self._admission: _Admission | None = None
         self._usage: Usage | None = None
         self._headers: Mapping[str, str] | None = None
 
     async def __aenter__(self) -> Self:
+        road = self._road
+        if road.closed:
+            road.leave(self)
+            raise ClosedError("this client was closed: ask the factory for a new one")
+        road.calls.add(self)
         self.first_chunk_s = self._usage = self._headers = self._admission = None
-        limiter = self._road.limiter
-        if limiter is not None:
-            self._permit = Permit(limiter, self.ticket)
+        if road.limiter is not None:
+            self._permit = Permit(road.limiter, self.ticket)
             try:
                 await self._permit.__aenter__()
             except BaseException as error:
+                road.leave(self)
                 self._record(error, self._metadata(error))
                 raise
-        if self._road.recorder is not None:
-            self._admission = self._admitted(limiter)
+        if road.recorder is not None:
+            self._admission = self._admitted(road.limiter)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        again = False
+        try:
+            again = await self._leave(error)
+        finally:
+            if not again:
+                self._road.leave(self)
+        return again
+
+    async def _leave(self, error: BaseException | None) -> bool:
+        """Settle and record the attempt; return, after the wait, whether there is another."""
         self._bound.close()
+        if self._lookout is not None:
+            self._lookout.cancel()
         try:
             metadata = self._metadata(error)
             self._settle(error, metadata)
         finally:
             self._give_back()
         self._record(error, metadata)
-        if metadata is None or self.first_chunk_s is not None:
+        if metadata is None or self.first_chunk_s is not None or self._road.closed:
             return False
         delay_s = self._delay_s(metadata)
         if delay_s is None:
             return False
         self.attempt += 1
-        await asyncio.sleep(delay_s)
+        await self._road.pause(delay_s)
         return True
 
     async def within(self, awaitable: Awaitable[T]) -> T:
@@ -179,6 +170,7 @@ class Attempts:
         Raises:
             DeadlineExceededError: when that passes first.
         """
+        self._handed_s = math.nan
         if self.ticket.deadline_s == NEVER:
             return await awaitable
         return await self._bound.wait(awaitable)
@@ -191,10 +183,29 @@ class Attempts:
 
     def begun(self, usage: Usage | None, headers: Mapping[str, str] | None) -> None:
         """Note a piece of a streamed answer: from the first on, the attempt is not repeated."""
+        loop = asyncio.get_running_loop()
+        self._handed_s = now = loop.time()
         if self.first_chunk_s is None:
-            self.first_chunk_s = asyncio.get_running_loop().time()
+            self.first_chunk_s = now
+            self._lookout = loop.call_later(LEFT_OPEN_S, self._look_out, loop)
         self._usage = usage or self._usage
         self._headers = headers or self._headers
+
+    def _look_out(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Return the permit of a stream that nobody reads any more, and say once which it is."""
+        idle_s = loop.time() - self._handed_s
+        if not idle_s >= LEFT_OPEN_S:
+            wait_s = LEFT_OPEN_S if math.isnan(idle_s) else LEFT_OPEN_S - idle_s
+            self._lookout = loop.call_later(wait_s, self._look_out, loop)
+            return
+        self._give_back()
+        _log.warning(
+            "a stream of %s, made at %s, has not been read for %.0f s and is still open; its permit goes back: read it "
+            "to its end, or leave it by `async with client.stream(…)`",
+            self._road.model,
+            self.made_at or "an unknown place",
+            idle_s,
+        )
 
     def _too_late(self) -> DeadlineExceededError:
         return DeadlineExceededError(

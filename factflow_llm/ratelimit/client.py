@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -11,8 +12,9 @@ from factflow_llm.clients.checks import check_event_loop, check_max_tokens, chec
 from factflow_llm.clients.stream import ChatStream
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.providers import PROVIDERS
-from factflow_llm.ratelimit.attempts import Attempts, Road
+from factflow_llm.ratelimit.attempts import Attempts
 from factflow_llm.ratelimit.config import RetryConfig
+from factflow_llm.ratelimit.road import Road
 from factflow_llm.sizes import count_request
 
 if TYPE_CHECKING:
@@ -80,8 +82,26 @@ class _Limited(Generic[ClientT]):
         return f"<{type(self).__name__} of {self.client!r}, {self.limiter!r}>"
 
     async def aclose(self) -> None:
-        """Close the client inside; a second call does nothing."""
+        """Close the client inside and end the pauses between attempts; a second call does nothing."""
+        self._road.closed = True
+        self._road.wake()
         await self.client.aclose()
+
+    @property
+    def calls(self) -> int:
+        """Calls under way: waiting, answered, or pausing between attempts."""
+        return len(self._road.calls)
+
+    async def drain(self, *, refuse_waiting: bool) -> None:
+        """Begin no call any more, and wait until those under way are over.
+
+        Args:
+            refuse_waiting: calls that pause between attempts end at once, with a ``ClosedError``.
+        """
+        self._road.closed = True
+        if refuse_waiting:
+            self._road.wake()
+        await self._road.over()
 
     def _begin(
         self,
@@ -181,14 +201,15 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             "response_format": response_format,
             **provider_options,
         }
-        return ChatStream(self._chunks(messages, priority, deadline_s, asked), form=response_format)
+        return ChatStream(self._chunks(messages, priority, deadline_s, asked, _caller()), form=response_format)
 
     async def _chunks(
-        self, messages: Sequence[Message], priority: int, deadline_s: float | None, asked: dict[str, Any]
+        self, messages: Sequence[Message], priority: int, deadline_s: float | None, asked: dict[str, Any], made_at: str
     ) -> AsyncIterator[StreamChunk]:
         input_tokens = self._input_tokens(messages, asked["tools"], asked["response_format"])
         bound = _bound(asked["max_tokens"], asked.get("n"))
         call = self._begin("chat", input_tokens, bound, priority, deadline_s)
+        call.made_at = made_at
         _, start = self._ways(messages, **asked)
         while True:
             async with call:
@@ -278,3 +299,11 @@ def _bound(max_tokens: Any, answers: Any) -> Any:
     """Return the bound on all answers together; what is no number is for others to refuse."""
     several = isinstance(max_tokens, int) and isinstance(answers, int) and answers > 1
     return max_tokens * answers if several else max_tokens
+
+
+def _caller() -> str:
+    """Name the file and line outside this package that called, for whoever has to find it again."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("factflow_llm."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from factflow_llm.errors import (
     BreakerOpenError,
+    ClosedError,
     DeadlineExceededError,
     ErrorMetadata,
     ErrorReason,
@@ -65,6 +66,8 @@ class AdaptiveRateLimiter:
         self._subscribers: list[Subscriber] = []
         self._exhausted_by = ErrorMetadata(classification=LLMErrorClassification.TERMINAL, reason=ErrorReason.QUOTA)
         self._now_s = 0.0
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._closed = False
 
     def __repr__(self) -> str:
         return repr(self._core).replace("LimiterCore", type(self).__name__)
@@ -104,6 +107,13 @@ class AdaptiveRateLimiter:
             raise InvalidRequestError(msg)
         return Permit(self, CallTicket(input_tokens, output_tokens, priority=priority, deadline_s=deadline_s))
 
+    def close(self) -> None:
+        """Let nobody in any more: those who wait, and whoever comes, get a ``ClosedError``; those let in may finish."""
+        self._closed = True
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(ClosedError("the limiter was closed while the call waited for its turn"))
+
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call ``subscriber`` at every change of a limit; return what ends the subscription."""
         self._subscribers.append(subscriber)
@@ -140,6 +150,8 @@ class AdaptiveRateLimiter:
         """Put the ticket in line and return whether it was granted at once; if not, its turn must be awaited."""
         if asyncio.get_running_loop() is not self._loop:
             self._bind()
+        if self._closed:
+            raise ClosedError("this limiter was closed: ask the factory for a new client")
         return self._core.submit(self._now(), ticket)
 
     async def _turn(self, ticket: CallTicket) -> None:
@@ -147,13 +159,16 @@ class AdaptiveRateLimiter:
         assert loop is not None
         if ticket.state is TicketState.WAITING:
             future = ticket.future = loop.create_future()
+            self._waiting.add(future)
             self._arm()
             try:
                 await future
-            except asyncio.CancelledError:
+            except BaseException:  # cancelled, closed, or the coroutine itself was closed while it waited
                 self._tell(core.cancel(self._now(), ticket))
                 self._advance(self._now())
                 raise
+            finally:
+                self._waiting.discard(future)
         if ticket.state is TicketState.REFUSED:
             raise self._refusal(ticket)
 

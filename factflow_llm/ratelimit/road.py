@@ -1,0 +1,106 @@
+"""What all calls of one client share on their way to the provider, and the list of those that are under way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from factflow_llm.errors import ClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from factflow_llm.ratelimit.config import RetryConfig
+    from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+    from factflow_llm.recorder import AttemptRow, AttemptSink
+    from factflow_llm.types import Usage
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Road:
+    """What all calls of one client share.
+
+    Attributes:
+        limiter: admits each attempt; ``None`` lets all go at once.
+        retry: how failed attempts are repeated.
+        recorder: gets one row per attempt.
+        jitter: uniform draws in [0, 1) for the waits between attempts.
+        model: as the rows name it.
+        provider: as the rows name it.
+        cache_is_free: whether the provider's limits leave out what a cache served.
+        rows_lost: rows that the recorder has refused by raising; the first is told in the log.
+        calls: those under way: waiting, answered or pausing between attempts.
+        closed: no call begins any more, and none is repeated.
+    """
+
+    limiter: AdaptiveRateLimiter | None
+    retry: RetryConfig
+    recorder: AttemptSink | None
+    jitter: Callable[[], float]
+    model: str
+    provider: str
+    cache_is_free: bool = False
+    rows_lost: int = 0
+    closed: bool = False
+    calls: set[Any] = field(default_factory=set, repr=False)
+    _pauses: set[asyncio.Future[None]] = field(default_factory=set, init=False, repr=False)
+    _over: asyncio.Future[None] | None = field(default=None, init=False, repr=False)
+
+    def metered(self, usage: Usage | None) -> Usage | None:
+        """Return what the provider's limits count of a call's tokens."""
+        if usage is None or not self.cache_is_free or not usage.cached_input_tokens or usage.input_tokens is None:
+            return usage
+        return replace(usage, input_tokens=max(0, usage.input_tokens - usage.cached_input_tokens))
+
+    def record(self, row: AttemptRow) -> None:
+        """Hand a row on; a recorder that raises costs the row, never the call."""
+        assert self.recorder is not None
+        try:
+            self.recorder.record(row)
+        except Exception:
+            self.rows_lost += 1
+            if self.rows_lost == 1:
+                _log.exception("the recorder of %s failed; rows are lost until it is mended", self.model)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait between two attempts.
+
+        Raises:
+            ClosedError: when ``wake`` ends the wait.
+        """
+        loop = asyncio.get_running_loop()
+        pause = loop.create_future()
+        timer = loop.call_later(seconds, _end, pause)
+        self._pauses.add(pause)
+        try:
+            await pause
+        finally:
+            timer.cancel()
+            self._pauses.discard(pause)
+
+    def wake(self) -> None:
+        """End the pauses between attempts: those calls get a ``ClosedError``."""
+        for pause in self._pauses:
+            if not pause.done():
+                pause.set_exception(ClosedError("the client was closed while the call waited to be sent again"))
+
+    def leave(self, call: object) -> None:
+        """Strike a call that is over."""
+        self.calls.discard(call)
+        if not self.calls and self._over is not None:
+            _end(self._over)
+
+    async def over(self) -> None:
+        """Wait until no call is under way."""
+        while self.calls:
+            self._over = asyncio.get_running_loop().create_future()
+            await self._over
+
+
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
