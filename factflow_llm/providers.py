@@ -63,14 +63,14 @@ PROVIDERS: Mapping[ProviderName, ProviderEntry] = {
         clients={ModelType.CHAT: "OpenAIClient", ModelType.EMBEDDING: "OpenAIClient"},
         package="openai",
         key_variable="OPENAI_API_KEY",
-        keys=frozenset({*_KEY, *_WIRE}),
+        keys=frozenset({*_KEY, *_WIRE, "api"}),
         raised_by=("openai",),
     ),
     ProviderName.AZURE: ProviderEntry(
         clients={ModelType.CHAT: "AzureOpenAIClient", ModelType.EMBEDDING: "AzureOpenAIClient"},
         package="openai",
         key_variable="AZURE_OPENAI_API_KEY",
-        keys=frozenset({*_KEY, *_WIRE, "deployment", "api_version"}),
+        keys=frozenset({*_KEY, *_WIRE, "deployment", "api_version", "api"}),
     ),
     ProviderName.ANTHROPIC: ProviderEntry(
         clients={ModelType.CHAT: "AnthropicClient"},

@@ -112,6 +112,9 @@ class LLMProviderConfig(_Settings):
     )
     deployment: str | None = Field(default=None, description="Azure: the deployment's name; by default the model's.")
     api_version: str | None = Field(default=None, description="Azure: a dated API version; without it, the v1 API.")
+    api: Literal["chat_completions", "responses"] | None = Field(
+        default=None, description="OpenAI and Azure: the language of chats; by default chat_completions."
+    )
     region: str | None = Field(default=None, description="Bedrock: the AWS region.")
     device: str | None = Field(default=None, description="Hugging Face: cpu, cuda, cuda:1, mps…")
     dimensions: int | None = Field(default=None, ge=1, description="Length of embedding vectors.")
@@ -151,6 +154,8 @@ class LLMProviderConfig(_Settings):
                 raise ValueError(f"{key} does not apply to {self.provider}, only to {', '.join(fitting)}")
         if self.dimensions is not None and self.type is not ModelType.EMBEDDING:
             raise ValueError('dimensions is for embeddings: write type = "embedding" or leave it out')
+        if self.api is not None and self.type is not ModelType.CHAT:
+            raise ValueError('api is for chats: write type = "chat" or leave it out')
         if self.api_key is not None and self.api_key_file is not None:
             raise ValueError("api_key and api_key_file are both given; keep one")
         return self

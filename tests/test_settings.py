@@ -215,7 +215,7 @@ def test_file_names_are_relative_to_the_configuration(tmp_path: Path, monkeypatc
     ("keys", "complaint"),
     [
         ({"modle": "x"}, "unknown key 'modle'; did you mean 'model'"),
-        ({"zzz": 1}, "unknown key 'zzz'; known: api_key, "),
+        ({"zzz": 1}, "unknown key 'zzz'; known: api, api_key, "),
         ({"provider": "opnai"}, "provider: Input should be 'openai'.* not 'opnai'"),
         ({"type": "chatt"}, "type: Input should be 'chat' or 'embedding', not 'chatt'"),
         ({"timeout_s": 0}, "timeout_s: Input should be greater than 0, not 0"),

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from factflow_llm.clients.checks import check_api_key, check_url
 from factflow_llm.clients.openai import OpenAICompatibleClient
 from factflow_llm.clients.stainless import CONNECT_TIMEOUT_S, TIMEOUT_S, connection
 from factflow_llm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from factflow_llm.clients.openai_languages import OpenAIApi
 
 _DEPLOYMENT = re.compile(r"/deployments/([^/]+)")
 _PROJECT = re.compile(r"/(?:api/projects/.*|models(?:/.*)?)$")
@@ -42,6 +45,7 @@ class AzureOpenAIClient(OpenAICompatibleClient):
         http_client: an ``AsyncClient`` of the SDK's httpx, which stays yours to close.
         dimensions: length of the vectors, where the model can shorten them.
         batch_size: texts embedded by one request, by default 2,048; a server that refuses so many lowers it itself.
+        api: the language of chats: ``chat_completions``, or ``responses`` for OpenAI's Responses API.
         options: provider options preset for every call.
 
     Raises:
@@ -67,6 +71,7 @@ class AzureOpenAIClient(OpenAICompatibleClient):
         http_client: Any = None,
         dimensions: int | None = None,
         batch_size: int | None = None,
+        api: OpenAIApi = "chat_completions",
         options: Mapping[str, Any] | None = None,
     ) -> None:
         import openai
@@ -111,6 +116,7 @@ class AzureOpenAIClient(OpenAICompatibleClient):
             target=deployment or model,
             dimensions=dimensions,
             batch_size=batch_size,
+            api=api,
             options=options,
             owned=http_client is None,
         )

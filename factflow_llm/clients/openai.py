@@ -16,9 +16,8 @@ from factflow_llm.clients.checks import check_address, check_api_key, check_coun
 from factflow_llm.clients.counts import embedding_usage
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
 from factflow_llm.clients.loops import Connections
-from factflow_llm.clients.openai_answers import ChatReader, read_completion
-from factflow_llm.clients.openai_messages import say_format, say_messages, say_tools, say_wishes
-from factflow_llm.clients.reading import Answers, read_object
+from factflow_llm.clients.openai_languages import LANGUAGES, OpenAIApi
+from factflow_llm.clients.reading import read_object
 from factflow_llm.clients.stainless import (
     CONNECT_TIMEOUT_S,
     TIMEOUT_S,
@@ -28,10 +27,9 @@ from factflow_llm.clients.stainless import (
     lower_headers,
     too_slow,
 )
-from factflow_llm.clients.turns import origin
 from factflow_llm.clients.vectors import read_vectors
 from factflow_llm.clients.wire import word
-from factflow_llm.errors import InvalidRequestError
+from factflow_llm.errors import ConfigurationError
 from factflow_llm.types import CompletionResponse, EmbeddingResponse, StreamChunk
 
 if TYPE_CHECKING:
@@ -41,34 +39,8 @@ if TYPE_CHECKING:
 _OPENAI = "https://api.openai.com/v1"
 _CALL = re.compile(r"/(?:chat/completions|completions|embeddings|responses)$")
 
-# o1, o3-mini, gpt-5.1, ft:o4-mini:…, openai/gpt-6; not gpt-4o, gpt-35-turbo, gpt-oss-20b
-_REASONING = re.compile(r"(?:^|[/:])(?:o[1-9]|gpt-(?:[5-9]|1\d))(?!\d)")
 # how servers that cannot send vectors as base64 refuse the wish
 _NO_PACKING = re.compile(r"encoding_?format|base64")
-# those that reason only when asked: gpt-5.1 to gpt-5.4, and the chat models
-_SILENT = re.compile(r"(?:^|[/:])gpt-5\.[1-4](?!\d)|-chat")
-# since gpt-5.6 the end of what is to be cached can be marked; before, OpenAI chooses by itself
-_MARKED = re.compile(r"(?:^|[/:])gpt-(?:5\.(?:[6-9]|\d\d)|[6-9]|1\d)(?!\d)")
-
-
-def _answers(sdk: ModuleType, source: str) -> Answers:
-    chat = sdk.types.chat
-
-    def failed(message: str, http: Any, body: Any) -> Exception:
-        error: Exception = sdk.APIError(message, http.request, body=body)
-        return error
-
-    return Answers(
-        sdk=sdk,
-        origin=source,
-        wanted="choices",
-        every="choices",
-        read=read_completion,
-        reader=ChatReader,
-        model=chat.ChatCompletion,
-        event=lambda _: chat.ChatCompletionChunk,
-        failed=failed,
-    )
 
 
 class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
@@ -88,6 +60,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         batch_size: int | None,
         options: Mapping[str, Any] | None,
         owned: bool,
+        api: OpenAIApi,
     ) -> None:
         super().__init__(model, options=options)
         self._preset_dimensions(dimensions)
@@ -97,20 +70,15 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         self._sdk = sdk
         self._connections = Connections(connect, owned=owned)
         self._target = target
-        self.origin = origin("openai", self._client.base_url)
-        self._chat_options = accepted_options(self._chat)
         self._embedding_options = accepted_options(self._embeddings)
-        self._reasons = _REASONING.search(model) is not None
-        self._marks = _MARKED.search(model) is not None
-        self._answers = _answers(sdk, self.origin)
+        if api not in LANGUAGES:
+            raise ConfigurationError(f"api={api!r} is unknown: write {' or '.join(map(repr, LANGUAGES))}")
+        self._chats = LANGUAGES[api](sdk, self._client, model=model, target=target)
+        self.origin = self._chats.origin
 
     @property
     def _client(self) -> Any:
         return self._connections.here()
-
-    @property
-    def _chat(self) -> Any:
-        return self._client.chat.completions.with_raw_response.create
 
     @property
     def _embeddings(self) -> Any:
@@ -120,42 +88,16 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
         await self._connections.aclose()
 
     def _request(self, call: Call) -> dict[str, Any]:
-        check_options(call.options, accepted=self._chat_options, sdk=f"openai {self._sdk.__version__}")
-        request: dict[str, Any] = {
-            "model": self._target,
-            "messages": say_messages(call.messages, self.origin, marks=self._marks),
-        }
-        if call.max_tokens is not None:
-            request["max_completion_tokens" if self._reasons else "max_tokens"] = call.max_tokens
-        if call.temperature is not None:
-            self._check_temperature(call)
-            request["temperature"] = call.temperature
-        if call.stop:
-            request["stop"] = call.stop
-        if call.tools:
-            request["tools"] = say_tools(call.tools)
-        if call.response_format is not None:
-            request["response_format"] = say_format(call.response_format)
-        return request | say_wishes(call.wishes) | call.options
-
-    def _check_temperature(self, call: Call) -> None:
-        effort = call.options.get("reasoning_effort", call.wishes.reasoning)
-        silent = {None, "none"} if _SILENT.search(self.model) else {"none"}
-        fixed = self._reasons and effort not in silent
-        if fixed and call.temperature != 1:
-            raise InvalidRequestError(
-                f"temperature={call.temperature!r}: {self.model} reasons, and a reasoning model takes only 1; leave it "
-                "out, or write reasoning_effort='none' where the model can do without"
-            )
+        return self._chats.say(call)
 
     async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
-        return self._answers.whole(await self._chat(**request), self._target)
+        chats = self._chats
+        return chats.answers.whole(await chats.method(self._client)(**request), self._target)
 
     def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
-        options = request.get("stream_options", {})
-        wishes = {} if options is None else {"stream_options": {"include_usage": True, **options}}
-        asked = {name: value for name, value in request.items() if name != "stream_options"}
-        return self._answers.stream(partial(self._chat, **asked, **wishes, stream=True), self._target)
+        chats = self._chats
+        send = partial(chats.method(self._client), **chats.streamed(request))
+        return chats.answers.stream(send, self._target)
 
     def _too_slow(self, words: str) -> Exception:
         return too_slow(self._sdk, words)
@@ -205,6 +147,7 @@ class OpenAIClient(OpenAICompatibleClient):
         http_client: an ``AsyncClient`` of the SDK's httpx, which stays yours to close.
         dimensions: length of the vectors, where the model can shorten them.
         batch_size: texts embedded by one request, by default 2,048; a server that refuses so many lowers it itself.
+        api: the language of chats: ``chat_completions``, or ``responses`` for OpenAI's Responses API.
         options: provider options preset for every call.
 
     Raises:
@@ -226,6 +169,7 @@ class OpenAIClient(OpenAICompatibleClient):
         http_client: Any = None,
         dimensions: int | None = None,
         batch_size: int | None = None,
+        api: OpenAIApi = "chat_completions",
         options: Mapping[str, Any] | None = None,
     ) -> None:
         import openai
@@ -254,6 +198,7 @@ class OpenAIClient(OpenAICompatibleClient):
             target=model,
             dimensions=dimensions,
             batch_size=batch_size,
+            api=api,
             options=options,
             owned=http_client is None,
         )

@@ -66,6 +66,8 @@ class Face:
     places: tuple[str, str, str] = ("max_tokens", "stop", "a")
     misspelt: tuple[str, str] = ("tool_choise", "tool_choice")
     a_number: str = "timeout"
+    language: str = "openai"
+    stops: bool = True
 
     @property
     def stainless(self) -> bool:
@@ -284,6 +286,7 @@ ANTHROPIC = Face(
     profile=_anthropic_profile,
     sdk="anthropic",
     finish_word="tool_use",
+    language="anthropic",
     places=("max_tokens", "stop_sequences", "a"),
     answer=anthropic_answer(),
     stream=ANTHROPIC_STREAM,
@@ -371,6 +374,7 @@ BEDROCK = Face(
     broken={"message": "The system encountered an unexpected error during processing. Try your request again."},
     refusal_headers=aws_refusal,
     finish_word="tool_use",
+    language="bedrock",
     model=CONVERSE_MODEL,
     usage=Usage(20, 7, cached_input_tokens=8, cache_write_tokens=4),
     extra=lambda value: {"additionalModelRequestFields": {"a": value}},
@@ -378,7 +382,92 @@ BEDROCK = Face(
     misspelt=("guardrailConfi", "guardrailConfig"),
     a_number="performanceConfig",
 )
-FACES = (OPENAI, AZURE, AZURE_V1, ANTHROPIC, BEDROCK)
+
+
+def response_answer(*output: Mapping[str, Any], **changed: Any) -> dict[str, Any]:
+    """Make the body of an answer of the Responses API."""
+    said = {"type": "output_text", "text": "Hello", "annotations": []}
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [said]}
+    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "weather"}
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1,
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "model": "gpt-4o-mini-2024-07-18",
+        "output": list(output) or [message, call | {"arguments": '{"city": "Bern"}', "status": "completed"}],
+        "usage": {
+            "input_tokens": 20,
+            "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 4},
+            "output_tokens": 7,
+            "output_tokens_details": {"reasoning_tokens": 3},
+            "total_tokens": 27,
+        },
+    } | changed
+
+
+def response_event(kind: str, **fields: Any) -> dict[str, Any]:
+    """Make one event of a streamed answer of the Responses API."""
+    return {"type": f"response.{kind}", "sequence_number": 0, **fields}
+
+
+def _begun(item: Mapping[str, Any]) -> dict[str, Any]:
+    empty = {"content": []} if item["type"] == "message" else {"arguments": ""}
+    return {**item, "status": "in_progress", **empty}
+
+
+_SAID, _CALLED = response_answer()["output"]
+RESPONSE_STREAM = [
+    response_event("created", response=response_answer(output=[], status="in_progress", usage=None)),
+    response_event("output_item.added", output_index=0, item=_begun(_SAID)),
+    response_event("output_text.delta", output_index=0, item_id="msg_1", content_index=0, delta="Hel"),
+    response_event("output_text.delta", output_index=0, item_id="msg_1", content_index=0, delta="lo"),
+    response_event("output_item.done", output_index=0, item=_SAID),
+    response_event("output_item.added", output_index=1, item=_begun(_CALLED)),
+    response_event("function_call_arguments.delta", output_index=1, item_id="fc_1", delta='{"city": '),
+    response_event("function_call_arguments.delta", output_index=1, item_id="fc_1", delta='"Bern"}'),
+    response_event("output_item.done", output_index=1, item=_CALLED),
+    response_event("completed", response=response_answer()),
+]
+
+
+def _response_finished(word: str) -> dict[str, Any]:
+    ended = {} if word == "completed" else {"status": "incomplete", "incomplete_details": {"reason": word}}
+    return response_answer(_SAID, **ended)
+
+
+_RESPONSES_WORDS: dict[str, Any] = _OPENAI_WORDS | {
+    "answer": response_answer(),
+    "stream": RESPONSE_STREAM,
+    "finish": {
+        "completed": "stop",
+        "max_output_tokens": "length",
+        "content_filter": "content_filter",
+        "a word of tomorrow": "other",
+    },
+    "with_finish": _response_finished,
+    "stream_error": {"type": "error", "code": "server_error", "message": "The server had an error", "param": None},
+    "finish_word": "completed",
+    "places": ("max_output_tokens", "stop", "a"),
+    "misspelt": ("previous_respons_id", "previous_response_id"),
+    "language": "responses",
+    "stops": False,
+}
+RESPONSES = Face(
+    name="responses",
+    make=lambda url, **wanted: _make_openai(url, **{"api": "responses"} | wanted),
+    profile=lambda url: _openai_profile(url, api="responses"),
+    **_RESPONSES_WORDS,
+)
+AZURE_RESPONSES = Face(
+    name="azure-responses",
+    make=lambda url, **wanted: _make_azure_v1(url, **{"api": "responses"} | wanted),
+    profile=lambda url: _azure_v1_profile(url, api="responses"),
+    **_RESPONSES_WORDS,
+)
+FACES = (OPENAI, RESPONSES, AZURE, AZURE_V1, AZURE_RESPONSES, ANTHROPIC, BEDROCK)
 
 
 # --- embeddings ------------------------------------------------------------------------------------------------------
