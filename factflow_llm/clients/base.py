@@ -16,6 +16,7 @@ from factflow_llm.clients.checks import (
     check_sampling,
     check_stop,
     check_tools,
+    check_unicode,
     check_wishes,
 )
 from factflow_llm.clients.schemas import fitted
@@ -282,6 +283,7 @@ class BaseLLMClient(BaseClient):
         max_tokens, temperature, stop, tools, response_format = given
         check_messages(messages)
         check_tools(tools)
+        check_unicode(response_format, where="response_format")
         check_sampling(temperature, max_tokens, max_temperature=self.max_temperature)
         wishes = _NO_WISHES
         if not _WISHES.isdisjoint(options):
