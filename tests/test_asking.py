@@ -120,7 +120,7 @@ def test_examples_of_the_page_run() -> None:
 
 # --- turns that go round ---------------------------------------------------------------------------------------------
 
-BLOCKS = [
+BLOCKS: list[Any] = [
     {"type": "thinking", "thinking": "count them", "signature": "c2ln"},
     {"type": "text", "text": "I look "},
     {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "gears"}},
@@ -142,7 +142,8 @@ def test_anthropic_turn_goes_round_whole() -> None:
 
 def test_anthropic_calls_go_round_without_their_message() -> None:
     """Who writes the turn anew from text and calls sends the thoughts that belong to the calls all the same."""
-    two = [BLOCKS[0], BLOCKS[-1], BLOCKS[5], {"type": "tool_use", "id": "toolu_2", "name": "now", "input": {}}]
+    other = {"type": "tool_use", "id": "toolu_2", "name": "now", "input": {}}
+    two: list[Any] = [BLOCKS[0], BLOCKS[-1], BLOCKS[5], other]
     ask = exchange(ANTHROPIC, anthropic_answer(two))
     answer, _ = ask()
     turn = Message.assistant(answer.text, tool_calls=answer.tool_calls)
@@ -153,7 +154,7 @@ def test_anthropic_calls_go_round_without_their_message() -> None:
 
 def test_paused_turn_is_sent_back_to_go_on() -> None:
     """A turn that the server paused goes back as the last one."""
-    paused = [BLOCKS[2], BLOCKS[3]]
+    paused: list[Any] = [BLOCKS[2], BLOCKS[3]]
     ask = exchange(ANTHROPIC, anthropic_answer(paused, finish="pause_turn"))
     answer, _ = ask()
     _, body = ask([*HELLO, answer.message])
