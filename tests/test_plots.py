@@ -186,13 +186,21 @@ def test_nothing_sent_is_lost_between_windows(run: SimResult) -> None:
     assert used == pytest.approx(counts["succeeded"] + counts["in_flight"])
 
 
-def test_tokens_used_are_those_of_the_calls(open_loop: SimResult) -> None:
-    """Used tokens are the input and output tokens of the calls that were answered or still open."""
-    used = series.used_per_window(open_loop, Axis.TOKENS, width_s=60)["used"].sum()
+def test_tokens_used_are_in_the_quota_s_currency(open_loop: SimResult) -> None:
+    """Used tokens are what the provider charged: with its guess at the output where it keeps that, never beyond it."""
+    windows = series.used_per_window(open_loop, Axis.TOKENS, width_s=60)
+    used = windows["used"]
+    minutes = np.diff(np.append(windows["time_s"], open_loop.scenario.horizon_s)) / 60
     requests = open_loop.requests
-    tokens = requests["input_tokens"] + requests["output_tokens"]
-    answered = tokens[requests["outcome"] == "succeeded"].sum()
-    assert answered <= used <= answered + tokens[requests["outcome"] == "unfinished"].sum()
+    charged = requests["input_tokens"] + np.where(
+        open_loop.scenario.workload.max_tokens < 0, 16, open_loop.scenario.workload.max_tokens
+    )
+    open_at_end = open_loop.attempts.loc[open_loop.attempts["outcome"] == "unanswered", "request"]
+    taken = (requests["outcome"] == "succeeded") | requests["request"].isin(open_at_end)
+    assert (used * minutes).sum() == pytest.approx(charged[taken].sum())
+    capacity = series.capacity_steps(open_loop, Axis.TOKENS)["capacity"].max()
+    assert used.iloc[0] <= 2 * capacity
+    assert (used.iloc[1:] <= 1.02 * capacity).all()
 
 
 def test_workers_of_a_backlog_are_always_somewhere(run: SimResult) -> None:

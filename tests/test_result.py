@@ -63,11 +63,12 @@ def test_the_figures_are_what_the_frames_say(ours: SimResult) -> None:
     summary, requests, attempts = ours.summary(), ours.requests, ours.attempts
     served = requests[requests["outcome"] == "succeeded"]
     best = ours.oracle.requests["outcome"].eq("succeeded").sum()
+    answered = attempts[attempts["outcome"] != "unanswered"]
     by_hand = {
         "goodput": len(served) / 600.0,
         "goodput_ratio": len(served) / best,
-        "rejected_share": attempts["outcome"].eq("rate_limited").mean(),
-        "attempts_per_success": len(attempts) / len(served),
+        "rejected_share": answered["outcome"].eq("rate_limited").mean(),
+        "attempts_per_success": len(answered) / len(served),
         "wait_p50_s": served["wait_s"].quantile(0.5),
         "wait_p95_s": served["wait_s"].quantile(0.95),
         "latency_p99_s": served["latency_s"].quantile(0.99),
@@ -217,11 +218,49 @@ def test_a_result_is_frozen(ours: SimResult) -> None:
     vars(ours).pop("attempts")
 
 
+def test_attempts_in_flight_at_the_end_are_rows() -> None:
+    """Whatever was sent has a row; what the run did not live to see answered is unanswered and counts nowhere else."""
+    result = simulate(Scenario(backlog(24, 90.0), "bucket"), retry_only(), seed=3)
+    attempts, requests = result.attempts, result.requests
+    assert len(attempts) == requests["attempts"].sum()
+    unanswered = attempts[attempts["outcome"] == "unanswered"]
+    assert 0 < len(unanswered) <= 24
+    assert unanswered["end_s"].isna().all()
+    assert attempts.index[-len(unanswered) :].tolist() == unanswered.index.tolist()
+    assert set(requests.loc[requests["request"].isin(unanswered["request"]), "outcome"]) == {"unfinished"}
+    figures = simulate(Scenario(backlog(24, 90.0), "bucket"), retry_only(), seed=3, collect="summary").summary()
+    assert figures["attempts_per_success"] == pytest.approx(
+        (len(attempts) - len(unanswered)) / requests["outcome"].eq("succeeded").sum()
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("preset", ["bucket", "fixed-window"])
+def test_nobody_beats_a_bound(preset: str, seed: int) -> None:
+    """Where the oracle is a bound, no client has more goodput: not by what stands in flight when the run ends."""
+    result = simulate(Scenario(backlog(48, 61.0), preset), retry_only(), seed=seed)
+    assert result.oracle_is_bound
+    assert result.summary()["goodput_ratio"] <= 1.0
+    assert "no bound" not in repr(result)
+
+
+def test_where_the_oracle_is_no_bound_the_result_says_so() -> None:
+    """With several quotas a client that reorders calls can do better than an oracle that does not."""
+    tokens = Provider(name="tokens", latency=STEADY, quotas=(Bucket(axis=Axis.TOKENS, limit=60_000),))
+    mixed = backlog(64, 600.0, input_tokens=2000, output_tokens=5, sigma=1.0)
+    result = simulate(Scenario(mixed, tokens), retry_only(), seed=7)
+    assert not result.oracle_is_bound
+    assert result.summary()["goodput_ratio"] > 1.0
+    assert "keeps the order of calls and is no bound" in repr(result)
+
+
 def test_empty_frames_have_their_columns() -> None:
     """A run that is over before anything happens still has all its frames."""
     roomy = Provider(name="roomy", latency=STEADY)
     result = simulate(Scenario(backlog(1, 0.5), roomy))
-    assert result.attempts.empty
+    (attempt,) = result.attempts.to_dict("records")
+    assert (attempt["outcome"], attempt["status"]) == ("unanswered", 200)
+    assert np.isnan(attempt["end_s"])
     assert "outcome" in result.attempts
     assert result.limits.empty
     assert result.requests["outcome"].tolist() == ["unfinished"]

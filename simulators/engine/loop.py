@@ -16,7 +16,7 @@ from factflow_llm.errors.metadata import REASONS, Consequence, ErrorReason, LLME
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.line import Refusal, TicketState
 from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal
-from simulators.engine.rows import Ending
+from simulators.engine.rows import CANCELLED, Ending
 from simulators.engine.run_log import Collect, Run, RunLog
 from simulators.policies.base import Controller, PatientPolicy, Policy
 from simulators.policies.tickets import Request
@@ -142,6 +142,8 @@ class _Loop:
                 self.machine.scale(now, what.quota, what.axis)
                 capacity.append((now, self.machine.capacity(now)))
         for request in self.open.values():
+            if request.state is _GRANTED:
+                self.log.unanswered(request)
             self.log.request(math.nan, request, Ending.UNFINISHED)
         return self.log.close(capacity)
 
@@ -286,7 +288,7 @@ class _Loop:
         if request.state is not _GRANTED:
             return False
         self.machine.finish(now, request.verdict.handle)
-        self.log.attempt(now, request, "cancelled")
+        self.log.attempt(now, request, CANCELLED)
         return True
 
     def restart(self, now: float, event: Restart) -> None:

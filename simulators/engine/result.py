@@ -15,6 +15,7 @@ import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.signals import Axis
 from simulators.engine.loop import run
 from simulators.engine.rows import (
     ATTEMPT,
@@ -27,7 +28,7 @@ from simulators.engine.rows import (
     REQUEST,
     Columns,
 )
-from simulators.engine.tally import PERCENTS
+from simulators.engine.tally import PERCENTS, Tally
 from simulators.policies.all_knowing import oracle
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ class SimResult:
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
-        """One row per physical attempt, in order of their ends; seconds, rates per second, ``inf`` for no limit."""
+        """One row per physical attempt, in order of their ends; seconds, rates per second, ``inf`` for no limit.
+
+        Attempts in flight at the end stand last, with outcome ``unanswered`` and an unknown end; ``status`` is what the
+        provider had decided. Figures count answered attempts alone.
+        """
         return pd.DataFrame(_columns(self._kept(self.run.attempts), ATTEMPT.names), copy=False)
 
     @cached_property
@@ -95,6 +100,16 @@ class SimResult:
         left = run(self.scenario, best, seed=self.seed, clients=self.clients, collect="frames")
         return SimResult(self.scenario, best, self.seed, self.clients, left)
 
+    @property
+    def oracle_is_bound(self) -> bool:
+        """Whether no client can get more than the oracle: so it is with one quota on which every call costs the same.
+
+        Where quotas are several, or count tokens, the oracle keeps the order of calls, and one that reorders them can
+        do better: then a ``goodput_ratio`` above 1 is no error.
+        """
+        quotas = self.scenario.provider.quotas
+        return len(quotas) == 1 and quotas[0].axis is Axis.REQUESTS
+
     def summary(self, yardstick: SimResult | None = None) -> pd.Series[Any]:
         """Return the figures of the run; names are a closed set (see ``docs``), NaN where a figure has no meaning.
 
@@ -103,11 +118,11 @@ class SimResult:
         """
         if yardstick is None:
             yardstick = self if self.policy == oracle() else self.oracle
-        tally, best = self.run.tally, yardstick.run.tally.succeeded
+        tally = self.run.tally
         succeeded, sent, horizon_s = tally.succeeded, tally.attempts, self.scenario.horizon_s
         figures: dict[str, float] = {
             "goodput": succeeded / horizon_s,
-            "goodput_ratio": succeeded / best if best else math.nan,
+            "goodput_ratio": _goodput_ratio(tally, yardstick.run.tally),
             "rejected_share": tally.rejected / sent if sent else math.nan,
             "attempts_per_success": sent / succeeded if succeeded else math.nan,
         }
@@ -173,11 +188,30 @@ class SimResult:
 
     def __repr__(self) -> str:
         head = ", ".join(f"{key} {value}" for key, value in self._head().items())
-        return f"<SimResult {head}>\n{self.summary().round(4).to_string()}"
+        return f"<SimResult {head}>\n{self.summary().round(4).to_string()}{self._remark()}"
 
     def _repr_html_(self) -> str:
         head = " · ".join(f"{key} {value}" for key, value in self._head().items())
-        return f"<p><b>{head}</b></p>{self.summary().round(4).to_frame().to_html()}"
+        return f"<p><b>{head}</b></p>{self.summary().round(4).to_frame().to_html()}{self._remark()}"
+
+    def _remark(self) -> str:
+        """Say what a ratio above 1 means."""
+        if self.summary()["goodput_ratio"] <= 1.0 or self.oracle_is_bound:
+            return ""
+        return "\nThe oracle keeps the order of calls and is no bound here: a client that reorders them can do better."
+
+
+def _goodput_ratio(mine: Tally, best: Tally) -> float:
+    """Return successes over the oracle's.
+
+    More than the oracle's are still no more than 1 where the calls that it had in flight at the end make up for them:
+    who got calls in earlier is not ahead of one whose last calls are yet to be answered.
+    """
+    if not best.succeeded:
+        return math.nan
+    if mine.succeeded <= best.succeeded:
+        return mine.succeeded / best.succeeded
+    return max((mine.succeeded + mine.admitted_at_end) / (best.succeeded + best.admitted_at_end), 1.0)
 
 
 def _settings(policy: Policy) -> str:

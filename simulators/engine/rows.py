@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,10 @@ class Ending(StrEnum):
     UNFINISHED = "unfinished"
 
 
-OUTCOME_CODES: dict[str, int] = {word: code for code, word in enumerate((*Outcome, "cancelled"))}
+CANCELLED: Final = "cancelled"
+UNANSWERED: Final = "unanswered"
+"""The outcome of an attempt that was in flight when the run ended."""
+OUTCOME_CODES: dict[str, int] = {word: code for code, word in enumerate((*Outcome, CANCELLED, UNANSWERED))}
 REASON_CODES: dict[str, int] = {reason: code for code, reason in enumerate(Reason)}
 ENDING_CODES: dict[str, int] = {ending: code for code, ending in enumerate(Ending)}
 AXIS_CODES: dict[str, int] = {axis: code for code, axis in enumerate(Axis)}

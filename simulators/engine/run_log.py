@@ -19,6 +19,7 @@ from simulators.engine.rows import (
     OUTCOME_CODES,
     REASON_CODES,
     REQUEST,
+    UNANSWERED,
     Columns,
     Ending,
     Frames,
@@ -43,7 +44,8 @@ class Run(NamedTuple):
     """What a run leaves behind.
 
     Attributes:
-        attempts: columns of ``rows.ATTEMPT``, in order of their ends; ``None`` when only the summary was collected.
+        attempts: columns of ``rows.ATTEMPT``, in order of their ends, then those in flight at the end; ``None`` when
+            only the summary was collected.
         requests: columns of ``rows.REQUEST``, in order of their arrival; likewise.
         changes: columns of ``rows.CHANGE``, in order of time; likewise.
         capacity: the provider's: time and units per second by axis, at the start and after each event.
@@ -79,19 +81,27 @@ class RunLog:
 
     def attempt(self, now: float, request: Request, outcome: str) -> None:
         """Write down an attempt that ended now."""
-        call, verdict, sent_s = request.call, request.verdict, request.granted_s
+        verdict = request.verdict
         if outcome is not _SUCCEEDED and verdict.status == 200:
-            self._wasted_tokens += call.input_tokens
+            self._wasted_tokens += request.call.input_tokens
         told_s = verdict.retry_after_s
+        self._attempt(now, request, outcome, request.granted_s + verdict.first_chunk_s, told_s)
+
+    def unanswered(self, request: Request) -> None:
+        """Write down an attempt in flight when the run ends: NaN for what is to come, the status the provider chose."""
+        first_chunk_s = request.granted_s + request.verdict.first_chunk_s
+        self._attempt(_NAN, request, UNANSWERED, first_chunk_s if first_chunk_s <= self._horizon_s else _NAN, None)
+
+    def _attempt(self, now: float, request: Request, outcome: str, first_chunk_s: float, told_s: float | None) -> None:
         self._attempts += _pack_attempt(
-            call.index,
+            request.call.index,
             request.attempt,
             request.client,
             request.submitted_s,
-            sent_s,
-            sent_s + verdict.first_chunk_s,
+            request.granted_s,
+            first_chunk_s,
             now,
-            verdict.status,
+            request.verdict.status,
             OUTCOME_CODES[outcome],
             _NAN if told_s is None else told_s,
             request.rate,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from simulators.engine.rows import ENDING_CODES, OUTCOME_CODES, Columns, Ending, Rows
+from simulators.engine.rows import ENDING_CODES, OUTCOME_CODES, UNANSWERED, Columns, Ending, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,7 @@ PERCENTS = (50, 95, 99)
 _ENDS = ("admitted_s", "end_s")
 _SUCCEEDED = OUTCOME_CODES["succeeded"]
 _RATE_LIMITED = OUTCOME_CODES["rate_limited"]
+_UNANSWERED = OUTCOME_CODES[UNANSWERED]
 _DROPPED_BITS = 42
 _LEAST_S = 1e-6
 _LEAST_BIN = int(np.float64(_LEAST_S).view(np.int64)) >> _DROPPED_BITS
@@ -63,7 +64,8 @@ class Tally:
         clients: how many share the provider.
 
     Attributes:
-        attempts: attempts made.
+        attempts: attempts that were answered, or cancelled.
+        admitted_at_end: attempts that the provider had admitted and not answered when the run ended.
         rejected: those that were rate limited.
         admitted_per_second: those that succeeded, by the second of their admission.
         rejected_per_second: those that were rate limited, likewise.
@@ -76,7 +78,7 @@ class Tally:
 
     def __init__(self, horizon_s: float, clients: int) -> None:
         seconds = math.ceil(horizon_s) + 1
-        self.attempts = self.rejected = 0
+        self.attempts = self.rejected = self.admitted_at_end = 0
         self.admitted_per_second = np.zeros(seconds, dtype=np.int64)
         self.rejected_per_second = np.zeros(seconds, dtype=np.int64)
         self.endings = np.zeros(len(Ending), dtype=np.int64)
@@ -120,7 +122,9 @@ class Tally:
     def _count_attempts(self, rows: Rows | Columns) -> None:
         outcomes, seconds = rows["outcome"], rows["admitted_s"].astype(np.int32)
         succeeded, rejected = outcomes == _SUCCEEDED, outcomes == _RATE_LIMITED
-        self.attempts += len(outcomes)
+        unanswered = outcomes == _UNANSWERED
+        self.attempts += len(outcomes) - int(unanswered.sum())
+        self.admitted_at_end += int((unanswered & (rows["status"] == 200)).sum())
         self.rejected += int(rejected.sum())
         length = len(self.admitted_per_second)
         self.admitted_per_second += np.bincount(seconds[succeeded], minlength=length)

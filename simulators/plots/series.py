@@ -12,11 +12,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from factflow_llm.signals import Axis, Outcome, Reason
+from simulators.engine.rows import UNANSWERED
+from simulators.providers.calls import Call
 from simulators.providers.machine import ProviderMachine
+from simulators.scenarios.scenario import Backlog
 from simulators.streams import Streams
 from simulators.traces import Recording
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from simulators.engine.result import SimResult
     from simulators.providers.catalogue import Provider
     from simulators.traces import Trace
@@ -82,15 +87,17 @@ def limit_marks(result: SimResult, axis: Axis) -> pd.DataFrame:
 
 
 def used_per_window(result: SimResult, axis: Axis, width_s: float | None = None) -> pd.DataFrame:
-    """Return ``time_s`` (window starts) and ``used``: what admitted calls took of an axis, by when they were sent."""
+    """Return ``time_s`` (window starts) and ``used``: what admitted calls took of an axis, by when they were sent.
+
+    It is counted as the provider's quota counts, settled where that settles: beside :func:`capacity_steps` both are one
+    currency.
+    """
     edges = _edges(result, width_s)
     attempts = result.attempts
     if axis is Axis.CONCURRENCY:
         return pd.DataFrame({"time_s": edges[:-1], "used": _in_flight(result, edges)})
-    served, cut_off = (attempts["outcome"] == Outcome.SUCCEEDED).to_numpy(), _unanswered(result)
-    moments, requests = (
-        np.append(attempts[name].to_numpy()[served], cut_off[name].to_numpy()) for name in ("admitted_s", "request")
-    )
+    taken = attempts["outcome"].isin([str(Outcome.SUCCEEDED), UNANSWERED]) & (attempts["status"] == 200)
+    moments, requests = (attempts.loc[taken, name].to_numpy() for name in ("admitted_s", "request"))
     used = np.bincount(_windows(moments, edges), _units(result, axis, requests), minlength=len(edges) - 1)
     return pd.DataFrame({"time_s": edges[:-1], "used": used * 60.0 / np.diff(edges)})
 
@@ -105,11 +112,13 @@ def outcome_rates(result: SimResult, width_s: float | None = None, client: int |
     attempts = result.attempts if client is None else result.attempts[result.attempts["client"] == client]
     columns = [str(word) for word in (Outcome.SUCCEEDED, Outcome.RATE_LIMITED, Outcome.OVERLOADED)] + [OTHER, IN_FLIGHT]
     column_of = {word: column for column, word in enumerate(columns)}
+    column_of[UNANSWERED] = column_of[IN_FLIGHT]
     of_code = [column_of.get(word, column_of[OTHER]) for word in attempts["outcome"].cat.categories]
-    cut_off = _unanswered(result, client)["admitted_s"].to_numpy()
-    sent_s = np.append(attempts["admitted_s"].to_numpy(), cut_off)
-    column = np.append(np.take(of_code, attempts["outcome"].cat.codes), np.full(len(cut_off), column_of[IN_FLIGHT]))
-    cells = np.bincount(_windows(sent_s, edges) * len(columns) + column, minlength=(len(edges) - 1) * len(columns))
+    column = np.take(of_code, attempts["outcome"].cat.codes)
+    cells = np.bincount(
+        _windows(attempts["admitted_s"].to_numpy(), edges) * len(columns) + column,
+        minlength=(len(edges) - 1) * len(columns),
+    )
     per_minute = cells.reshape(-1, len(columns)) * 60.0 / np.diff(edges)[:, None]
     return pd.DataFrame(per_minute, columns=columns, index=pd.Index(edges[:-1], name="time_s"))
 
@@ -233,32 +242,40 @@ def _constant(result: SimResult, axis: Axis, client: int) -> float:
 
 
 def _units(result: SimResult, axis: Axis, requests: npt.NDArray[np.int64]) -> Floats:
+    """Return what calls cost on an axis: by the rule of its tightest quota, after settlement where it settles."""
     if axis is Axis.REQUESTS:
         return np.ones(len(requests))
-    sizes = result.requests
-    read, written = sizes["input_tokens"], sizes["output_tokens"]
-    cost = {Axis.INPUT_TOKENS: read, Axis.OUTPUT_TOKENS: written}.get(axis, read + written)
-    return cost.to_numpy(dtype=np.float64)[np.searchsorted(sizes["request"], requests)]
+    quotas = [quota for quota in result.scenario.provider.quotas if quota.axis is axis]
+    sizes = result.requests.set_index("request")[["input_tokens", "output_tokens"]]
+    if not quotas:
+        unmetered = {Axis.INPUT_TOKENS: ["input_tokens"], Axis.OUTPUT_TOKENS: ["output_tokens"]}.get(
+            axis, sizes.columns
+        )
+        return sizes.loc[requests, list(unmetered)].sum(axis=1).to_numpy(dtype=np.float64)
+    tightest = min(quotas, key=lambda quota: quota.units_per_s)
+    cost, final = tightest.cost_rule(), tightest.final_rule()
+    assert cost is not None
+    bound_of = _bounds(result)
+    asked = (
+        Call(index, read, written, bound_of(index))
+        for index, (read, written) in zip(requests.tolist(), sizes.loc[requests].to_numpy().tolist(), strict=True)
+    )
+    return np.array([cost(call) if final is None else final(call, call.output_tokens) for call in asked], dtype=float)
+
+
+def _bounds(result: SimResult) -> Callable[[int], int | None]:
+    """Return the function that gives a request's ``max_tokens``."""
+    workload = result.scenario.workload
+    if isinstance(workload, Backlog):
+        return lambda index: workload.max_tokens
+    limits = workload.max_tokens
+    return lambda index: None if limits[index] < 0 else int(limits[index])
 
 
 def _in_flight(result: SimResult, edges: Floats) -> Floats:
     """Return the mean number of calls in flight per window, those included that the end of the run cut off."""
-    attempts, cut_off = result.attempts, _unanswered(result)["admitted_s"].to_numpy()
-    starts = np.concatenate([attempts["admitted_s"].to_numpy(), cut_off])
-    ends = np.concatenate([attempts["end_s"].to_numpy(), np.full(len(cut_off), result.scenario.horizon_s)])
-    return _overlap(starts, ends, edges)
-
-
-def _unanswered(result: SimResult, client: int | None = None) -> pd.DataFrame:
-    """Return the requests in flight when the run ended: they have an admission, but no attempt that goes with it."""
-    requests, attempts = result.requests, result.attempts
-    asked = (requests["outcome"] == "unfinished") & requests["admitted_s"].notna()
-    if client is not None:
-        asked &= requests["client"] == client
-    admitted = requests.loc[asked, ["request", "admitted_s"]]
-    theirs = np.isin(attempts["request"], admitted["request"])
-    last_s = dict(zip(attempts["request"][theirs], attempts["admitted_s"][theirs], strict=True))
-    return admitted[admitted["request"].map(last_s) != admitted["admitted_s"]]
+    attempts = result.attempts
+    return _overlap(attempts["admitted_s"].to_numpy(), _ends(result, attempts["end_s"]), edges)
 
 
 def _ends(result: SimResult, ends: pd.Series[float]) -> Floats:

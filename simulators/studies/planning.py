@@ -213,7 +213,7 @@ def _measure(trace: Trace, config: RateLimitConfig, item: tuple[Provider, float,
     provider, quota, load, seed = item
     scenario = Scenario(trace, provider)
     result = simulate(scenario if quota == 1.0 else scenario.at(0.0, quota=quota), config, seed=seed)
-    requests, attempts = result.requests, result.attempts
+    requests, tally = result.requests, result.run.tally
     for_ever = requests["wait_s"].isna() | (requests["outcome"] == "never_admissible")
     waits = requests["wait_s"].mask(for_ever, math.inf).to_numpy(dtype=np.float64)
     return {
@@ -221,7 +221,7 @@ def _measure(trace: Trace, config: RateLimitConfig, item: tuple[Provider, float,
         "quota": quota,
         "load": load,
         "wait_p95_s": float(np.percentile(waits, 95, method="higher")),
-        "rejected_share": float((attempts["outcome"] == "rate_limited").mean()),
+        "rejected_share": tally.rejected / tally.attempts if tally.attempts else math.nan,
         "unserved_share": float((requests["outcome"] != "succeeded").mean()),
     }
 
