@@ -6,7 +6,6 @@ python -m pytest tests/test_answers_fuzz.py -m slow        # 200,000 answers and
 from __future__ import annotations
 
 import asyncio
-import json
 import pickle
 from random import Random
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ from factflow_llm.clients.stream import ChatStream
 from factflow_llm.errors import BadResponseError, LLMErrorClassification
 from tests.support.faces import ANTHROPIC, OPENAI, Face, anthropic_answer, openai_answer, openai_chunk
 from tests.support.loopback import Loopback, Reply
-from tests.support.mutations import bent
+from tests.support.mutations import bent, encoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -172,10 +171,10 @@ async def read_bent(name: str, *, seed: int, count: int) -> tuple[int, int]:
     draws = Random(seed)
     read = refused = 0
     for _ in range(count):
-        content = json.dumps(bent(draws.choice(_RICH[name]), draws, times=draws.randint(1, 4))).encode()
+        content = encoded(bent(draws.choice(_RICH[name]), draws, times=draws.randint(1, 4)))
         events = bent(draws.choice(_STREAMS[name]), draws, times=draws.randint(1, 6))
         told = events if isinstance(events, list) else [events]
-        body = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in told) + b"data: [DONE]\n\n"
+        body = b"".join(b"data: %s\n\n" % encoded(event) for event in told) + b"data: [DONE]\n\n"
         for streamed in (False, True):
             try:
                 if streamed:
@@ -234,5 +233,5 @@ def test_bent_answers_over_http(face: Face) -> None:
                     judge(error, client._sdk)  # type: ignore[attr-defined]
         return read
 
-    with Loopback(*(Reply(json.dumps(body).encode()) for body in bodies)) as server:
+    with Loopback(*(Reply(encoded(body)) for body in bodies)) as server:
         assert asyncio.run(ask(server)) > 50

@@ -40,7 +40,8 @@ def read_message(answer: Mapping[str, Any], known: Known, raw: Any) -> Completio
             if name is None:
                 unreadable(f"{where}.name", block.get("name"), "a name")
             given = word(block.get("id"))
-            id_ = given if given and all(call.id != given for call in calls) else call_id(len(calls), answer_id)
+            taken = {call.id for call in calls}
+            id_ = given if given and given not in taken else call_id(len(calls), answer_id, taken)
             if id_ != given:
                 blocks[position] = {**block, "id": id_}
             arguments = json_text(block.get("input"), f"{where}.input")

@@ -142,7 +142,7 @@ def _read_calls(message: Mapping[str, Any], answer_id: str | None, origin: str) 
         if name is None:
             unreadable(f"{where}.function.name", function.get("name"), "a name")
         given = word(call.get("id"))
-        id_ = given if given is not None and given not in ids else call_id(len(calls), answer_id)
+        id_ = given if given is not None and given not in ids else call_id(len(calls), answer_id, ids)
         ids.add(id_)
         arguments = json_text(function.get("arguments"), f"{where}.function.arguments")
         calls.append(ToolCall(id_, name, arguments, keep_call(origin, call)))

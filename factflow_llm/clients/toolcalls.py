@@ -15,7 +15,7 @@ from factflow_llm.clients.wire import Pieces, unreadable
 from factflow_llm.types import ToolCall, ToolCallDelta
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from factflow_llm.types import ProviderState
 
@@ -119,17 +119,20 @@ class OpenCalls:
             if call.name is None:
                 unreadable(f"tool_calls[{number}].function.name", None, "a name")
             arguments = "" if str(call.arguments).strip() else (inputs or {}).get(number, "{}")
-            made = call_id(number, answer_id) if call.id is None else None
+            made = call_id(number, answer_id, {call.id for call in self.calls}) if call.id is None else None
             call.id = call.id or made
             if arguments or made:
                 pieces.append(ToolCallDelta(number, made, None, arguments))
         return tuple(pieces)
 
 
-def call_id(number: int, answer_id: str | None) -> str:
+def call_id(number: int, answer_id: str | None, taken: Collection[str | None]) -> str:
     """Make an id for a call that the server gave none: unlike that of any other call in the conversation."""
     tail = "".join(character for character in answer_id or "" if character.isalnum() and character.isascii())[-24:]
-    return f"call_{tail}_{number}" if tail else f"call_{number}"
+    id_ = f"call_{tail}_{number}" if tail else f"call_{number}"
+    while id_ in taken:
+        id_ += "_"
+    return id_
 
 
 def _is_whole(arguments: str) -> bool:
@@ -149,6 +152,6 @@ def join_calls(deltas: Sequence[ToolCallDelta]) -> tuple[ToolCall, ...]:
         call[2].append(delta.arguments)
         call[3] = call[3] or delta.provider_state
     return tuple(
-        ToolCall(id or call_id(number, None), name or "", "".join(arguments) or "{}", state)
+        ToolCall(id or call_id(number, None, ()), name or "", "".join(arguments) or "{}", state)
         for number, (id, name, arguments, state) in joined.items()  # noqa: A001
     )
