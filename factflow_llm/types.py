@@ -278,6 +278,13 @@ class CompletionResponse:
     raw: Any = field(default=None, repr=False, compare=False)
 
     @property
+    def cost_usd(self) -> float | None:
+        """List price in US dollars, by the extra ``prices``; ``None`` where it is unknown."""
+        from factflow_llm.prices import cost_usd
+
+        return cost_usd(self.usage, model=self.model, origin=self.origin)
+
+    @property
     def message(self) -> Message:
         """This turn as it goes back into the conversation, with all its provider wants to see again."""
         return Message(
