@@ -66,11 +66,8 @@ def plot_frontier(comparison: Comparison, *, ax: Axes | None = None, **marks: An
     _share_axis(ax, float(worlds["rejected_share"].max()))
     ratios = worlds["goodput_ratio"].to_numpy()
     _ratio_axis(ax, np.minimum(ratios, _TOP * max(float(means["goodput_ratio"].max()), 1.0)))
-    ax.annotate(
-        "better", (0.02, 0.98), xytext=(0.12, 0.88), xycoords="axes fraction", va="center", ha="center",
-        color=look.ink(ax), fontsize="small", arrowprops={"arrowstyle": "->", "color": look.ink(ax)}, zorder=1,
-    )  # fmt: skip
     look.bare(ax)
+    look.title(ax, "↖ better")
     _legend_below(ax)
     return ax
 

@@ -154,10 +154,15 @@ def percent(share: float, _: object = None) -> str:
     return f"{100 * share:.3g}%"
 
 
-def legend(ax: Axes) -> None:
-    """Put the legend above the data, where it hides none, in as many rows as leave room for the title."""
+def legend(ax: Axes, *, least: int = 2) -> None:
+    """Put the legend above the data, where it hides none, in as many rows as leave room for the title.
+
+    Args:
+        ax: whose legend.
+        least: of fewer entries than these no legend is made: the title says it all.
+    """
     handles, labels = ax.get_legend_handles_labels()
-    if len(labels) < 2:
+    if len(labels) < least:
         return
     room = _ROW_CHARACTERS - len(ax.get_title(loc="left"))
     rows = next(rows for rows in range(1, len(labels) + 1) if rows == len(labels) or _width(labels, rows) <= room)

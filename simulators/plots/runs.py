@@ -184,7 +184,7 @@ def plot_waits(
     ax.set_xlim(0.0, longest)
     ax.set_xlabel("wait from arrival to admission (s)")
     look.title(ax, "Waits")
-    ax.legend(loc="best", fontsize="small", frameon=False)
+    look.legend(ax, least=1)
     return ax
 
 
@@ -248,7 +248,7 @@ def plot_recovery(
     ax.yaxis.set_major_formatter(FuncFormatter(look.percent))
     look.bare(ax)
     look.title(ax, "Recovery")
-    ax.legend(loc="lower right", fontsize="small", frameon=False)
+    look.legend(ax, least=1)
     return ax
 
 
