@@ -19,6 +19,7 @@ from simulators.scenarios.worlds import suite
 from simulators.traces import synthesize
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mechanism", "world", "lost"),
     [
@@ -51,6 +52,7 @@ def test_what_a_mechanism_is_worth(mechanism: str, world: str, lost: Worth) -> N
     assert all(harm >= least or least == 0.0 for harm, least in zip(harms, lost[1:], strict=True))
 
 
+@pytest.mark.slow
 def test_silence_lets_calls_go_where_answers_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half the quota is asked for, by calls of a minute: with slots that grow by answers alone they would wait."""
     answers = LatencyModel(first_token_s=60.0, first_token_sigma=0.2, per_token_s=0.0)

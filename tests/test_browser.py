@@ -17,7 +17,11 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
 CHROMIUM = which("chromium") or which("chromium-browser") or ""
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="the browser test needs chromium")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="the browser test needs chromium"),
+]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -74,6 +74,7 @@ PROVIDERS: dict[str, tuple[tuple[Quota, ...], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_hidden_providers(name: str, tmp_path: Path) -> None:
     """Currency, shape and limit are told from half a recording; the refusals of the other half are foretold."""
@@ -109,6 +110,7 @@ def test_what_was_never_reached_is_not_known(tmp_path: Path) -> None:
     assert "bounded from below only" in calibration.report()
 
 
+@pytest.mark.slow
 def test_what_only_headers_tell(tmp_path: Path) -> None:
     """A quota that headers show but that nobody reached is taken from them, marked as never tested."""
     meters = (Bucket(limit=150, burst_s=10), Bucket(axis=Axis.TOKENS, limit=90_000, per_s=1.0))
@@ -143,6 +145,7 @@ def test_headers_alone_tell_the_window(quota: Quota, tmp_path: Path) -> None:
         assert found.burst_s == pytest.approx(20, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_rejections_that_count_are_told(tmp_path: Path) -> None:
     """A bucket that every rejection empties is told from one that forgives them."""
     for counts, asked in ((True, 3.2), (True, 5.0), (False, 3.2)):
@@ -154,6 +157,7 @@ def test_rejections_that_count_are_told(tmp_path: Path) -> None:
         assert found.limit == pytest.approx(173, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_rare_quota_is_told_behind_a_common_one(tmp_path: Path) -> None:
     """A quota that made one refusal in a hundred is found among those that the other does not explain."""
     meters = (FixedWindow(limit=168, enforced_over_s=5), Bucket(axis=Axis.TOKENS, limit=330_000, burst_s=5))
@@ -166,6 +170,7 @@ def test_a_rare_quota_is_told_behind_a_common_one(tmp_path: Path) -> None:
         assert error <= 0.03, line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("habit", "expected"),
     [
@@ -188,6 +193,7 @@ def test_habits_of_retry_after(habit: RetryAfter, expected: RetryAfter, tmp_path
     assert calibration.provider.quotas[0].limit == pytest.approx(150, rel=0.03)
 
 
+@pytest.mark.slow
 def test_a_shaky_network_makes_no_habit(refused: tuple[Provider, Trace, Recording]) -> None:
     """Retry-After that is off by what a network may take is true, neither late nor early."""
     truth, trace, recording = refused
@@ -199,6 +205,7 @@ def test_a_shaky_network_makes_no_habit(refused: tuple[Provider, Trace, Recordin
     assert (found.habit, found.factor) == ("true", 1.0), about
 
 
+@pytest.mark.slow
 def test_error_rates(tmp_path: Path) -> None:
     """Failures are told by status, with an interval that holds the truth; no quota is blamed for stray refusals."""
     faults = (Refused(status=503, share=0.05), Refused(status=429, share=0.03))
@@ -211,6 +218,7 @@ def test_error_rates(tmp_path: Path) -> None:
     assert calibration.provider.quotas == ()
 
 
+@pytest.mark.slow
 def test_settlement_is_told(tmp_path: Path) -> None:
     """Tokens corrected to real use after the answer are told from tokens reserved for good."""
     meters = (Bucket(axis=Axis.TOKENS, limit=230_000, burst_s=10, settlement=Settlement.AT_END),)
@@ -297,6 +305,7 @@ def test_costs_are_the_quotas_own(refused: tuple[Provider, Trace, Recording]) ->
             np.testing.assert_array_equal(currency.settled[answered], np.array(settled)[answered])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quota", "shape"),
     [
@@ -365,6 +374,7 @@ def test_too_little_is_said_to_be_too_little(tmp_path: Path) -> None:
         calibrate(recording).validate()
 
 
+@pytest.mark.slow
 def test_another_recording_can_be_held_out(
     refused: tuple[Provider, Trace, Recording], calibration: Calibration, tmp_path: Path
 ) -> None:
@@ -378,6 +388,7 @@ def test_another_recording_can_be_held_out(
     assert "<table" in validation._repr_html_()
 
 
+@pytest.mark.slow
 def test_what_is_shown(refused: tuple[Provider, Trace, Recording], calibration: Calibration) -> None:
     """Report, table and notebook face name each figure with its interval and how well it is known."""
     assert calibration.identified

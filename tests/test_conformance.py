@@ -50,7 +50,7 @@ def demand(kind: str, seed: int) -> object:
     return synthesize(6.0, 60.0, cv=3.0, seed=seed)
 
 
-@pytest.mark.parametrize("kind", ["open", "closed"])
+@pytest.mark.parametrize("kind", ["open", pytest.param("closed", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("preset", provider_names())
 def test_shell_and_engine_agree(preset: str, kind: str) -> None:
     """Twenty seeds of a preset, with an event, cancellations and a deadline, give the same rows from both drivers."""

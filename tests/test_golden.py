@@ -34,6 +34,7 @@ def test_no_report_is_left_over() -> None:
     assert {file.stem for file in GOLDEN.glob("*.txt")} == set(sim.provider_names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hash_seed", "jobs"), [("0", "1"), ("1", "2"), ("77", "2")])
 def test_the_same_seed_gives_the_same_bytes(hash_seed: str, jobs: str, texts: dict[str, str]) -> None:
     """Neither the hash seed nor the number of processes shows in a report."""

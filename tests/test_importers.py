@@ -58,6 +58,7 @@ def put(folder: Path, content: str | bytes, name: str = "trace.txt") -> Path:
     return path
 
 
+@pytest.mark.traces
 @public
 @pytest.mark.parametrize(
     ("file", "requests", "sessions", "source"),
@@ -81,6 +82,7 @@ def test_public_traces(file: str, requests: int, sessions: int, source: str) -> 
     assert trace.arrival_s[0] == 0
 
 
+@pytest.mark.traces
 @public
 def test_one_servegen_client_is_seeded() -> None:
     """ServeGen's distributions are drawn: marked simulated, the same for a seed, at the published rate."""
@@ -95,6 +97,7 @@ def test_one_servegen_client_is_seeded() -> None:
     assert (trace.input_tokens > 0).all()
 
 
+@pytest.mark.traces
 @public
 def test_servegen_folder() -> None:
     """A folder of clients is one trace, in order of arrival."""
@@ -180,6 +183,7 @@ def test_tracelab_table(tmp_path: Path) -> None:
         read_trace(put(tmp_path, text + "a,100,1,0,512,64,250\na,100,1,576,128,64,0\n"))
 
 
+@pytest.mark.traces
 @public
 def test_tracelab_rounds() -> None:
     """A round is asked with its last input and answered with its last output; the pause lies between."""
@@ -422,7 +426,7 @@ def blank_lines(text: str) -> bytes:
     return b" " * 1023 + b"\n" if text.startswith("{") else b"\n" * 1024
 
 
-@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("harm", [*list(HARMS)[:-1], pytest.param("gzip bomb", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("importer", EVERY)
 def test_every_importer_on_every_harm(tmp_path: Path, importer: str, harm: str) -> None:
     """Whichever format, whichever harm: an error with file and line, in bounded memory, and nothing executed."""
@@ -494,6 +498,7 @@ def test_places_that_are_no_traces(tmp_path: Path) -> None:
         read_trace(tmp_path / "pipe")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [b"\n", b"0" * 1000 + b"\n", AZURE.encode().splitlines(keepends=True)[1]])
 def test_gzip_bombs_are_cut_short(tmp_path: Path, unit: bytes) -> None:
     """A gzip that unpacks without end is refused in bounded memory."""

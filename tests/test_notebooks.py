@@ -59,6 +59,7 @@ def test_cells_are_few_and_short(path: Path) -> None:
     assert max(len(cell.source.splitlines()) for cell in notebook.cells if cell.cell_type == "code") <= 10
 
 
+@pytest.mark.slow
 @each_notebook
 def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder, offline, every cell runs, nothing complains, and there is something to take home."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WORLD = Scenario(backlog(32, 300.0), "bucket", name="bucket")
 ABSENT = peers.absent_peers()
+pytestmark = pytest.mark.peers
 REJECTED = RateLimitSignal(Outcome.RATE_LIMITED)
 SERVED = RateLimitSignal(Outcome.SUCCEEDED)
 

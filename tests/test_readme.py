@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(?P<info>[^\n`]+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
 
@@ -44,7 +44,12 @@ def command(name: str) -> str:
     return text
 
 
-PROGRAMS = [page for page in PAGES if any(map(is_python, blocks(page)))]
+LONG = ("README", "gallery", "tutorial")
+PROGRAMS = [
+    pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG))
+    for page in PAGES
+    if any(map(is_python, blocks(page)))
+]
 
 
 @pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.stem)

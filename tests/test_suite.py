@@ -169,6 +169,7 @@ def test_worlds_without_their_trace_are_left_out_with_a_reason(tmp_path: Path) -
     assert "AzureLLMInferenceTrace_code.csv" in absent_worlds(traces=tmp_path)["code-1x"]
 
 
+@pytest.mark.traces
 @pytest.mark.skipif(not TRACES.is_dir(), reason="needs the public traces beside the checkout")
 def test_the_code_trace_wants_what_its_worlds_say() -> None:
     """At 1, 2 and 4 times its speed the trace wants 0.4, 0.8 and 1.6 times the quota of tokens."""

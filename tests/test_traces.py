@@ -52,6 +52,7 @@ def traces(draw: st.DrawFn) -> Trace:
     )
 
 
+@pytest.mark.traces
 @pytest.mark.skipif(not AZURE_CODE.exists(), reason="public traces are not beside this checkout")
 def test_published_figures() -> None:
     """Azure's code hour is described by the figures published for it."""
