@@ -26,6 +26,7 @@ from tests.support.faces import (
     BEDROCK,
     KEY,
     OPENAI,
+    RESPONSES,
     Face,
     anthropic_answer,
     openai_answer,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAGE = Path(__file__).parents[1] / "docs" / "asking.md"
-NAMES = {"openai": "OpenAI", "azure": "Azure", "anthropic": "Anthropic", "bedrock": "Bedrock"}
+NAMES = {"openai": "OpenAI", "responses": "Responses", "azure": "Azure", "anthropic": "Anthropic", "bedrock": "Bedrock"}
 HELLO = [Message.user("hello")]
 
 
@@ -48,7 +49,7 @@ def heard() -> dict[str, dict[str, str]]:
         for name, value in AWS.items():
             patch.setenv(name, value)
         patch.delenv("AWS_PROFILE", raising=False)
-        return {face.name: hear(face) for face in (OPENAI, AZURE, ANTHROPIC, BEDROCK)}
+        return {face.name: hear(face) for face in (OPENAI, RESPONSES, AZURE, ANTHROPIC, BEDROCK)}
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)

@@ -55,10 +55,21 @@ class Way:
     own: Mapping[str, tuple[Sequence[Message], Mapping[str, Any]]] = field(default_factory=dict)
 
 
-OPENAI, ANTHROPIC, BEDROCK = "openai", "anthropic", "bedrock"
-LANGUAGES = {"openai": OPENAI, "azure": OPENAI, "anthropic": ANTHROPIC, "bedrock": BEDROCK}
+OPENAI, RESPONSES, ANTHROPIC, BEDROCK = "openai", "responses", "anthropic", "bedrock"
+LANGUAGES = {
+    "openai": OPENAI,
+    "responses": RESPONSES,
+    "azure": OPENAI,
+    "anthropic": ANTHROPIC,
+    "bedrock": BEDROCK,
+}
 """The language each face speaks."""
-MODELS = {OPENAI: "gpt-5.6", ANTHROPIC: "claude-haiku-4-5", BEDROCK: "anthropic.claude-haiku-4-5-20251001-v1:0"}
+MODELS = {
+    OPENAI: "gpt-5.6",
+    RESPONSES: "gpt-5.6",
+    ANTHROPIC: "claude-haiku-4-5",
+    BEDROCK: "anthropic.claude-haiku-4-5-20251001-v1:0",
+}
 
 WAYS = (
     Way(
@@ -66,6 +77,7 @@ WAYS = (
         "ImagePart(url=…)",
         user(ImagePart(url="https://x.org/a.png")),
         signs={
+            RESPONSES: ("input.0.content.1.image_url", "https://x.org/a.png"),
             OPENAI: ("messages.0.content.1.image_url.url", "https://x.org/a.png"),
             ANTHROPIC: ("messages.0.content.1.source", {"type": "url", "url": "https://x.org/a.png"}),
         },
@@ -75,6 +87,7 @@ WAYS = (
         "ImagePart(data=…, media_type=…)",
         user(ImagePart(data=b"png", media_type="image/png")),
         signs={
+            RESPONSES: ("input.0.content.1.image_url", "data:image/png;base64,cG5n"),
             BEDROCK: ("messages.0.content.1.image.source.bytes", "cG5n"),
             OPENAI: ("messages.0.content.1.image_url.url", "data:image/png;base64,cG5n"),
             ANTHROPIC: ("messages.0.content.1.source.data", "cG5n"),
@@ -84,19 +97,26 @@ WAYS = (
         "image by file id",
         "ImagePart(file_id=…)",
         user(ImagePart(file_id="file_1")),
-        signs={ANTHROPIC: ("messages.0.content.1.source", {"type": "file", "file_id": "file_1"})},
+        signs={
+            RESPONSES: ("input.0.content.1.file_id", "file_1"),
+            ANTHROPIC: ("messages.0.content.1.source", {"type": "file", "file_id": "file_1"}),
+        },
     ),
     Way(
         "image detail",
         'ImagePart(…, detail="low")',
         user(ImagePart(data=b"png", media_type="image/png", detail="low")),
-        signs={OPENAI: ("messages.0.content.1.image_url.detail", "low")},
+        signs={
+            RESPONSES: ("input.0.content.1.detail", "low"),
+            OPENAI: ("messages.0.content.1.image_url.detail", "low"),
+        },
     ),
     Way(
         "document by bytes",
         "DocumentPart(data)",
         user(DocumentPart(PDF, name="gear.pdf")),
         signs={
+            RESPONSES: ("input.0.content.1.filename", "gear.pdf"),
             BEDROCK: ("messages.0.content.1.document.name", "gear pdf"),
             OPENAI: ("messages.0.content.1.file.filename", "gear.pdf"),
             ANTHROPIC: ("messages.0.content.1.source.media_type", "application/pdf"),
@@ -106,13 +126,17 @@ WAYS = (
         "document by URL",
         "DocumentPart(url=…)",
         user(DocumentPart(url="https://x.org/a.pdf")),
-        signs={ANTHROPIC: ("messages.0.content.1.source.url", "https://x.org/a.pdf")},
+        signs={
+            RESPONSES: ("input.0.content.1.file_url", "https://x.org/a.pdf"),
+            ANTHROPIC: ("messages.0.content.1.source.url", "https://x.org/a.pdf"),
+        },
     ),
     Way(
         "document by file id",
         "DocumentPart(file_id=…)",
         user(DocumentPart(file_id="file-1")),
         signs={
+            RESPONSES: ("input.0.content.1.file_id", "file-1"),
             OPENAI: ("messages.0.content.1.file", {"file_id": "file-1"}),
             ANTHROPIC: ("messages.0.content.1.source", {"type": "file", "file_id": "file-1"}),
         },
@@ -140,6 +164,7 @@ WAYS = (
         '{"type": "…", …}',
         user({"type": "made_up", "made_up": 1}),
         signs={
+            RESPONSES: ("input.0.content.1.made_up", 1),
             OPENAI: ("messages.0.content.1.made_up", 1),
             ANTHROPIC: ("messages.0.content.1.made_up", 1),
             BEDROCK: ("messages.0.content.1.guardContent.text.text", "private"),
@@ -151,6 +176,7 @@ WAYS = (
         "TextPart(text, cache=True)",
         [Message.system([TextPart("long rules", cache=True)]), Message.user("What is this?")],
         signs={
+            RESPONSES: ("input.0.content.0.prompt_cache_breakpoint", {"mode": "explicit"}),
             BEDROCK: ("system.1.cachePoint", {"type": "default"}),
             OPENAI: ("messages.0.content.0.prompt_cache_breakpoint", {"mode": "explicit"}),
             ANTHROPIC: ("system.0.cache_control", {"type": "ephemeral"}),
@@ -170,6 +196,7 @@ WAYS = (
         "Tool(…, strict=True)",
         asked={"tools": [Tool("lookup", parameters=LOOKUP.parameters, strict=True)]},
         signs={
+            RESPONSES: ("tools.0.strict", True),
             BEDROCK: ("toolConfig.tools.0.toolSpec.strict", True),
             OPENAI: ("tools.0.function.strict", True),
             ANTHROPIC: ("tools.0.strict", True),
@@ -189,6 +216,7 @@ WAYS = (
         'tools=[{"type": "…", …}]',
         asked={"tools": [{"type": "made_up_1"}]},
         signs={
+            RESPONSES: ("tools.0", {"type": "made_up_1"}),
             OPENAI: ("tools.0", {"type": "made_up_1"}),
             ANTHROPIC: ("tools.0", {"type": "made_up_1"}),
             BEDROCK: ("toolConfig.tools.0.systemTool.name", "nova_grounding"),
@@ -205,6 +233,7 @@ WAYS = (
         'tool_choice="required"',
         asked={"tools": [LOOKUP], "tool_choice": "required"},
         signs={
+            RESPONSES: ("tool_choice", "required"),
             BEDROCK: ("toolConfig.toolChoice", {"any": {}}),
             OPENAI: ("tool_choice", "required"),
             ANTHROPIC: ("tool_choice", {"type": "any"}),
@@ -215,6 +244,7 @@ WAYS = (
         'tool_choice="lookup"',
         asked={"tools": [LOOKUP], "tool_choice": "lookup"},
         signs={
+            RESPONSES: ("tool_choice", {"type": "function", "name": "lookup"}),
             BEDROCK: ("toolConfig.toolChoice", {"tool": {"name": "lookup"}}),
             OPENAI: ("tool_choice", {"type": "function", "function": {"name": "lookup"}}),
             ANTHROPIC: ("tool_choice", {"type": "tool", "name": "lookup"}),
@@ -225,6 +255,7 @@ WAYS = (
         "parallel_tool_calls=False",
         asked={"tools": [LOOKUP], "parallel_tool_calls": False},
         signs={
+            RESPONSES: ("parallel_tool_calls", False),
             OPENAI: ("parallel_tool_calls", False),
             ANTHROPIC: ("tool_choice", {"type": "auto", "disable_parallel_tool_use": True}),
         },
@@ -238,6 +269,7 @@ WAYS = (
             Message.tool([TextPart("seen"), ImagePart(data=b"png", media_type="image/png")], tool_call_id="c1"),
         ],
         signs={
+            RESPONSES: ("input.2.output.1.image_url", "data:image/png;base64,cG5n"),
             BEDROCK: ("messages.2.content.0.toolResult.content.1.image.format", "png"),
             OPENAI: ("messages.3.content.1.image_url.url", "data:image/png;base64,cG5n"),
             ANTHROPIC: ("messages.2.content.0.content.1.source.data", "cG5n"),
@@ -248,6 +280,7 @@ WAYS = (
         "Message.tool([DocumentPart(…)], tool_call_id=…)",
         [Message.user("Which?"), CALL, Message.tool([DocumentPart(PDF)], tool_call_id="c1")],
         signs={
+            RESPONSES: ("input.2.output.0.type", "input_file"),
             BEDROCK: ("messages.2.content.0.toolResult.content.0.document.format", "pdf"),
             OPENAI: ("messages.3.content.1.file.filename", "document.pdf"),
             ANTHROPIC: ("messages.2.content.0.content.0.source.media_type", "application/pdf"),
@@ -258,6 +291,7 @@ WAYS = (
         "Message.tool(…, is_error=True)",
         [Message.user("Which?"), CALL, Message.tool("no such part", tool_call_id="c1", is_error=True)],
         signs={
+            RESPONSES: ("input.2.output", "Error: no such part"),
             BEDROCK: ("messages.2.content.0.toolResult.status", "error"),
             OPENAI: ("messages.2.content", "Error: no such part"),
             ANTHROPIC: ("messages.2.content.0.is_error", True),
@@ -268,6 +302,7 @@ WAYS = (
         'reasoning="high"',
         asked={"reasoning": "high"},
         signs={
+            RESPONSES: ("reasoning.effort", "high"),
             BEDROCK: ("additionalModelRequestFields.thinking.budget_tokens", 16_384),
             OPENAI: ("reasoning_effort", "high"),
             ANTHROPIC: ("thinking.budget_tokens", 16_384),
@@ -278,6 +313,7 @@ WAYS = (
         "reasoning=3000",
         asked={"reasoning": 3000},
         signs={
+            RESPONSES: ("reasoning.effort", "medium"),
             BEDROCK: ("additionalModelRequestFields.thinking.budget_tokens", 3000),
             OPENAI: ("reasoning_effort", "medium"),
             ANTHROPIC: ("thinking.budget_tokens", 3000),
@@ -288,6 +324,7 @@ WAYS = (
         "response_format=Model",
         asked={"response_format": Gear},
         signs={
+            RESPONSES: ("text.format.strict", True),
             BEDROCK: ("outputConfig.textFormat.type", "json_schema"),
             OPENAI: ("response_format.json_schema.strict", True),
             ANTHROPIC: ("output_config.format.type", "json_schema"),
@@ -295,7 +332,15 @@ WAYS = (
     ),
     Way("seed", "seed=7", asked={"seed": 7}, signs={OPENAI: ("seed", 7)}),
     Way("several answers", "n=2", asked={"n": 2}, signs={OPENAI: ("n", 2)}),
-    Way("log probabilities", "logprobs=3", asked={"logprobs": 3}, signs={OPENAI: ("top_logprobs", 3)}),
+    Way(
+        "log probabilities",
+        "logprobs=3",
+        asked={"logprobs": 3},
+        signs={
+            RESPONSES: ("top_logprobs", 3),
+            OPENAI: ("top_logprobs", 3),
+        },
+    ),
 )
 
 SAID, LEFT_OUT, REFUSED = "yes", "left out", "refused"
@@ -317,7 +362,7 @@ def hear(face: Face, ways: Sequence[Way] = WAYS) -> dict[str, str]:
 
     async def ask(server: Loopback) -> dict[str, str]:
         heard = {}
-        async with face.make(server.url, MODELS[language]) as client:
+        async with face.make(server.url, model=MODELS[language]) as client:
             for way in ways:
                 try:
                     messages, asked = way.own.get(language, (way.messages, way.asked))
