@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 
@@ -31,6 +32,7 @@ from factflow_llm.errors import ConfigurationError, UnknownProfileError, WrongMo
 from factflow_llm.files import write_new
 from factflow_llm.providers import PROVIDERS, ModelType, ProviderName
 from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.secrecy import is_telling, masked, shown_address, shown_options
 from factflow_llm.tables import EXTENDS, anchor, from_environment, inherit, nearest, toml_key, toml_value
 
 __all__ = ["DEFAULT", "LLMConfig", "LLMProviderConfig", "ModelType", "ProviderName"]
@@ -70,7 +72,7 @@ def _explain(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"{key}: {message}" if key else message
     shown = problem["input"]
     secret = key.startswith("api_key") or not isinstance(shown, str | int | float)
-    return f"{key}: {problem['msg']}" + ("" if secret else f", not {shown!r}")
+    return masked(f"{key}: {problem['msg']}" + ("" if secret else f", not {shown!r}"))
 
 
 def _check_secret(secret: SecretStr) -> SecretStr:
@@ -135,6 +137,18 @@ class LLMProviderConfig(_Settings):
         "preset for every call (temperature, max_tokens, seed…).",
     )
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, shown_address(value) if name == "base_url" and value else value
+
+    @field_serializer("base_url")
+    def _show_base_url(self, url: str | None) -> str | None:
+        return url and shown_address(url)
+
+    @field_serializer("options")
+    def _show_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        return shown_options(options)
+
     @model_validator(mode="before")
     @classmethod
     def _name_model_by_deployment(cls, values: Any) -> Any:
@@ -167,7 +181,8 @@ class LLMProviderConfig(_Settings):
             return (self.quota_group,)
         usual = PROVIDERS[self.provider].key_variable
         key = self.api_key or self.api_key_file or SecretStr(f"${{{usual}}}")
-        account = (key, self.base_url, self.region, self.options.get("aws_profile"))
+        address = None if self.base_url is None else SecretStr(self.base_url)
+        account = (key, address, self.region, self.options.get("aws_profile"))
         return (self.provider, *account, self.deployment or self.model)
 
     def resolve_api_key(self) -> str | None:
@@ -205,7 +220,7 @@ class LLMConfig(_Settings):
         """Flatten ``extends``, and build each profile here so that an error carries its name."""
         if not isinstance(values, Mapping) or not isinstance(values.get("providers"), Mapping):
             return values
-        bases, profiles = values.get("bases", {}), {}
+        bases, profiles = values.get("bases") or {}, {}
         if not isinstance(bases, Mapping):
             raise ValueError("bases is a table of tables: write [bases.NAME]")
         tables = {name: _plain(table) for name, table in {**bases, **values["providers"]}.items()}
@@ -251,6 +266,8 @@ class LLMConfig(_Settings):
             UnknownProfileError: with the nearest known name.
             WrongModelTypeError: with the profiles of the right type.
         """
+        if not isinstance(name, str):
+            raise UnknownProfileError(f"a profile's name is text, not {name!r}{nearest('', self.providers)}")
         fitting = [known for known, profile in self.providers.items() if profile.type is type]
         if name == DEFAULT and name not in self.providers:
             if self.default is not None:
@@ -277,31 +294,42 @@ class LLMConfig(_Settings):
         return cls(**values)
 
     @classmethod
-    def from_toml(cls, path: str | Path) -> Self:
+    def from_toml(cls, path: str | Path, *, secrets: str | None = None) -> Self:
         """Read a TOML file; file names in it are relative to it.
 
-        Raises:
-            ConfigurationError: naming the file, the profile and the key.
-        """
-        return cls._read(Path(path), tomllib.loads)
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> Self:
-        """Read a JSON file of the same shape; a ``$schema`` in it is for editors.
+        Args:
+            path: the file.
+            secrets: what a file from someone else may name. ``"environment-prefix:APP_"`` allows environment variables
+                that begin so, and no key file; ``"none"`` allows neither. By default it may name any: whoever writes
+                the file then reads every variable, for ``base_url`` says where a key is sent.
 
         Raises:
             ConfigurationError: naming the file, the profile and the key.
         """
-        return cls._read(Path(path), json.loads)
+        return cls._read(Path(path), tomllib.loads, secrets)
 
     @classmethod
-    def _read(cls, path: Path, parse: Callable[[str], Any]) -> Self:
+    def from_json(cls, path: str | Path, *, secrets: str | None = None) -> Self:
+        """Read a JSON file of the same shape; a ``$schema`` in it is for editors. Arguments as for ``from_toml``.
+
+        Raises:
+            ConfigurationError: naming the file, the profile and the key.
+        """
+        return cls._read(Path(path), json.loads, secrets)
+
+    @classmethod
+    def _read(cls, path: Path, parse: Callable[[str], Any], secrets: str | None) -> Self:
+        prefix = _allowed_prefix(secrets)
         try:
             values = parse(path.read_text(encoding="utf-8"))
             if not isinstance(values, dict):
                 raise ValueError("a table is needed, with a table 'providers' in it")
             values.pop("$schema", None)
-            return cls(**anchor(values, _FILE_KEYS, path.parent))
+            config = cls(**anchor(values, _FILE_KEYS, path.parent))
+            if secrets is not None:
+                for name, profile in config.providers.items():
+                    _check_allowed(name, profile, prefix)
+            return config
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}; LLMConfig.example({str(path)!r}) writes one") from None
         except ValueError as error:
@@ -322,7 +350,8 @@ class LLMConfig(_Settings):
     def to_toml(self, path: str | Path | None = None, *, overwrite: bool = False) -> str:
         """Write the profiles as TOML, inheritance flattened, and return the text.
 
-        A key that is a reference is written as such; a literal key is left out, and a comment says so.
+        A key that is a reference is written as such; a literal key is left out, and so are an address that carries a
+        user or a query, and options that may hold a secret (headers, proxies). A comment says so for each.
 
         Args:
             path: where to write; nothing is written without it.
@@ -335,12 +364,19 @@ class LLMConfig(_Settings):
         for name, profile in self.providers.items():
             lines.append(f"[providers.{toml_key(name)}]")
             for key in LLMProviderConfig.model_fields:
-                value = getattr(profile, key) if key in profile.model_fields_set else None
+                value: Any = getattr(profile, key) if key in profile.model_fields_set else None
                 if isinstance(value, SecretStr):
                     value = value.get_secret_value()
                     if not _REFERENCE.fullmatch(value):
                         lines.append('# api_key: a literal key is not written; write api_key = "${ENV_NAME}"')
                         continue
+                if key == "base_url" and value is not None and shown_address(value) != value:
+                    lines.append("# base_url: it carries a user or a query; write it by hand")
+                    continue
+                if key == "options" and value:
+                    telling = [option for option in value if is_telling(option)]
+                    lines += [f"# options.{option}: it may be secret; write it by hand" for option in telling]
+                    value = {option: one for option, one in value.items() if option not in telling} or None
                 if value is not None:
                     lines.append(f"{key} = {toml_value(value)}")
             lines.append("")
@@ -377,3 +413,26 @@ def _plain(table: Any) -> Any:
     if isinstance(table, LLMProviderConfig):
         return {key: getattr(table, key) for key in table.model_fields_set}
     return table
+
+
+def _allowed_prefix(secrets: str | None) -> str | None:
+    """Read ``secrets``: the prefix of the variables that a file may name, ``None`` for no variable at all."""
+    if secrets is None or secrets == "none":
+        return None
+    kind, _, prefix = secrets.partition(":") if isinstance(secrets, str) else ("", "", "")
+    if kind != "environment-prefix" or not prefix:
+        raise ConfigurationError(f'secrets = {secrets!r}: write "environment-prefix:NAME_", "none", or leave it out')
+    return prefix
+
+
+def _check_allowed(name: str, profile: LLMProviderConfig, prefix: str | None) -> None:
+    """Raise unless a profile from someone else takes its secret from where the caller allowed it."""
+    may = f'write api_key = "${{{prefix}…}}"' if prefix else "write the key itself"
+    if profile.api_key_file is not None:
+        raise ConfigurationError(f"profile {name!r}: api_key_file is not allowed in this file; {may}")
+    variable = PROVIDERS[profile.provider].key_variable
+    if profile.api_key is not None:
+        reference = _REFERENCE.fullmatch(profile.api_key.get_secret_value())
+        variable = reference[1] if reference else None
+    if variable is not None and not (prefix and variable.startswith(prefix)):
+        raise ConfigurationError(f"profile {name!r}: the environment variable {variable} is not allowed here; {may}")

@@ -21,7 +21,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Say which known word was probably meant, or all of them; to be appended to an error."""
-    known = sorted(known)
+    known = sorted(map(str, known))
     near = get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
 
@@ -36,11 +36,15 @@ def inherit(name: str, tables: Mapping[str, Any], seen: tuple[str, ...] = ()) ->
     if not isinstance(table, Mapping):
         raise ConfigurationError("a profile is a table of keys")
     own = dict(table)
+    if odd := next((key for key in own if not isinstance(key, str)), None):
+        raise ConfigurationError(f"the key {odd!r} is no text")
     parent = own.pop(EXTENDS, None)
     if parent is None:
         return own
+    if not isinstance(parent, str):
+        raise ConfigurationError(f"extends is of type {type(parent).__name__}: write the name of a base or a profile")
     if parent not in tables:
-        raise ConfigurationError(f"extends = {parent!r} names neither base nor profile{nearest(str(parent), tables)}")
+        raise ConfigurationError(f"extends = {parent!r} names neither base nor profile{nearest(parent, tables)}")
     if parent in (name, *seen):
         raise ConfigurationError(f"extends goes in a circle: {' → '.join((*seen, name, parent))}")
     return _merge(inherit(parent, tables, (*seen, name)), own)

@@ -14,7 +14,7 @@ from factflow_llm.clients.anthropic_answers import MessageReader, read_message
 from factflow_llm.clients.anthropic_messages import say_format, say_messages, say_tools
 from factflow_llm.clients.anthropic_wishes import say_wishes
 from factflow_llm.clients.base import BaseLLMClient, Call
-from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options
+from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options, split_query
 from factflow_llm.clients.loops import Connections
 from factflow_llm.clients.reading import Answers
 from factflow_llm.clients.stainless import (
@@ -81,6 +81,7 @@ class AnthropicClient(BaseLLMClient):
         super().__init__(model, options=options)
         self.timeout_s = timeout_s
         address = check_address(base_url, variable="ANTHROPIC_BASE_URL", default="https://api.anthropic.com")
+        address, query = split_query(address)
         address = _VERSION.sub("", address)
         key = check_api_key(api_key or os.environ.get("ANTHROPIC_API_KEY"), variable="ANTHROPIC_API_KEY")
 
@@ -93,7 +94,7 @@ class AnthropicClient(BaseLLMClient):
                 proxy=proxy,
                 http_client=http_client,
             )
-            return anthropic.AsyncAnthropic(api_key=key, base_url=address, **wiring)
+            return anthropic.AsyncAnthropic(api_key=key, base_url=address, default_query=query, **wiring)
 
         self.default_max_tokens = check_count(default_max_tokens, name="default_max_tokens")
         self._sdk = anthropic

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from factflow_llm.errors import ConfigurationError, FactflowLLMError, InvalidRequestError, WrongEventLoopError
+from factflow_llm.secrecy import enrol, enrol_address, masked, shown_address
 from factflow_llm.types import (
     EFFORTS,
     TOOL_CHOICES,
@@ -47,16 +48,22 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
 
 def check_url(url: Any, *, name: str) -> str:
     """Return ``url``, or raise a ``ConfigurationError`` when it is malformed or lacks a scheme or a host."""
-    if not isinstance(url, str) or not url.isprintable() or " " in url:
-        raise ConfigurationError(f"{name} {url!r} is no URL: write https://HOST, with no space or line break in it")
+    if not isinstance(url, str):
+        raise ConfigurationError(f"{name} is of type {type(url).__name__}: write it as text, https://HOST")
+    enrol_address(url)
+    shown = shown_address(url)
+    if not url.isprintable() or " " in url:
+        raise ConfigurationError(f"{name} {shown!r} is no URL: write https://HOST, with no space or line break in it")
     try:
         parts = urlsplit(url)
         complete = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0
     except ValueError as error:
-        raise ConfigurationError(f"{name} {url!r} is no URL: {error}; write https://HOST or http://HOST:PORT") from None
+        raise ConfigurationError(
+            f"{name} {shown!r} is no URL: {masked(str(error))}; write https://HOST or http://HOST:PORT"
+        ) from None
     if not complete:
         raise ConfigurationError(
-            f"{name} {url!r} needs a scheme and a host: write https://HOST, or http://HOST for a server of your own"
+            f"{name} {shown!r} needs a scheme and a host: write https://HOST, or http://HOST for a server of your own"
         )
     return url
 
@@ -102,6 +109,7 @@ def check_api_key(key: str | None, *, variable: str) -> str:
             "(any word will do for a server that asks for none)"
         )
     _check_header_value(key, name="the API key")
+    enrol(key)
     return key
 
 
@@ -111,7 +119,14 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise ConfigurationError(f"{name!r} cannot be the name of a header: write letters, digits and dashes")
         _check_header_value(value, name=f"the header {name!r}")
+        enrol(value)
     return dict(headers or {})
+
+
+def split_query(address: str) -> tuple[str, dict[str, str]]:
+    """Return an address without its query, and the query, which SDKs want apart."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(query="")), dict(parse_qsl(parts.query, keep_blank_values=True))
 
 
 def _check_header_value(value: Any, *, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from factflow_llm.clients.base import BaseLLMClient, Call
 from factflow_llm.clients.batches import refusal_text
-from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options
+from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options, split_query
 from factflow_llm.clients.counts import embedding_usage
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
 from factflow_llm.clients.loops import Connections
@@ -175,6 +175,7 @@ class OpenAIClient(OpenAICompatibleClient):
         import openai
 
         address = check_address(base_url, variable="OPENAI_BASE_URL", default=_OPENAI)
+        address, query = split_query(address)
         address = _CALL.sub("", address)
         if address == _OPENAI.removesuffix("/v1"):
             address = _OPENAI
@@ -189,7 +190,7 @@ class OpenAIClient(OpenAICompatibleClient):
                 proxy=proxy,
                 http_client=http_client,
             )
-            return openai.AsyncOpenAI(api_key=key, base_url=address, **wiring)
+            return openai.AsyncOpenAI(api_key=key, base_url=address, default_query=query, **wiring)
 
         super().__init__(
             model,

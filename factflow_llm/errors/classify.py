@@ -40,6 +40,7 @@ from factflow_llm.errors.tables import (
     reason_of_status,
 )
 from factflow_llm.headers import LimitHeaders, bounded_s, parse_duration
+from factflow_llm.secrecy import holds_secret
 from factflow_llm.signals import Axis, AxisLimit, Outcome
 
 if TYPE_CHECKING:
@@ -332,7 +333,7 @@ def _limit_kind(reason: ErrorReason, axis: Axis | None, *, daily: bool) -> Limit
 
 
 def _machine_word(text: str | None) -> str | None:
-    """Let through what can only be a machine's word: neither a secret nor a piece of somebody's text."""
-    if text is None or not _MACHINE_WORD.fullmatch(text) or _SECRET.search(text):
+    """Let through what can only be a machine's word: no secret, be it ours or one by its looks, and nobody's text."""
+    if text is None or not _MACHINE_WORD.fullmatch(text) or _SECRET.search(text) or holds_secret(text):
         return None
     return text

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from factflow_llm.secrecy import masked
+
 _ROOTS = (
     *(("openai", "OpenAIError"), ("anthropic", "AnthropicError")),
     *(("httpx", "HTTPError"), ("httpx2", "HTTPError"), ("httpx", "StreamError"), ("httpx2", "StreamError")),
@@ -54,13 +56,14 @@ def _family(cls: type[BaseException]) -> Iterator[type[BaseException]]:
 
 
 def _reduce(error: BaseException) -> tuple[Any, ...]:
-    state = {name: value for name, value in vars(error).items() if _is_plain(value)}
+    state = {name: _masked(value) for name, value in vars(error).items() if _is_plain(value)}
     if (response := getattr(error, "response", None)) is not None:
         state["response"] = _answered(response)
     cause = error.__cause__
     if cause is not None and not (type(cause) in _registered or _is_harmless(cause)):
         cause = None
-    return _restore, (type(error), tuple(filter(_is_plain, error.args)), state, cause)
+    args = tuple(_masked(arg) for arg in error.args if _is_plain(arg))
+    return _restore, (type(error), args, state, cause)
 
 
 def _restore(
@@ -101,3 +104,14 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
     return isinstance(value, dict) and all(
         isinstance(key, str) and _is_plain(item, depth + 1) for key, item in value.items()
     )
+
+
+def _masked(value: Any) -> Any:
+    """Hide the secrets of this process, which a server may have echoed."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, bytes):
+        return masked(value.decode("latin-1")).encode("latin-1")
+    if isinstance(value, list | tuple):
+        return type(value)(map(_masked, value))
+    return {key: _masked(item) for key, item in value.items()} if isinstance(value, dict) else value
