@@ -83,11 +83,9 @@ if TYPE_CHECKING:
     BEDROCK_AVAILABLE: bool
     SENTENCE_TRANSFORMERS_AVAILABLE: bool
 
-__all__ = [
-    "ANTHROPIC_AVAILABLE",
-    "BEDROCK_AVAILABLE",
-    "SENTENCE_TRANSFORMERS_AVAILABLE",
+__all__ = [  # noqa: RUF022 - in the order of sorted()
     "AIMDMetrics",
+    "ANTHROPIC_AVAILABLE",
     "AdaptiveRateLimiter",
     "AnthropicClient",
     "AttemptRow",
@@ -96,6 +94,7 @@ __all__ = [
     "Axis",
     "AxisLimit",
     "AzureOpenAIClient",
+    "BEDROCK_AVAILABLE",
     "BadResponseError",
     "BaseEmbeddingClient",
     "BaseLLMClient",
@@ -144,6 +143,7 @@ __all__ = [
     "Recorder",
     "RetryConfig",
     "Role",
+    "SENTENCE_TRANSFORMERS_AVAILABLE",
     "StreamChunk",
     "TextPart",
     "TokenCount",
