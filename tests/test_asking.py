@@ -520,3 +520,12 @@ def test_one_client_in_many_loops(face: Face) -> None:
         client = face.make(server.url)
         assert [asyncio.run(client.complete(HELLO)).text for _ in range(3)] == ["Hello"] * 3
         asyncio.run(client.aclose())
+
+
+def test_system_turn_in_the_providers_words_stays_in_its_place() -> None:
+    """Plain system turns are lifted out; one in Anthropic's own words is meant where it stands."""
+    own = {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "lookup"}}
+    conversation = [Message.system("short"), *HELLO, Message.system([own]), Message.system("kind")]
+    _, body = exchange(ANTHROPIC)(conversation)
+    assert [block["text"] for block in body["system"]] == ["short", "kind"]
+    assert body["messages"][1] == {"role": "system", "content": [own]}

@@ -50,7 +50,9 @@ def say_messages(messages: Sequence[Message], origin: str = "") -> tuple[list[di
     turns: list[dict[str, Any]] = []
     for position, message in enumerate(messages):
         where = f"messages[{position}]"
-        if message.role == Role.SYSTEM:
+        if message.role == Role.SYSTEM and turns and not _is_words(message.content):
+            turns.append({"role": "system", "content": _say_content(message.content)})  # newer Claudes take it in place
+        elif message.role == Role.SYSTEM:
             system += _say_content(message.content)
         elif message.role == Role.TOOL and position and messages[position - 1].role == Role.TOOL:
             turns[-1]["content"] += _say_tool_result(message)
@@ -63,6 +65,10 @@ def say_messages(messages: Sequence[Message], origin: str = "") -> tuple[list[di
     if not turns:
         raise InvalidRequestError("messages holds only system turns: Anthropic needs a turn of the user")
     return system, turns
+
+
+def _is_words(content: str | Sequence[Part]) -> bool:
+    return isinstance(content, str) or all(isinstance(part, TextPart) for part in content)
 
 
 def _say_user(message: Message, *, where: str) -> str | list[dict[str, Any]]:
