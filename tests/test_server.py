@@ -23,7 +23,7 @@ from botocore.config import Config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factflow_llm import LLMClientFactory, LLMConfig, Message
+from factflow_llm import LLMClientFactory, LLMConfig, Message, OpenAIClient
 from factflow_llm.errors import ConfigurationError, ErrorReason, get_error_metadata
 from factflow_llm.headers import parse_limits
 from factflow_llm.signals import Axis
@@ -164,6 +164,47 @@ def test_bedrock_throttles_without_a_word_about_when() -> None:
     assert "retry-after" not in error.value.response["ResponseMetadata"]["HTTPHeaders"]
 
 
+@pytest.mark.parametrize(("preset", "path"), [("openai-tier-1", "/v1"), ("azure-30k", "/openai/v1")])
+def test_responses_are_spoken(preset: str, path: str) -> None:
+    """A response and its stream carry text, usage, the reason of an early end and the limit headers."""
+    with running_server(preset, waits=False, answer_tokens=4) as server:
+        client = openai.OpenAI(base_url=f"{server.url}{path}", api_key="k", max_retries=0)
+        raw = client.responses.with_raw_response.create(model="m", input="x" * 45, instructions="x" * 8)
+        events = list(client.responses.create(model="m", input=HELLO, max_output_tokens=3, stream=True))
+        with pytest.raises(openai.BadRequestError, match="Missing required parameter: 'input'"):
+            client.responses.create(model="m")
+    whole = raw.parse()
+    assert (whole.output_text, whole.status) == ("word word word word", "completed")
+    assert whole.usage is not None
+    assert (whole.usage.input_tokens, whole.usage.output_tokens) == (16, 4)
+    assert parse_limits(dict(raw.headers))
+    assert "".join([event.delta for event in events if event.type == "response.output_text.delta"]) == "word word word"
+    last = events[-1]
+    assert last.type == "response.incomplete"
+    assert (last.response.output_text, last.response.status) == ("word word word", "incomplete")
+
+
+def test_bedrock_converses() -> None:
+    """A chat and its stream carry text, usage and stop reason; the model is in the path; headers tell no limit."""
+    hello: Any = [{"role": "user", "content": [{"text": "x" * 45}]}]
+    with running_server("bedrock-claude", waits=False, answer_tokens=4) as server:
+        client = bedrock_client(server)
+        asked = {"modelId": "anthropic.claude-x-v1:0", "messages": hello}
+        whole = client.converse(**asked, system=[{"text": "x" * 8}])
+        events = list(client.converse_stream(**asked, inferenceConfig={"maxTokens": 3})["stream"])
+        with pytest.raises(client.exceptions.ValidationException, match="must alternate"):
+            client.converse(modelId="m", messages=hello * 2)
+    assert whole["output"]["message"]["content"] == [{"text": "word word word word"}]
+    assert (whole["stopReason"], whole["usage"]["inputTokens"], whole["usage"]["outputTokens"]) == ("end_turn", 14, 4)
+    headers = whole["ResponseMetadata"]["HTTPHeaders"]
+    assert headers["x-amzn-bedrock-output-token-count"] == "4"
+    assert not parse_limits(headers)
+    deltas = [event["contentBlockDelta"]["delta"]["text"] for event in events if "contentBlockDelta" in event]
+    assert "".join(deltas) == "word word word"
+    assert {"messageStop": {"stopReason": "max_tokens"}} in events
+    assert events[-1]["metadata"]["usage"]["outputTokens"] == 3
+
+
 REFUSING: list[tuple[Any, str, str]] = [
     (
         Bucket(limit=1, per_s=100),
@@ -225,6 +266,11 @@ def sender(server: SimulatedServer, api: str) -> Any:
     """Return a function that sends one chat by the api's SDK."""
     if api == "anthropic":
         return lambda: anthropic_client(server).messages.create(model="m", messages=HELLO, max_tokens=26)
+    if api == "bedrock":
+        said = [{"role": "user", "content": [{"text": "Hello, world!"}]}]
+        return lambda: bedrock_client(server).converse(modelId="m", messages=said, inferenceConfig={"maxTokens": 26})
+    if api == "responses":
+        return lambda: openai_client(server).responses.create(model="m", input=HELLO, max_output_tokens=26)
     if api == "azure":
         client: Any = openai.AzureOpenAI(
             azure_endpoint=server.url, api_key="k", api_version="2024-10-21", max_retries=0
@@ -242,6 +288,8 @@ def sender(server: SimulatedServer, api: str) -> Any:
         ("azure", 503, ErrorReason.OVERLOADED),
         ("anthropic", 529, ErrorReason.OVERLOADED),
         ("anthropic", 500, ErrorReason.SERVER),
+        ("bedrock", 503, ErrorReason.OVERLOADED),
+        ("bedrock", 500, ErrorReason.SERVER),
     ],
 )
 def test_storms_reach_the_client(api: str, status: int, reason: ErrorReason) -> None:
@@ -252,27 +300,46 @@ def test_storms_reach_the_client(api: str, status: int, reason: ErrorReason) -> 
 
 
 @pytest.mark.parametrize("how", ["error", "cut"])
-@pytest.mark.parametrize("api", ["openai", "anthropic"])
+@pytest.mark.parametrize("api", ["openai", "responses", "anthropic", "bedrock"])
 def test_streams_break(api: str, how: Any) -> None:
     """A stream that began with 200 ends in an error event or a cut connection; the text before it has arrived."""
-    with running_server(Provider(api=api, faults=(Broken(how=how),)), waits=False) as server:
+    with running_server(Provider(api=spoken_by(api), faults=(Broken(how=how),)), waits=False) as server:
         assert_breaks(server, api)
+
+
+def spoken_by(api: str) -> Any:
+    """Return the provider's api: Responses are OpenAI's."""
+    return "openai" if api == "responses" else api
 
 
 @pytest.mark.parametrize("kind", [FaultKind.STREAM_ERROR, FaultKind.STREAM_CUT])
-@pytest.mark.parametrize("api", ["openai", "anthropic"])
+@pytest.mark.parametrize("api", ["openai", "responses", "anthropic", "bedrock"])
 def test_scripted_breaks(api: str, kind: FaultKind) -> None:
     """A script can break one stream and spare the next."""
-    with running_server(Provider(api=api), waits=False) as server:
+    with running_server(Provider(api=spoken_by(api)), waits=False) as server:
         server.script(ScriptedFault(kind, after_events=4))
         assert_breaks(server, api)
         sender(server, api)()
+
+
+async def read_responses(server: SimulatedServer) -> None:
+    """Read a streamed response with our own client, to its end."""
+    async with OpenAIClient("m", api_key="k", base_url=f"{server.url}/v1", api="responses") as client:
+        texts = [chunk.text async for chunk in client.stream([Message.user("Hello, world!")])]
+    assert texts
 
 
 def assert_breaks(server: SimulatedServer, api: str) -> None:
     """Read a stream until it breaks and check that something came before."""
     if api == "openai":
         stream: Any = openai_client(server).chat.completions.create(model="m", messages=HELLO, stream=True)
+    elif api == "responses":  # the SDK hands an error on as an event; our client raises it
+        error = failure(lambda: asyncio.run(read_responses(server)))
+        assert get_error_metadata(error).in_stream or get_error_metadata(error).reason == "connection"
+        return
+    elif api == "bedrock":
+        said = [{"role": "user", "content": [{"text": "Hello, world!"}]}]
+        stream = iter(bedrock_client(server).converse_stream(modelId="m", messages=said)["stream"])
     else:
         stream = anthropic_client(server).messages.create(model="m", messages=HELLO, max_tokens=99, stream=True)
     assert next(stream)
@@ -559,8 +626,21 @@ def test_terminal_errors_must_not_come_back() -> None:
 
 OURS: dict[str, dict[str, Any]] = {
     "openai-tier-1": {"provider": "openai", "model": "gpt-5.4-nano", "base_url": "{url}/v1", "api_key": "k"},
+    "openai-tier-3": {
+        "provider": "openai",
+        "model": "gpt-5.4-nano",
+        "base_url": "{url}/v1",
+        "api_key": "k",
+        "api": "responses",
+    },
     "azure-30k": {"provider": "azure", "model": "gpt-4o", "base_url": "{url}", "api_key": "k"},
     "anthropic-start": {"provider": "anthropic", "model": "claude-haiku-4-5", "base_url": "{url}", "api_key": "k"},
+    "bedrock-claude": {
+        "provider": "bedrock",
+        "model": "anthropic.claude-sonnet-4-5",
+        "base_url": "{url}",
+        "region": "us-east-1",
+    },
     "bedrock-titan": {
         "provider": "bedrock",
         "type": "embedding",

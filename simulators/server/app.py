@@ -26,9 +26,9 @@ from simulators.providers.calls import Call, CallKind
 from simulators.providers.catalogue import Provider
 from simulators.providers.limit_headers import Api
 from simulators.providers.machine import ProviderMachine, Verdict
-from simulators.server import answers
 from simulators.server.conduct import Asked, Conduct
-from simulators.server.requests import ROUTES, ApiRoute, Asking, InvalidAskingError
+from simulators.server.dialects import DIALECTS
+from simulators.server.dialects.base import InvalidAskingError
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from simulators.providers.machine import RejectionDetail
+    from simulators.server.dialects.base import ApiRoute, Asking, Dialect, Json
 
 _SIZE_HEADER = "x-simulated-output-tokens"
 _CALL_HEADER = "x-simulated-call"
@@ -119,6 +120,7 @@ class SimulatedServer:
             msg = f"speed = {speed!r} must be above 0; to answer at once, set waits=False"
             raise ConfigurationError(msg)
         self.machine = ProviderMachine(self.provider, Streams(seed), start_utc_s=time.time())
+        self.dialect: Dialect = DIALECTS[self.provider.api]
         self.conduct = Conduct()
         self.url = ""
         self._speed = speed
@@ -147,14 +149,14 @@ class SimulatedServer:
 
     def app(self) -> ASGIApp:
         """Make the ASGI application."""
-        routes = [Route(one.path, endpoint=_Endpoint(self, one), methods=["POST"]) for one in ROUTES[self.provider.api]]
+        routes = [Route(one.path, endpoint=_Endpoint(self, one), methods=["POST"]) for one in self.dialect.routes]
         return Starlette(routes=routes, exception_handlers={HTTPException: self._no_such_route})
 
     async def _no_such_route(self, request: Request, error: Exception) -> Response:
         status = cast("HTTPException", error).status_code
         self.note(Asked(self.now, request.url.path, f"{request.method} {request.url.path}", status, "not_found"))
         text = f"Invalid URL ({request.method} {request.url.path})"
-        return JSONResponse(answers.problem(self.provider.api, status, text), status_code=status)
+        return JSONResponse(self.dialect.problem(status, text), status_code=status)
 
     def note(self, asked: Asked) -> None:
         """Enter a request into the account and the log."""
@@ -185,7 +187,7 @@ class SimulatedServer:
         """Turn away a request without a key, or with another than the accepted one."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         key = headers.get("x-api-key") or headers.get("api-key") or (token if scheme.lower() == "bearer" else "")
-        if self.provider.api is Api.BEDROCK and scheme == "AWS4-HMAC-SHA256":
+        if self.dialect.trusts(scheme):
             return
         if not key:
             raise InvalidAskingError("You didn't provide an API key.", status=401)
@@ -249,7 +251,7 @@ class _Exchange:
     def __init__(self, server: SimulatedServer, route: ApiRoute, request: Request, content: bytes, send: Send) -> None:
         self.server = server
         self.route = route
-        self.api = server.provider.api
+        self.dialect = server.dialect
         self.request = request
         self.content = content
         self.send = send
@@ -277,7 +279,7 @@ class _Exchange:
             call = self.server.call(wanted, self.request.headers)
         except InvalidAskingError as error:
             self._note(error.status, "invalid_request")
-            body = answers.problem(self.api, error.status, error.message, code=error.code, param=error.param)
+            body = self.dialect.problem(error.status, error.message, code=error.code, param=error.param)
             await self._answer_error(body, error.status, self._headers({}, error.status))
             return
         await self._serve(wanted, call)
@@ -298,65 +300,45 @@ class _Exchange:
                 return
             await server.pause(verdict.duration_s, self.request)
             if verdict.error is None:
-                body = answers.answer(self.api, wanted, call)
-                await self._answer(JSONResponse(body, headers=headers | self._usage(call, verdict)))
+                body = self.route.answer(wanted, call)
+                await self._answer(JSONResponse(body, headers=headers | self.dialect.usage_headers(call, verdict)))
             elif verdict.error == "connection":
                 self._hang_up()
             else:
-                await self._reject(verdict._replace(status=self.api.overload_status), None, headers)
+                await self._reject(verdict._replace(status=self.server.provider.api.overload_status), None, headers)
         finally:
             server.settle(now, verdict)
 
     async def _reject(self, verdict: Verdict, detail: RejectionDetail | None, headers: Mapping[str, str]) -> None:
-        body = answers.error_body(self.server.provider, verdict, detail, self.route.operation)
+        body = self.dialect.rejection(self.server.provider, verdict, detail, self.route.operation)
         await self._answer_error(body, verdict.status, headers)
 
     async def _stream(self, wanted: Asking, call: Call, verdict: Verdict, headers: Mapping[str, str]) -> None:
-        events = list(answers.events(self.api, wanted, call))
+        assert self.route.events is not None
+        events = list(self.route.events(wanted, call))
         kind, last = _BREAKS.get(verdict.error, self.fault.kind), len(events)
         if verdict.error is not None:
             last //= 2
         elif kind in _BREAKS.values():
             last = min(self.fault.after_events, last)
         await self.server.pause(verdict.first_chunk_s, self.request)
-        shown = dict(headers) | {"content-type": "text/event-stream; charset=utf-8"}
+        shown = dict(headers) | {"content-type": self.route.stream_type}
         raw = [(name.encode(), value.encode()) for name, value in shown.items()]
         await self.send({"type": "http.response.start", "status": 200, "headers": raw})
         pace_s = (verdict.duration_s - verdict.first_chunk_s) / max(last, 1)
         for number, event in enumerate(events[:last], start=1):
-            await self.send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+            await self.send({"type": "http.response.body", "body": event, "more_body": True})
             due_s = self.arrived_s + verdict.first_chunk_s + number * pace_s
             await self.server.pause(due_s - self.server.now, self.request)
         if kind is FaultKind.STREAM_CUT:
             self._hang_up()
             return
-        ending = answers.stream_error(self.api).encode() if kind is FaultKind.STREAM_ERROR else b""
+        ending = self.route.stream_error if kind is FaultKind.STREAM_ERROR else b""
         await self.send({"type": "http.response.body", "body": ending})
 
     def _headers(self, shown: Mapping[str, str], status: int) -> dict[str, str]:
         number = len(self.server.conduct.requests)
-        own = {
-            Api.OPENAI: {
-                "x-request-id": f"req_{number:032x}",
-                "openai-version": "2020-10-01",
-                "openai-organization": "org-simulated",
-            },
-            Api.AZURE: {"apim-request-id": f"{number:032x}", "x-request-id": f"{number:032x}"},
-            Api.ANTHROPIC: {"request-id": f"req_{number:024d}", "anthropic-organization-id": "org-simulated"},
-            Api.BEDROCK: {"x-amzn-requestid": f"{number:032x}"},
-        }[self.api]
-        if self.api is Api.BEDROCK and status >= 400:
-            own["x-amzn-errortype"] = answers.bedrock_error_type(status)
-        return own | dict(shown)
-
-    def _usage(self, call: Call, verdict: Verdict) -> dict[str, str]:
-        if self.api is not Api.BEDROCK:
-            return {}
-        latency_ms = round(verdict.duration_s * 1000)
-        return {
-            "x-amzn-bedrock-input-token-count": str(call.input_tokens),
-            "x-amzn-bedrock-invocation-latency": str(latency_ms),
-        }
+        return self.dialect.headers(number, status) | dict(shown)
 
     def _note(self, status: int, error: str | None, retry_after_s: float | None = None) -> None:
         headers, path = self.request.headers, self.request.url.path
@@ -375,10 +357,8 @@ class _Exchange:
             )
         )
 
-    async def _answer_error(self, body: answers.Json, status: int, headers: Mapping[str, str]) -> None:
-        if self.api is Api.ANTHROPIC:
-            body = body | {"request_id": headers["request-id"]}
-        await self._answer(JSONResponse(body, status, headers))
+    async def _answer_error(self, body: Json, status: int, headers: Mapping[str, str]) -> None:
+        await self._answer(JSONResponse(self.dialect.signed(body, headers), status, headers))
 
     async def _answer(self, response: Response) -> None:
         await response(self.request.scope, self.request.receive, self.send)
@@ -387,7 +367,7 @@ class _Exchange:
         self.request.scope["transport"].abort()
 
 
-def _object(content: bytes) -> answers.Json:
+def _object(content: bytes) -> Json:
     with contextlib.suppress(ValueError):
         body = json.loads(content)
         if isinstance(body, dict):

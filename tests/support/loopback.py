@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Self
 
-from tests.support import event_stream
+from simulators.server import event_stream
 
 
 @dataclass(frozen=True)
