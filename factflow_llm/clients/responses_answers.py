@@ -106,9 +106,9 @@ def _blocks(answer: Mapping[str, Any], answer_id: str | None) -> tuple[list[dict
             if name is None:
                 unreadable(f"{where}.name", item.get("name"), "a name")
             given = word(item.get("call_id")) or word(item.get("id"))
-            taken = any(block["type"] == "tool_use" and block["id"] == given for block in blocks)
+            taken = {block["id"] for block in blocks if block["type"] == "tool_use"}
             arguments = json_text(item.get("arguments"), f"{where}.arguments")
-            id_ = call_id(number, answer_id) if given is None or taken else given
+            id_ = given if given is not None and given not in taken else call_id(number, answer_id, taken)
             blocks.append({"type": "tool_use", "id": id_, "name": name, "input": arguments, **_beside(item)})
             number += 1
         else:
