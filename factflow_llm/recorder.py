@@ -17,6 +17,7 @@ import queue
 import threading
 import uuid
 import weakref
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from io import FileIO
@@ -213,6 +214,7 @@ class _Writer:
         self._told_dropped = 0
         self._origin_s: float | None = None
         self._closed = False
+        self._refused = False
         self._drop_lock = threading.Lock()
         # Its put neither blocks nor fails, in a signal handler or a finalizer either; the bound is kept in offer().
         self._queue: queue.SimpleQueue[AttemptRow | threading.Event | None] = queue.SimpleQueue()
@@ -260,11 +262,17 @@ class _Writer:
                     item = self._queue.get_nowait()
                 except queue.Empty:
                     break
-            self._write_rows(rows)
-            for done in waiting:
-                done.set()
+            try:
+                self._write_rows(rows)
+            except Exception as error:  # a fault of ours: what is recorded is lost, not the thread that counts it
+                self._drop(len(rows))
+                self._fail(error)
+            finally:
+                for done in waiting:
+                    done.set()
         self._write(self._totals(closed=True))
-        self._file.close()
+        with suppress(OSError):  # some disks say only now that they are full
+            self._file.close()
 
     def _write_rows(self, rows: list[AttemptRow]) -> None:
         batch = bytearray()
@@ -274,9 +282,8 @@ class _Writer:
         for row in rows:
             try:
                 line = self._encode(row)
-            except (TypeError, ValueError, AttributeError) as error:
-                _log.warning("a row that cannot be written is dropped: %s", type(error).__name__)
-                self._drop(1)
+            except Exception as error:
+                self._refuse(error)
                 continue
             if self._part_rows + count and self._part_bytes + len(batch) + len(line) > self._max_bytes:
                 self._commit(batch, count)
@@ -297,7 +304,8 @@ class _Writer:
         self._write(self._totals(closed=True))
         if self.broken:
             return
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
         self._part += 1
         self.path = self._part_path(self._part)
         self._part_rows = self._part_bytes = 0
@@ -325,7 +333,13 @@ class _Writer:
             "recording": self._recording,
             "part": self._part,
         }
-        self._part_bytes = file.write(_line(header)) or 0
+        try:
+            self._part_bytes = file.write(_line(header)) or 0
+        except OSError as error:
+            with suppress(OSError):
+                file.close()
+                self.path.unlink()
+            raise ConfigurationError(f"{self.path}: cannot be written ({error.strerror}); make room for it") from None
         return file
 
     def _write(self, data: bytes | bytearray) -> bool:
@@ -345,6 +359,13 @@ class _Writer:
     def _fail(self, error: Exception) -> None:
         self.broken = True
         _log.error("%s: recording ends after %d rows: %s", self.path, self.written, error)
+
+    def _refuse(self, error: Exception) -> None:
+        """Drop a row that has no line; the first is told, all are counted."""
+        if not self._refused:
+            self._refused = True
+            _log.warning("a row that cannot be written is dropped: %s; others are only counted", type(error).__name__)
+        self._drop(1)
 
     def _drop(self, count: int) -> None:
         with self._drop_lock:

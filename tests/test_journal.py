@@ -164,3 +164,24 @@ def test_policies_that_hold_a_lambda_are_known_by_name(tmp_path: Path) -> None:
         assert journal.next_batch() == {0: 1}
     with opened(None, Odd()) as journal:
         assert journal is None
+
+
+def test_a_disk_that_fails_ends_the_journal_not_the_sweep(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that the disk does not take are counted and told once; what was written before is found again."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, "sweep") as journal:
+        journal.next_batch()
+        journal.add(0, 1.5)
+        monkeypatch.setattr(journal, "_write", full)
+        journal.add(1, 2.5)
+        journal.add(2, 3.5)
+        assert journal.lost == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    with Journal(path, "sweep") as journal:
+        assert journal.next_batch() == {0: 1.5}

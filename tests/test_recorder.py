@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -367,6 +368,69 @@ def test_a_full_disk_ends_the_recording_not_the_program(tmp_path: Path) -> None:
     assert dropped > 0
     assert "recording ends after" in child.stderr
     assert recorded <= len(read_recording(path).attempts) < 1000
+
+
+@pytest.mark.parametrize("gone", ["removed", "read-only"])
+def test_a_folder_that_is_gone_ends_the_recording_not_the_program(
+    gone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the next file cannot be begun, rows are counted as lost, and that is told once."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    recorder = Recorder(folder / "r.jsonl", max_bytes=600)
+    recorder.record(row(0))
+    recorder.flush()
+    if gone == "removed":
+        (folder / "r.jsonl").unlink()
+        folder.rmdir()
+    else:  # a superuser may write anywhere, so the system's answer stands in for the folder's mode
+        monkeypatch.setattr("factflow_llm.recorder.FileIO", _refuse_to_open)
+    for number in range(1, 30):
+        recorder.record(row(number))
+    recorder.flush()
+    recorder.record(row(30))
+    recorder.close()
+
+    assert recorder.dropped > 0
+    assert recorder.recorded + recorder.dropped == 31
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def _refuse_to_open(*_: object) -> None:
+    raise PermissionError(30, "Read-only file system")
+
+
+def test_a_disk_that_is_full_from_the_start_is_a_mistake_of_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording that cannot even begin says so at once, and leaves no empty file."""
+
+    class Full(FileIO):
+        def write(self, *_: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("factflow_llm.recorder.FileIO", Full)
+    with pytest.raises(ConfigurationError, match=r"No space left on device\); make room"):
+        Recorder(tmp_path / "r.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_have_no_line_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a row holds, the thread lives on, counts it, and says so once."""
+
+    class Odd(str):
+        __slots__ = ()
+
+        def lower(self) -> str:
+            raise RecursionError
+
+    with Recorder(tmp_path / "r.jsonl") as recorder:
+        for number in range(3):
+            recorder.record(row(number)._replace(headers={Odd("x"): "y"}))
+        recorder.record(row(4))
+        recorder.flush()
+        assert (recorder.recorded, recorder.dropped) == (1, 3)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_an_edited_recording(tmp_path: Path) -> None:

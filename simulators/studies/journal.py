@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 JOURNAL_VERSION = 1
+_log = logging.getLogger(__name__)
 
 
 def opened(path: str | Path | None, *sweep: object) -> AbstractContextManager[Journal | None]:
@@ -35,7 +37,10 @@ class Journal:
     """The journal of one sweep: a line that says which, then a line per finished run, written as soon as it is done.
 
     A sweep runs its worlds batch by batch (a search: trial by trial), always in the same order, so batch and place name
-    a run. Figures come back exactly as they were.
+    a run. Figures come back exactly as they were. A disk that fails in the middle ends the journal, never the sweep.
+
+    Attributes:
+        lost: runs that the disk did not take, and that a resumed sweep will do again.
     """
 
     def __init__(self, path: str | Path, *sweep: object) -> None:
@@ -46,6 +51,7 @@ class Journal:
         """
         self._path = Path(path)
         self._batch = 0
+        self.lost = 0
         head = {"factflow_journal": JOURNAL_VERSION, "sweep": joblib.hash([_identity(part) for part in sweep])}
         try:
             old = self._path.read_bytes() if self._path.exists() else b""
@@ -54,11 +60,11 @@ class Journal:
             self._file: IO[bytes] = self._path.open("r+b" if old else "xb")
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
+            if not whole:
+                self._write(head)
         except OSError as error:
             msg = f"{path}: cannot be written ({error.strerror}); choose a file in a folder that you may write to"
             raise ConfigurationError(msg) from None
-        if not whole:
-            self._write(head)
 
     def next_batch(self) -> dict[int, Any]:
         """Begin the next batch; return the figures of its runs that are finished already, by place."""
@@ -67,7 +73,14 @@ class Journal:
 
     def add(self, place: int, figures: Any) -> None:
         """Note a run of this batch that is finished."""
-        self._write({"batch": self._batch, "place": place, "figures": figures})
+        if not self.lost:
+            try:
+                self._write({"batch": self._batch, "place": place, "figures": figures})
+            except OSError as error:
+                _log.warning("%s: the journal ends here (%s); the sweep goes on", self._path, error.strerror)
+            else:
+                return
+        self.lost += 1
 
     def _read(self, whole: bytes, head: dict[str, Any]) -> dict[int, dict[int, Any]]:
         runs: dict[int, dict[int, Any]] = {}
@@ -95,4 +108,5 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
