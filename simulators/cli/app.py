@@ -62,6 +62,7 @@ def simulate(
     columns: options.Columns = None,
     time_unit: options.TimeUnit = None,
     at: options.Events = None,
+    quota: options.Quotas = None,
     seed: options.Seed = 0,
     clients: options.Clients = 1,
     plot: options.Plot = None,
@@ -75,6 +76,7 @@ def simulate(
       factflow-llm simulate
       factflow-llm simulate --backlog 64 --provider bucket --at 600:0.5 --at 1200:1
       factflow-llm simulate requests.jsonl --policy limiter.toml --clients 3 --plot overview.png
+      factflow-llm simulate --provider openai-tier-1 --quota requests=300/min --quota tokens=60000/min
       factflow-llm simulate log.csv --columns time=created_at,input_tokens=prompt_tok --time-unit ms
     """
     from simulators.cli import inputs, outputs, reports
@@ -82,7 +84,7 @@ def simulate(
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     workload = inputs.read_workload(trace, backlog, duration, columns, time_unit)
-    (scenario,) = inputs.read_scenarios(workload, [provider], at or [])
+    (scenario,) = inputs.read_scenarios(workload, [provider], at or [], quota)
     world = World(scenario, scenario.name, seed, clients)
     result = world.run(inputs.read_policy(policy, workload))
     reports.print_run(result, world.oracle(), json=json)
@@ -100,6 +102,7 @@ def replay(
     time_unit: options.TimeUnit = None,
     speed: Annotated[float, typer.Option(metavar="FACTOR", help="Ask so many times as fast, bursts kept.")] = 1.0,
     at: options.Events = None,
+    quota: options.Quotas = None,
     seed: options.Seed = 0,
     plot: options.Plot = None,
     overwrite: options.Overwrite = False,
@@ -119,7 +122,7 @@ def replay(
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     asked = inputs.read_trace_window(trace, duration, columns, time_unit).sped_up(speed)
-    (scenario,) = inputs.read_scenarios(asked, [provider], at or [])
+    (scenario,) = inputs.read_scenarios(asked, [provider], at or [], quota)
     policies = {word: inputs.read_policy(word, asked) for word in policy}
     recorded = None if duration or speed != 1.0 else inputs.recorded_figures(trace)
     world = World(scenario, scenario.name, seed)
@@ -139,6 +142,7 @@ def compare(
     columns: options.Columns = None,
     time_unit: options.TimeUnit = None,
     at: options.Events = None,
+    quota: options.Quotas = None,
     seeds: options.Seeds = 20,
     clients: options.Clients = 1,
     jobs: options.Jobs = None,
@@ -172,7 +176,7 @@ def compare(
         reports.print_suite(measured, json=json)
         return
     workload = inputs.read_workload(trace, backlog, duration, columns, time_unit)
-    scenarios = inputs.read_scenarios(workload, provider, at or [])
+    scenarios = inputs.read_scenarios(workload, provider, at or [], quota)
     policies = {word: inputs.read_policy(word, workload) for word in policy}
     comparison = sim.compare(
         scenarios, policies, seeds=seeds, clients=clients, jobs=jobs, progress=not json, journal=journal
@@ -191,6 +195,7 @@ def tune(
     columns: options.Columns = None,
     time_unit: options.TimeUnit = None,
     at: options.Events = None,
+    quota: options.Quotas = None,
     trials: Annotated[int, typer.Option(metavar="N", help="Settings to try; the first are the defaults.")] = 100,
     seed: options.Seed = 0,
     seeds: options.Seeds = 3,
@@ -222,7 +227,7 @@ def tune(
     plot = plot or out.with_suffix(".png")
     outputs.check_outputs({"--out": out, "--plot": plot, "--study": study}, overwrite=overwrite)
     workload = inputs.read_workload(trace, backlog, duration, columns, time_unit)
-    scenarios = inputs.read_scenarios(workload, provider, at or [])
+    scenarios = inputs.read_scenarios(workload, provider, at or [], quota)
     found = sim.tune(
         scenarios,
         trials=trials,
@@ -251,6 +256,7 @@ def plan(
     settings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The limiter's settings; by default the defaults.")
     ] = None,
+    quota: options.Quotas = None,
     duration: options.Duration = None,
     columns: options.Columns = None,
     time_unit: options.TimeUnit = None,
@@ -277,7 +283,7 @@ def plan(
     workload = inputs.read_trace_window(trace or inputs.SAMPLE, duration, columns, time_unit)
     found = sim.plan(
         workload,
-        providers=list(dict.fromkeys(provider)),
+        providers=[inputs.read_provider(name, quota) for name in dict.fromkeys(provider)],
         max_wait_p95_s=max_wait,
         config=config,
         seeds=seeds,
@@ -359,6 +365,7 @@ def lab(
 @app.command()
 def serve(
     provider: options.Provider = "openai-tier-1",
+    quota: options.Quotas = None,
     host: Annotated[str, typer.Option(metavar="HOST", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", help="On which port.")] = 8080,
     speed: Annotated[float, typer.Option(metavar="FACTOR", help="Simulated seconds per second.")] = 1.0,

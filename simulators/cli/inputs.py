@@ -14,6 +14,7 @@ from factflow_llm.tables import nearest
 from simulators import policies
 from simulators.cli.outputs import say
 from simulators.policies.by_the_book import by_the_book
+from simulators.providers.catalogue import Provider, provider, quota_limits
 from simulators.providers.machine import ProviderMachine
 from simulators.scenarios.scenario import Backlog, Scenario, backlog
 from simulators.streams import Streams
@@ -104,13 +105,31 @@ def recorded_figures(trace: str) -> dict[str, float] | None:
     }
 
 
-def read_scenarios(workload: Trace | Backlog, providers: Sequence[str], events: Sequence[str]) -> list[Scenario]:
-    """Return the workload on each provider, with the events.
+def read_scenarios(
+    workload: Trace | Backlog, providers: Sequence[str], events: Sequence[str], quotas: Sequence[str] | None = None
+) -> list[Scenario]:
+    """Return the workload on each provider, with the events and with quotas of one's own.
 
     Raises:
         ConfigurationError: for an unknown provider, or an event that says nothing or leaves no room for a request.
     """
-    return [_with_events(Scenario(workload, name), events) for name in dict.fromkeys(providers)]
+    return [
+        _with_events(Scenario(workload, read_provider(name, quotas) if quotas else name), events)
+        for name in dict.fromkeys(providers)
+    ]
+
+
+def read_provider(name: str, quotas: Sequence[str] | None) -> Provider:
+    """Return the provider of that name, with quotas such as ``requests=300/min`` instead of its own.
+
+    Raises:
+        ConfigurationError: for an unknown provider, or a quota that says nothing.
+    """
+    sold = provider(name)
+    try:
+        return sold.with_quota(**quota_limits(quotas or ()))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--quota {error}") from None
 
 
 def read_contenders(ctx: typer.Context, names: Sequence[str]) -> dict[str, Policy]:

@@ -31,6 +31,14 @@ Provider = Annotated[str, typer.Option("--provider", "-p", metavar="PROVIDER", h
 Providers = Annotated[
     list[str], typer.Option("--provider", "-p", metavar="PROVIDER", help=f"{_PROVIDERS}; repeat for several.")
 ]
+Quotas = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--quota",
+        metavar="AXIS=NUMBER/SPAN",
+        help="Instead of the provider's own: requests=300/min, tokens=2e6/day, concurrency=20; repeatable.",
+    ),
+]
 Events = Annotated[
     list[str] | None,
     typer.Option("--at", metavar="SECONDS:FACTOR", help="From then on quotas are FACTOR times nominal; repeatable."),

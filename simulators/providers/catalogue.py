@@ -6,19 +6,24 @@ import difflib
 import math
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Unpack
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.files import write_new
-from factflow_llm.tables import toml_value
+from factflow_llm.tables import nearest, toml_value
+from simulators.providers import faults, latency, quotas
 from simulators.providers.faults import Fault  # noqa: TC001 - pydantic reads the annotation
 from simulators.providers.latency import LatencyModel
 from simulators.providers.limit_headers import Api, shown_axes
+from simulators.providers.own_quotas import QuotaLimits, limited, limits_of
 from simulators.providers.quotas import Quota  # noqa: TC001
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from pydantic_core import ErrorDetails
 
 _PRESETS = Path(__file__).parents[1] / "presets"
@@ -121,6 +126,17 @@ class Provider(BaseModel):
         """Return this provider with more going wrong."""
         return self.model_copy(update={"faults": (*self.faults, *faults)})
 
+    def with_quota(self, **limits: Unpack[QuotaLimits]) -> Self:
+        """Return this provider with quotas of your own, as in ``with_quota(requests_per_minute=300)``.
+
+        A quota that the provider has on that axis keeps how it counts (window, burst, estimate); one that it lacks is a
+        bucket. ``inf`` takes a quota away. Limits of a day from 86,400 s on stand apart from those of shorter spans.
+
+        Raises:
+            ConfigurationError: a name that says nothing, with the nearest one, or a number out of bounds.
+        """
+        return self.model_copy(update={"quotas": limited(self.quotas, limits)})
+
     def to_toml(self, path: str | Path | None = None, *, overwrite: bool = False, comment: str = "") -> str:
         """Write the provider as TOML, without what is default, and return the text; :func:`provider` reads the file.
 
@@ -168,17 +184,69 @@ def provider(name_or_path: str | Path) -> Provider:
     return _load(path.resolve())
 
 
+def described(values: Mapping[str, Any], place: str = "provider", folder: Path | None = None) -> Provider:
+    """Return the provider that some keys describe: all of them, or those in which it differs from its ``preset``.
+
+    Args:
+        values: keys of :class:`Provider`; ``preset`` names one, or a file in ``folder``; ``quota`` takes what
+            :meth:`Provider.with_quota` takes. Tables are merged key by key, lists replaced.
+        place: what stands before a key in an error.
+        folder: what a preset's file is relative to.
+
+    Raises:
+        ConfigurationError: naming the key and the nearest one that there is.
+    """
+    own = dict(values)
+    preset, limits = own.pop("preset", None), own.pop("quota", {})
+    base: dict[str, Any] = {}
+    if preset is not None:
+        named = folder / str(preset) if folder is not None and str(preset).endswith(".toml") else str(preset)
+        base = provider(named).model_dump(mode="json", exclude_unset=True)
+    if "meters" in own:
+        own["quotas"] = own.pop("meters")
+    try:
+        made = Provider.model_validate(_merged(base, own))
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_problem(place, each) for each in error.errors())) from None
+    return made.model_copy(update={"quotas": limited(made.quotas, limits, f"{place}.quota: ")}) if limits else made
+
+
+def quota_limits(words: Sequence[str]) -> QuotaLimits:
+    """Return the limits that words such as ``requests=300/min`` say, for :meth:`Provider.with_quota`.
+
+    Raises:
+        ConfigurationError: something else is said.
+    """
+    said: Any = {}
+    for each in words:
+        said |= limits_of(each)
+    return cast("QuotaLimits", said)
+
+
 def _load(path: Path) -> Provider:
     try:
-        return Provider.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror}); presets are {', '.join(provider_names())}"
         raise ConfigurationError(msg) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{path}: this is no TOML file: {error}"
         raise ConfigurationError(msg) from None
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {'; '.join(map(_problem, error.errors()))}") from None
+    try:
+        return described(values, folder=path.parent)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: preset goes in a circle") from None
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _merged(base[key], own[key])
+        for key in own
+        if isinstance(base.get(key), dict) and isinstance(own[key], dict)
+    }
+    return base | own | nested
 
 
 def _told(model: BaseModel) -> dict[str, Any]:
@@ -196,9 +264,21 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _problem(error: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in error["loc"]) or "provider"
+def _problem(place: str, error: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in (place, *error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"{place}: no such key"
+        return f"{where}: no such key{nearest(str(error['loc'][-1]), keys())}"
     given = "" if isinstance(error["input"], dict) else f" (given {error['input']!r})"
-    return f"{place}: {error['msg'].removeprefix('Value error, ')}{given}"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}{given}"
+
+
+def keys() -> list[str]:
+    """Return all keys that a provider's file may have, at whatever depth."""
+    models: list[type[BaseModel]] = [
+        model
+        for module in (quotas, latency, faults)
+        for model in vars(module).values()
+        if isinstance(model, type) and issubclass(model, BaseModel)
+    ]
+    models += [Provider, RetryAfter, Compute]
+    return sorted({"preset", "quota"} | {key for model in models for key in model.model_fields})

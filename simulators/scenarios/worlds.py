@@ -6,20 +6,19 @@ by those given, or all keys), and what else there is: ``[[events]]``, ``[[neighb
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import FrozenSettings, PositiveFloat
 from factflow_llm.signals import Axis  # noqa: TC001 - pydantic reads the annotation
-from simulators.providers import catalogue, faults, latency, quotas
-from simulators.providers.catalogue import Provider, RetryAfter, provider
+from simulators.providers import latency, quotas
+from simulators.providers.catalogue import Provider, RetryAfter, described
 from simulators.scenarios.neighbours import Neighbour  # noqa: TC001
 from simulators.scenarios.scenario import Backlog, Scenario, backlog
 from simulators.traces import Trace, read_trace, synthesize
@@ -129,7 +128,7 @@ class WorldFile(FrozenSettings):
         """Return the world under that name."""
         table = self.backlog or self.synthesis or self.trace
         assert table is not None
-        scenario = Scenario(table.read(traces), _provider(self.provider), name, neighbours=self.neighbours)
+        scenario = Scenario(table.read(traces), described(self.provider), name, neighbours=self.neighbours)
         for event in self.events:
             scenario = scenario.at(event.time_s, quota=event.quota, axis=event.axis, label=event.label)
         return MeasuredWorld(self.description, scenario, self.clients, self.targets)
@@ -267,40 +266,3 @@ def _random_world(seed: int, number: int) -> MeasuredWorld:
 def _rounded(value: float) -> float:
     """Return the value with three digits, for people to read."""
     return float(f"{value:.3g}")
-
-
-def _provider(values: dict[str, Any]) -> Provider:
-    """Return a preset with keys overridden, tables key by key and lists as a whole; or what all keys describe."""
-    own = dict(values)
-    preset = own.pop("preset", None)
-    base = {} if preset is None else provider(str(preset)).model_dump(mode="json", exclude_unset=True)
-    try:
-        return Provider.model_validate(_merged(base, own))
-    except ValidationError as error:
-        raise ConfigurationError("; ".join(map(_problem, error.errors()))) from None
-
-
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    nested = {key: _merged(base[key], own[key]) for key in own if isinstance(base.get(key), dict)}
-    return base | own | nested
-
-
-def _problem(error: Any) -> str:
-    place = ".".join(map(str, ("provider", *error["loc"])))
-    if error["type"] != "extra_forbidden":
-        given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
-        return f"{place}: {error['msg'].removeprefix('Value error, ')}{given}"
-    near = difflib.get_close_matches(str(error["loc"][-1]), _PROVIDER_KEYS, n=1)
-    return f"{place}: unknown key{f'; did you mean {near[0]!r}?' if near else ''}"
-
-
-_PROVIDER_KEYS = sorted(
-    {"preset"}
-    | {
-        key
-        for module in (catalogue, quotas, latency, faults)
-        for model in vars(module).values()
-        if isinstance(model, type) and issubclass(model, BaseModel)
-        for key in model.model_fields
-    }
-)
