@@ -100,6 +100,5 @@ def test_the_page_lists_every_key() -> None:
     """Whatever may stand in a provider's file stands in the documentation."""
     page = PAGE.read_text(encoding="utf-8")
     listed = (*keys(), *QuotaLimits.__annotations__)
-    missing = [key for key in listed if not any(f"{mark}{key}" in page for mark in ("`", "[", "
-"))]
+    missing = [key for key in listed if not any(f"{mark}{key}" in page for mark in ("`", "["))]
     assert missing == []
