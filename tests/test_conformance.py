@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
-from simulators.engine.rows import UNANSWERED
+from simulators.attempts import UNANSWERED
 from simulators.engine.simulate import simulate
 from simulators.providers.catalogue import provider_names
 from simulators.scenarios.scenario import Scenario, backlog
@@ -21,7 +21,7 @@ def simulated(scenario: Scenario, config: RateLimitConfig, seed: int, clients: i
     frame = simulate(scenario, config, seed=seed, clients=clients).attempts
     return [
         (
-            row.request, row.attempt, round(row.admitted_s, 6), round(row.end_s, 6), str(row.outcome), row.rate,
+            row.request, row.attempt, round(row.admitted_s, 6), round(row.end_s, 6), str(row.outcome), row.rate_per_s,
             row.in_flight, row.queued, str(row.reason),
         )
         for row in frame.itertuples()

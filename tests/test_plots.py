@@ -17,8 +17,10 @@ from matplotlib.figure import Figure
 
 import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.recorder import AttemptRow, Recorder, RowOutcome
 from factflow_llm.signals import Axis, Outcome, Reason
 from simulators import plots
+from simulators.attempts import ATTEMPT_COLUMNS, OUTCOMES, REQUEST_COLUMNS
 from simulators.calibration.validation import Validation
 from simulators.plots import comparisons, look, series
 from simulators.plots.calibrations import calibration_ratios
@@ -225,13 +227,58 @@ def test_survival_is_the_share_that_waits_longer() -> None:
     assert series.survival(np.array([])).empty
 
 
-def test_waits_of_a_recording_are_those_of_its_answers() -> None:
-    """A recorded call waits from arrival to the admission of its answered attempt; refused ones count not."""
-    attempts = pd.DataFrame(
-        {"outcome": ["rate_limited", "ok", "ok"], "arrival_s": [0.0, 0.0, 1.0], "admitted_s": [0.1, 2.5, 1.5]}
-    )
-    header = sim.TraceHeader(mode=sim.Mode.RECORDED, source="test", rows_read=3, rows_emitted=3)
-    assert series.waits(sim.Recording(attempts, header, "test")).tolist() == [0.5, 2.5]
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> sim.Recording:
+    """Record by hand: one request that is rejected once, one answered at once, one refused, one that timed out."""
+    path = tmp_path_factory.mktemp("recorded") / "r.jsonl"
+    plain = AttemptRow("a", 0, 0.0, 0.1, 0.1, None, 0.2, "m", "openai", "chat", 100, 10, limit=2.0, reason="configured")
+    rows = (
+        plain._replace(status=429, outcome=RowOutcome.RATE_LIMITED, error="rate_limit"),
+        plain._replace(call_id="b", arrival_s=1.0, admitted_s=1.5, sent_s=1.6, end_s=3.0, status=200, limit=4.0),
+        plain._replace(attempt=1, admitted_s=2.5, sent_s=2.5, end_s=4.0, status=200, limit=1.0, reason="rate_limited"),
+        plain._replace(
+            call_id="c", arrival_s=2.0, admitted_s=None, sent_s=None, end_s=5.0, outcome=RowOutcome.REJECTED_LOCAL,
+            error="deadline", limit=None,
+        ),
+        plain._replace(
+            call_id="d", arrival_s=3.0, admitted_s=3.0, sent_s=3.0, end_s=9.0, outcome=RowOutcome.TIMEOUT,
+            error="timeout", limit=1.0,
+        ),
+    )  # fmt: skip
+    with Recorder(path) as recorder:
+        for row in rows:
+            recorder.record(row)
+    return sim.read_recording(path)
+
+
+def test_recorder_and_simulator_speak_of_attempts_alike(recorded: sim.Recording, open_loop: SimResult) -> None:
+    """Both frames begin with the same columns, and outcomes and endings are the same words."""
+    for run in (recorded, open_loop):
+        assert set(ATTEMPT_COLUMNS) <= set(run.attempts)
+        assert set(REQUEST_COLUMNS) <= set(run.requests)
+        assert set(run.attempts["outcome"].cat.categories) == set(OUTCOMES)
+    told = ["rate_limited", "succeeded", "succeeded", "refused", "overloaded"]
+    assert recorded.attempts["outcome"].tolist() == told
+    assert recorded.requests["outcome"].tolist() == ["succeeded", "succeeded", "refused_deadline", "failed"]
+    assert recorded.requests["attempts"].tolist() == [2, 1, 0, 1]
+
+
+def test_a_recording_is_drawn_like_a_run(recorded: sim.Recording) -> None:
+    """Every plot of one run takes a recording; what was never sent is drawn as waiting only."""
+    assert series.waits(recorded).tolist() == [0.5, 2.5]
+    rates = series.outcome_rates(recorded, width_s=9.0)
+    assert (rates * 9.0 / 60.0).round(6).iloc[0].to_dict() == {
+        "succeeded": 2.0, "rate_limited": 1.0, "overloaded": 1.0, "other": 0.0, "in_flight": 0.0
+    }  # fmt: skip
+    assert recorded.limits[["old", "new"]].to_numpy().tolist() == [[2.0, 4.0], [4.0, 1.0]]
+    assert series.used_per_window(recorded, Axis.TOKENS, 9.0)["used"].tolist() == [pytest.approx(220 * 60 / 9)]
+    for draw in (plots.plot_limits, plots.plot_outcomes, plots.plot_queue, plots.plot_waits_over_time, plots.plot_waits,
+                 plots.plot_fairness):  # fmt: skip
+        axes = draw(recorded, ax=Figure().subplots())
+        assert axes.has_data()
+    limits = plots.plot_limits(recorded, ax=Figure().subplots())
+    assert "true capacity" not in [text.get_text() for text in limits.get_legend().get_texts()]
+    assert len(plots.plot_overview(recorded)) == 4
 
 
 def test_capacity_is_told_in_the_units_of_quotas() -> None:

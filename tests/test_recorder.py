@@ -117,7 +117,7 @@ def test_unknown_is_left_out(tmp_path: Path) -> None:
     record(path, row(limit=float("inf"), retry_after_s=float("nan"), output_tokens=None))
     assert not {"factflow.limiter.limit", "factflow.retry_after_s", "gen_ai.usage.output_tokens"} & set(lines(path)[1])
     attempts = read_recording(path).attempts
-    assert attempts[["limit", "retry_after_s", "output_tokens", "first_chunk_s", "error"]].isna().all(axis=None)
+    assert attempts[["rate_per_s", "retry_after_s", "output_tokens", "first_chunk_s", "error"]].isna().all(axis=None)
 
 
 def test_secrets_are_not_recorded(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_recording_is_a_frame_and_a_trace(tmp_path: Path) -> None:
         row("c", 0, 107.0, outcome="cancelled", limits=(AxisLimit(Axis.TOKENS, remaining=3.0),)),
     )
     recording = read_recording(path)
-    assert recording.attempts["call_id"].tolist() == ["b", "a", "b", "c"]
+    assert recording.attempts["request"].tolist() == ["b", "a", "b", "c"]
     assert recording.attempts["arrival_s"].tolist() == [5.0, 0.0, 5.0, 7.0]
     assert recording.attempts["tokens_remaining"].iloc[3] == 3.0
     assert "requests_limit" not in recording.attempts
@@ -289,7 +289,7 @@ def test_many_threads(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(read_recording(path).attempts["call_id"]) == list(range(2000))
+    assert sorted(read_recording(path).attempts["request"]) == list(range(2000))
 
 
 def test_a_path_that_will_not_do(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_a_killed_process_loses_at_most_the_last_row(tmp_path: Path) -> None:
         assert child.stdout.readline() == "flushed\n"
         child.send_signal(signal.SIGKILL)
     recording = read_recording(path)
-    assert recording.attempts["call_id"].tolist()[:1000] == list(range(1000))
+    assert recording.attempts["request"].tolist()[:1000] == list(range(1000))
     assert len(recording.attempts) in (1000, 1001)
     assert recording.header.notes == ("the recorder was killed: its last rows may be missing",)
     assert len(read_trace(path)) == len(recording.attempts)
@@ -350,7 +350,7 @@ def test_a_file_cut_anywhere_loads_up_to_the_cut(tmp_path_factory: pytest.TempPa
     path.write_bytes(content[:cut])
     recording = read_recording(path)
     whole = min(content[:cut].count(b"\n") - 1, 5)
-    assert recording.attempts["call_id"].tolist() == list(range(whole))
+    assert recording.attempts["request"].tolist() == list(range(whole))
     assert recording.header.drops == ({} if content[:cut].endswith(b"\n") else {"torn last row": 1})
 
 
@@ -475,5 +475,5 @@ def test_frame_types(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     record(path, row(status=200))
     attempts = read_recording(path).attempts
-    assert all(attempts[name].dtype == pd.Int64Dtype() for name in ("attempt", "status", "input_tokens", "queue_depth"))
-    assert all(attempts[name].dtype == float for name in ("arrival_s", "end_s", "limit", "retry_after_s"))
+    assert all(attempts[name].dtype == pd.Int64Dtype() for name in ("attempt", "status", "input_tokens", "queued"))
+    assert all(attempts[name].dtype == float for name in ("arrival_s", "end_s", "rate_per_s", "retry_after_s"))

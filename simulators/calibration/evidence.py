@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from factflow_llm.recorder import RowOutcome
-from factflow_llm.signals import Axis
+from factflow_llm.signals import Axis, Outcome
+from simulators.attempts import CANCELLED
 from simulators.providers.calls import Estimate, Settlement
 
 Floats = npt.NDArray[np.float64]
@@ -66,8 +66,8 @@ class Evidence:
         sent = _floats(attempts, "sent_s")
         outcome = attempts["outcome"].to_numpy()
         status = _floats(attempts, "status")
-        refused = (outcome == RowOutcome.RATE_LIMITED) & (status == 429)
-        admitted = (status == 200) | np.isin(outcome, [RowOutcome.CANCELLED, RowOutcome.TIMEOUT])
+        refused = (outcome == Outcome.RATE_LIMITED) & (status == 429)
+        admitted = (status == 200) | (outcome == CANCELLED) | (attempts["error"] == "timeout").to_numpy()
         reached = np.isfinite(sent)
         order = np.lexsort((refused, sent))
         order = order[reached[order]]
@@ -75,12 +75,12 @@ class Evidence:
         by_reset = np.abs(told - _used_up_reset_s(attempts)) < 1e-6
         resets = {axis: _floats(attempts, f"{axis}_reset_s") for axis in Axis if f"{axis}_reset_s" in attempts}
         end = _floats(attempts, "end_s")
-        took = pd.Series(np.where(outcome == RowOutcome.OK, end - sent, np.nan), index=attempts.index)
-        answer = took.groupby(attempts["call_id"]).transform("max").fillna(took.median())
+        took = pd.Series(np.where(outcome == Outcome.SUCCEEDED, end - sent, np.nan), index=attempts.index)
+        answer = took.groupby(attempts["request"]).transform("max").fillna(took.median())
         tokens = {}
         for name in ("input_tokens", "output_tokens", "max_tokens"):
-            answered = attempts[name].where(outcome == RowOutcome.OK)
-            known = answered.groupby(attempts["call_id"]).transform("max").fillna(attempts[name])
+            answered = attempts[name].where(outcome == Outcome.SUCCEEDED)
+            known = answered.groupby(attempts["request"]).transform("max").fillna(attempts[name])
             tokens[name] = known.to_numpy(dtype=np.float64, na_value=np.nan)[order]
         return cls(
             sent_s=sent[order],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from factflow_llm.recorder import RowOutcome
+from factflow_llm.signals import Outcome
 from simulators.calibration.answers import fit_whole_answers
 from simulators.calibration.findings import Finding, Known
 from simulators.providers.catalogue import RetryAfter
@@ -69,7 +69,7 @@ def errors(attempts: pd.DataFrame, unexplained: int) -> tuple[tuple[Refused, ...
     sent = attempts[attempts["sent_s"].notna()]
     outcome = sent["outcome"].to_numpy()
     statuses = sent["status"].to_numpy(dtype=np.float64, na_value=np.nan)
-    failed = np.isin(outcome, [RowOutcome.ERROR, RowOutcome.TIMEOUT])
+    failed = np.isin(outcome, [Outcome.IGNORED, Outcome.OVERLOADED, Outcome.EXHAUSTED])
     counts = Counter(statuses[failed & np.isfinite(statuses)].astype(int).tolist())
     faults, findings = [], []
     for status, count in sorted(counts.items()):
@@ -95,7 +95,7 @@ def latency(attempts: pd.DataFrame) -> tuple[LatencyModel, list[Finding]]:
     """Fit how long answers take, and refusals; whole answers tell first token and pace by duration and length."""
     sent = attempts["sent_s"]
     frame = attempts.assign(first_chunk_s=attempts["first_chunk_s"] - sent, duration_s=attempts["end_s"] - sent)
-    answered = frame[frame["outcome"] == RowOutcome.OK]
+    answered = frame[frame["outcome"] == Outcome.SUCCEEDED]
     streamed = int(answered["first_chunk_s"].notna().sum())
     if len(answered) < _FEWEST:
         note = f"{len(answered)} answers; a model needs {_FEWEST}: these are the defaults"
@@ -106,7 +106,7 @@ def latency(attempts: pd.DataFrame) -> tuple[LatencyModel, list[Finding]]:
         written = answered["output_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
         duration_s = answered["duration_s"].to_numpy(dtype=np.float64)
         model = fit_whole_answers(duration_s, np.where(np.isfinite(written), written, 1.0))
-        refused_s = frame.loc[frame["outcome"] == RowOutcome.RATE_LIMITED, "duration_s"]
+        refused_s = frame.loc[frame["outcome"] == Outcome.RATE_LIMITED, "duration_s"]
         if len(refused_s):
             model = model.model_copy(update={"rejection_s": float(refused_s.median())})
         note = f"{len(answered)} whole answers, parted by their length"

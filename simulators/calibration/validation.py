@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from factflow_llm.recorder import RowOutcome
+from factflow_llm.signals import Outcome
 from simulators.calibration.evidence import Evidence
 from simulators.calibration.replay import refusals
 from simulators.engine.simulate import simulate
@@ -128,8 +128,8 @@ def validate(
 
 def _recorded(attempts: pd.DataFrame) -> tuple[pd.DataFrame, Floats]:
     """Return the answered calls and the times of 429s."""
-    answered = attempts[attempts["outcome"] == RowOutcome.OK]
-    refused = attempts.loc[attempts["outcome"] == RowOutcome.RATE_LIMITED, "sent_s"].to_numpy(dtype=np.float64)
+    answered = attempts[attempts["outcome"] == Outcome.SUCCEEDED]
+    refused = attempts.loc[attempts["outcome"] == Outcome.RATE_LIMITED, "sent_s"].to_numpy(dtype=np.float64)
     return answered[["arrival_s", "admitted_s", "end_s"]], np.sort(refused)
 
 

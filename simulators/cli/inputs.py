@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
-from factflow_llm.recorder import RowOutcome
+from factflow_llm.signals import Outcome
 from factflow_llm.tables import nearest
 from simulators import policies
 from simulators.cli.outputs import say
@@ -95,7 +95,7 @@ def recorded_figures(trace: str) -> dict[str, float] | None:
         attempts = read_recording(trace).attempts
     except TraceError:
         return None
-    succeeded = attempts["outcome"] == RowOutcome.OK
+    succeeded = attempts["outcome"] == Outcome.SUCCEEDED
     wait_s = (attempts["admitted_s"] - attempts["arrival_s"])[succeeded].dropna()
     return {
         "goodput_ratio": math.nan,

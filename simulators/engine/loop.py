@@ -16,7 +16,7 @@ from factflow_llm.errors.metadata import REASONS, Consequence, ErrorReason, LLME
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.line import Refusal, TicketState
 from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal
-from simulators.engine.rows import CANCELLED, Ending
+from simulators.attempts import CANCELLED, Ending
 from simulators.engine.run_log import Collect, Run, RunLog
 from simulators.policies.base import Controller, PatientPolicy, Policy
 from simulators.policies.tickets import Request

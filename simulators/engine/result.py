@@ -16,6 +16,7 @@ import pandas as pd
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.signals import Axis
+from simulators.attempts import ATTEMPT_COLUMNS
 from simulators.engine.loop import run
 from simulators.engine.rows import (
     ATTEMPT,
@@ -34,7 +35,7 @@ from simulators.policies.all_knowing import oracle
 if TYPE_CHECKING:
     from simulators.engine.run_log import Run
     from simulators.policies.base import Policy
-    from simulators.scenarios.scenario import Scenario
+    from simulators.scenarios.scenario import Event, Scenario
 
 Kept = TypeVar("Kept")
 
@@ -60,6 +61,21 @@ class SimResult:
     clients: int
     run: Run = field(repr=False)
 
+    @property
+    def name(self) -> str:
+        """What plots call it: the policy's name."""
+        return self.policy.name
+
+    @property
+    def horizon_s(self) -> float:
+        """When the run stopped."""
+        return self.scenario.horizon_s
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened meanwhile, in order."""
+        return self.scenario.events
+
     # --- frames ------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -69,7 +85,11 @@ class SimResult:
         Attempts in flight at the end stand last, with outcome ``unanswered`` and an unknown end; ``status`` is what the
         provider had decided. Figures count answered attempts alone.
         """
-        return pd.DataFrame(_columns(self._kept(self.run.attempts), ATTEMPT.names), copy=False)
+        columns = _columns(self._kept(self.run.attempts), ATTEMPT.names)
+        arrival_s = self._kept(self.run.requests)["arrival_s"][columns["request"]]
+        columns |= {"arrival_s": arrival_s, "sent_s": columns["admitted_s"]}
+        shared = {name: columns.pop(name) for name in ATTEMPT_COLUMNS}
+        return pd.DataFrame(shared | columns, copy=False)
 
     @cached_property
     def requests(self) -> pd.DataFrame:

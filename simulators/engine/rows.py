@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import struct
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from factflow_llm.signals import Axis, Outcome, Reason
+from factflow_llm.signals import Axis, Reason
+from simulators.attempts import OUTCOMES, Ending
 
 Rows = np.ndarray[Any, np.dtype[np.void]]
 Column = npt.NDArray[Any]
 
 
-class Ending(StrEnum):
-    """The closed set of ways in which a request ends."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    NEVER_ADMISSIBLE = "never_admissible"
-    REFUSED_DEADLINE = "refused_deadline"
-    REFUSED_BREAKER = "refused_breaker"
-    CANCELLED = "cancelled"
-    UNFINISHED = "unfinished"
-
-
-CANCELLED: Final = "cancelled"
-UNANSWERED: Final = "unanswered"
-"""The outcome of an attempt that was in flight when the run ended."""
-OUTCOME_CODES: dict[str, int] = {word: code for code, word in enumerate((*Outcome, CANCELLED, UNANSWERED))}
+OUTCOME_CODES: dict[str, int] = {word: code for code, word in enumerate(OUTCOMES)}
 REASON_CODES: dict[str, int] = {reason: code for code, reason in enumerate(Reason)}
 ENDING_CODES: dict[str, int] = {ending: code for code, ending in enumerate(Ending)}
 AXIS_CODES: dict[str, int] = {axis: code for code, axis in enumerate(Axis)}
@@ -56,7 +41,7 @@ class Schema:
 
 ATTEMPT = Schema(
     request="i", attempt="i", client="h", submitted_s="d", admitted_s="d", first_chunk_s="d", end_s="d", status="h",
-    outcome="b", retry_after_s="d", rate="d", concurrency="f", reason="b", in_flight="i", queued="i",
+    outcome="b", retry_after_s="d", rate_per_s="d", concurrency="f", reason="b", in_flight="i", queued="i",
 )  # fmt: skip
 REQUEST = Schema(
     request="i", client="h", arrival_s="d", admitted_s="d", end_s="d", attempts="i", end="b", input_tokens="q",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import numpy as np
 
 from factflow_llm.signals import Outcome
+from simulators.attempts import UNANSWERED, Ending
 from simulators.engine.rows import (
     ATTEMPT,
     AXIS_CODES,
@@ -19,15 +20,14 @@ from simulators.engine.rows import (
     OUTCOME_CODES,
     REASON_CODES,
     REQUEST,
-    UNANSWERED,
     Columns,
-    Ending,
     Frames,
 )
 from simulators.engine.tally import Tally
 
 if TYPE_CHECKING:
     from factflow_llm.signals import Axis, Change
+    from simulators.attempts import Ending
     from simulators.policies.tickets import Request
 
 CHUNK_BYTES: Final = 1 << 19

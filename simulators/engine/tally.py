@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from simulators.engine.rows import ENDING_CODES, OUTCOME_CODES, UNANSWERED, Columns, Ending, Rows
+from simulators.attempts import UNANSWERED, Ending
+from simulators.engine.rows import ENDING_CODES, OUTCOME_CODES, Columns, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

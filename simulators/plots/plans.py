@@ -47,7 +47,7 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None, **line: Any) -> Axes:
         )  # fmt: skip
         ax.plot(curve["load"], height, **style)
         sold = curve["quota"] == 1.0
-        large = {"marker": shape, "markersize": 10, "color": color, "zorder": 4, "clip_on": False}
+        large: dict[str, Any] = {"marker": shape, "markersize": 10, "color": color, "zorder": 4, "clip_on": False}
         ax.plot(curve["load"][sold], height[sold], linestyle="", **large)
     ax.axhline(plan.max_wait_p95_s, color=look.ink(ax), linewidth=1.0, linestyle=look.DASHES[1])
     ax.annotate(

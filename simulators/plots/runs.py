@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from simulators.providers.catalogue import Provider
-    from simulators.traces import Recording, Trace
+    from simulators.traces import Trace
 
 
-def plot_overview(result: SimResult, *, ax: Sequence[Axes] | None = None, axis: Axis | str | None = None) -> list[Axes]:
+def plot_overview(
+    result: series.Run, *, ax: Sequence[Axes] | None = None, axis: Axis | str | None = None
+) -> list[Axes]:
     """Draw a run at a glance: limit and capacity, outcomes, requests in line and in flight, waits.
 
     Args:
-        result: the run.
+        result: the run, simulated or recorded.
         ax: four axes, from top to bottom; a new figure by default.
         axis: which limit to show; by default the one that was cut most.
 
@@ -41,7 +43,7 @@ def plot_overview(result: SimResult, *, ax: Sequence[Axes] | None = None, axis: 
 
 
 def plot_limits(
-    result: SimResult,
+    result: series.Run,
     *,
     ax: Axes | None = None,
     axis: Axis | str | None = None,
@@ -51,7 +53,7 @@ def plot_limits(
     """Draw the limit against the provider's true capacity, with the reason of each jump and what was used.
 
     Args:
-        result: the run.
+        result: the run, simulated or recorded.
         ax: where to draw.
         axis: which limit; by default the one that was cut most.
         event_labels: whether events are named.
@@ -61,12 +63,13 @@ def plot_limits(
     shown = series.binding_axis(result) if axis is None else Axis(axis)
     used, capacity = series.used_per_window(result, shown), series.capacity_steps(result, shown)
     limit, marks = series.limit_steps(result, shown), series.limit_marks(result, shown)
-    ends = np.append(used["time_s"], result.scenario.horizon_s)
+    ends = np.append(used["time_s"], result.horizon_s)
     ax.stairs(used["used"], ends, fill=True, color=look.SKY, alpha=0.35, label="used", zorder=1)
-    ax.plot(
-        capacity["time_s"], capacity["capacity"], color=look.ink(ax), linewidth=1.6, linestyle=look.DASHES[1],
-        drawstyle="steps-post", label="true capacity", zorder=3,
-    )  # fmt: skip
+    if len(capacity):
+        ax.plot(
+            capacity["time_s"], capacity["capacity"], color=look.ink(ax), linewidth=1.6, linestyle=look.DASHES[1],
+            drawstyle="steps-post", label="true capacity", zorder=3,
+        )  # fmt: skip
     if result.clients > 1:
         for client in range(result.clients):
             own = series.limit_steps(result, shown, client)
@@ -87,12 +90,12 @@ def plot_limits(
 
 
 def plot_outcomes(
-    result: SimResult, *, ax: Axes | None = None, width_s: float | None = None, event_labels: bool = True, **bars: Any
+    result: series.Run, *, ax: Axes | None = None, width_s: float | None = None, event_labels: bool = True, **bars: Any
 ) -> Axes:
     """Draw what became of the attempts sent in each window, stacked: successes below, 429s and the rest above.
 
     Args:
-        result: the run.
+        result: the run, simulated or recorded.
         ax: where to draw.
         width_s: length of a window; by default one that gives at most 120.
         event_labels: whether events are named.
@@ -100,7 +103,7 @@ def plot_outcomes(
     """
     ax = look.canvas(ax)
     rates = series.outcome_rates(result, width_s)
-    edges = np.append(rates.index.to_numpy(), result.scenario.horizon_s)
+    edges = np.append(rates.index.to_numpy(), result.horizon_s)
     base = np.zeros(len(rates))
     for outcome in rates.columns[rates.any()]:
         mark, values = look.OUTCOMES[outcome], rates[outcome].to_numpy()
@@ -117,12 +120,12 @@ def plot_outcomes(
 
 
 def plot_queue(
-    result: SimResult, *, ax: Axes | None = None, width_s: float | None = None, event_labels: bool = True, **line: Any
+    result: series.Run, *, ax: Axes | None = None, width_s: float | None = None, event_labels: bool = True, **line: Any
 ) -> Axes:
     """Draw how many requests wait (in line or backing off) and how many are in flight, mean per window."""
     ax = look.canvas(ax)
     lengths = series.queue_lengths(result, width_s)
-    edges = np.append(lengths.index.to_numpy(), result.scenario.horizon_s)
+    edges = np.append(lengths.index.to_numpy(), result.horizon_s)
     looks = (("waiting", look.ORANGE, look.DASHES[0]), ("in_flight", look.BLUE, look.DASHES[1]))
     for column, color, dashes in looks:
         style = look.styled(line, color=color, linewidth=1.5, linestyle=dashes)
@@ -133,12 +136,12 @@ def plot_queue(
 
 
 def plot_waits_over_time(
-    result: SimResult, *, ax: Axes | None = None, width_s: float | None = None, event_labels: bool = True, **line: Any
+    result: series.Run, *, ax: Axes | None = None, width_s: float | None = None, event_labels: bool = True, **line: Any
 ) -> Axes:
     """Draw the median and the 95th percentile of the wait, by the window in which a request arrived."""
     ax = look.canvas(ax)
     found = series.wait_percentiles(result, width_s)
-    middle = found.index.to_numpy() + 0.5 * np.diff(np.append(found.index.to_numpy(), result.scenario.horizon_s))
+    middle = found.index.to_numpy() + 0.5 * np.diff(np.append(found.index.to_numpy(), result.horizon_s))
     looks = (("p95", look.VERMILION, look.DASHES[1]), ("p50", look.GREEN, look.DASHES[0]))
     for column, color, dashes in looks:
         ax.plot(middle, found[column], **look.styled(line, color=color, linewidth=1.5, linestyle=dashes, label=column))
@@ -149,7 +152,7 @@ def plot_waits_over_time(
 
 
 def plot_waits(
-    run: SimResult | Recording,
+    run: series.Run,
     *,
     ax: Axes | None = None,
     kind: Literal["survival", "distribution"] = "survival",
@@ -173,7 +176,7 @@ def plot_waits(
     ax = look.canvas(ax)
     values = series.waits(run)
     turn = len(ax.lines) + len(ax.patches)
-    name = run.policy.name if isinstance(run, SimResult) else run.name
+    name = run.name
     style = look.styled(line, color=look.CYCLE[turn % 8], linewidth=1.6, label=name)
     look.bare(ax)
     longest = max(ax.get_xlim()[1] if turn else 0.0, 1.02 * float(values.max(initial=0.0)), 0.1)
@@ -225,7 +228,7 @@ def plot_recovery(
     A mark stands where a window first holds 90 % of the oracle's admissions with at most 5 % of 429s: ``recovery_s``.
 
     Args:
-        result: the run.
+        result: the run, simulated or recorded.
         ax: where to draw.
         yardstick: the oracle's result, if it is at hand; otherwise it is run.
         **line: style of the lines.
@@ -252,11 +255,11 @@ def plot_recovery(
     return ax
 
 
-def plot_fairness(result: SimResult, *, ax: Axes | None = None, width_s: float | None = None, **line: Any) -> Axes:
+def plot_fairness(result: series.Run, *, ax: Axes | None = None, width_s: float | None = None, **line: Any) -> Axes:
     """Draw each client's successes per minute beside the fair share, and Jain's index of the whole run in the title."""
     ax = look.canvas(ax)
     goodput = series.client_goodput(result, width_s)
-    edges = np.append(goodput.index.to_numpy(), result.scenario.horizon_s)
+    edges = np.append(goodput.index.to_numpy(), result.horizon_s)
     middle = 0.5 * (edges[:-1] + edges[1:])
     for client in range(result.clients):
         color, marker = look.CYCLE[client % 8], look.SHAPES[client % 8]
@@ -311,10 +314,10 @@ def plot_trace(
     return ax
 
 
-def _finish(ax: Axes, result: SimResult, name: str, event_labels: bool) -> None:
-    end_s = result.scenario.horizon_s
+def _finish(ax: Axes, result: series.Run, name: str, event_labels: bool) -> None:
+    end_s = result.horizon_s
     look.time_axis(ax, end_s)
-    look.events(ax, result.scenario.events, end_s, label=event_labels)
+    look.events(ax, result.events, end_s, label=event_labels)
     look.bare(ax)
     look.title(ax, name)
     look.legend(ax)

@@ -5,14 +5,14 @@ Times are seconds. Rates are per minute, as quotas are sold and settings are wri
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from factflow_llm.signals import Axis, Outcome, Reason
-from simulators.engine.rows import UNANSWERED
+from simulators.attempts import UNANSWERED
 from simulators.providers.calls import Call
 from simulators.providers.machine import ProviderMachine
 from simulators.scenarios.scenario import Backlog
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from simulators.traces import Trace
 
 Floats = npt.NDArray[np.float64]
+Run: TypeAlias = "SimResult | Recording"
+"""What happened, simulated or recorded: see :mod:`simulators.attempts`."""
 
 MOVES = frozenset({Reason.SLOW_START, Reason.PROBE, Reason.RECOVER})
 """Reasons that a line shows by its slope; every other change deserves a mark."""
@@ -48,9 +50,11 @@ def per_minute(axis: Axis) -> float:
     return 1.0 if axis is Axis.CONCURRENCY else 60.0
 
 
-def binding_axis(result: SimResult) -> Axis:
+def binding_axis(result: Run) -> Axis:
     """Return the metered axis worth looking at: where the policy was cut most, else where most capacity is used."""
     metered = [Axis(axis) for axis in result.capacity["axis"].unique()]
+    if not metered:
+        return Axis.REQUESTS
     cuts = result.limits.loc[result.limits["reason"] == Reason.RATE_LIMITED, "axis"].astype(str).value_counts()
     if any(cuts.get(axis, 0) for axis in metered):
         return max(metered, key=lambda axis: cuts.get(axis, 0))
@@ -58,39 +62,47 @@ def binding_axis(result: SimResult) -> Axis:
     return max(metered, key=lambda axis: used_per_window(result, axis)["used"].mean() / capacity[axis])
 
 
-def capacity_steps(result: SimResult, axis: Axis) -> pd.DataFrame:
+def capacity_steps(result: Run, axis: Axis) -> pd.DataFrame:
     """Return ``time_s`` and ``capacity`` as steps from 0 to the end; empty where the provider meters no such axis."""
     rows = result.capacity[result.capacity["axis"] == axis]
     if rows.empty:
         return pd.DataFrame({"time_s": [], "capacity": []}, dtype=np.float64)
     times, values = rows["time_s"].to_numpy(), rows["capacity"].to_numpy() * per_minute(axis)
-    end_s = result.scenario.horizon_s
+    end_s = result.horizon_s
     return pd.DataFrame({"time_s": np.append(times, end_s), "capacity": np.append(values, values[-1])})
 
 
-def limit_steps(result: SimResult, axis: Axis, client: int | None = None) -> pd.DataFrame:
+def limit_steps(result: Run, axis: Axis, client: int | None = None) -> pd.DataFrame:
     """Return ``time_s`` and ``limit`` as steps to the end: one client's, or the sum over all; ``inf`` for no limit."""
     clients = range(result.clients) if client is None else (client,)
     each = [_client_steps(result, axis, number) for number in clients]
-    times = np.unique(np.concatenate([at for at, _ in each] + [np.array([result.scenario.horizon_s])]))
+    times = np.unique(np.concatenate([at for at, _ in each] + [np.array([result.horizon_s])]))
     limits = [values[np.searchsorted(at, times, side="right") - 1] for at, values in each]
     return pd.DataFrame({"time_s": times, "limit": np.sum(limits, axis=0) * per_minute(axis)})
 
 
-def limit_marks(result: SimResult, axis: Axis) -> pd.DataFrame:
+def limit_marks(result: Run, axis: Axis) -> pd.DataFrame:
     """Return ``time_s``, ``limit`` and ``reason`` of the changes that no slope shows, the limit summed over clients."""
-    changes = result.limits[(result.limits["axis"] == axis) & ~result.limits["reason"].isin(MOVES)]
+    told = result.limits["reason"].notna() & ~result.limits["reason"].isin(MOVES)
+    changes = result.limits[(result.limits["axis"] == axis) & told]
     steps = limit_steps(result, axis)
     after = np.searchsorted(steps["time_s"].to_numpy(), changes["time_s"].to_numpy(), side="right") - 1
     marks = {"time_s": changes["time_s"], "limit": steps["limit"].to_numpy()[after], "reason": changes["reason"]}
     return pd.DataFrame(marks).reset_index(drop=True)
 
 
-def used_per_window(result: SimResult, axis: Axis, width_s: float | None = None) -> pd.DataFrame:
+def sent(run: Run) -> pd.DataFrame:
+    """Return the attempts that were sent: a recording also lists those that our own line refused."""
+    attempts = run.attempts
+    left = attempts["admitted_s"].notna()
+    return attempts if left.all() else attempts[left]
+
+
+def used_per_window(result: Run, axis: Axis, width_s: float | None = None) -> pd.DataFrame:
     """Return ``time_s`` (window starts) and ``used``: what admitted calls took of an axis, by when they were sent.
 
     It is counted as the provider's quota counts, settled where that settles: beside :func:`capacity_steps` both are one
-    currency.
+    currency. Of a recording, whose provider nobody knows, what the answers tell is counted.
     """
     edges = _edges(result, width_s)
     attempts = result.attempts
@@ -102,14 +114,15 @@ def used_per_window(result: SimResult, axis: Axis, width_s: float | None = None)
     return pd.DataFrame({"time_s": edges[:-1], "used": used * 60.0 / np.diff(edges)})
 
 
-def outcome_rates(result: SimResult, width_s: float | None = None, client: int | None = None) -> pd.DataFrame:
+def outcome_rates(result: Run, width_s: float | None = None, client: int | None = None) -> pd.DataFrame:
     """Return attempts per minute by outcome, one row per window (index ``time_s``), by the moment they were sent.
 
     Outcomes that teach nothing of quotas (ignored, cancelled, exhausted) are summed as ``other``; ``in_flight`` are
     those whose answer the run did not live to see.
     """
     edges = _edges(result, width_s)
-    attempts = result.attempts if client is None else result.attempts[result.attempts["client"] == client]
+    attempts = sent(result)
+    attempts = attempts if client is None else attempts[attempts["client"] == client]
     columns = [str(word) for word in (Outcome.SUCCEEDED, Outcome.RATE_LIMITED, Outcome.OVERLOADED)] + [OTHER, IN_FLIGHT]
     column_of = {word: column for column, word in enumerate(columns)}
     column_of[UNANSWERED] = column_of[IN_FLIGHT]
@@ -123,11 +136,8 @@ def outcome_rates(result: SimResult, width_s: float | None = None, client: int |
     return pd.DataFrame(per_minute, columns=columns, index=pd.Index(edges[:-1], name="time_s"))
 
 
-def waits(run: SimResult | Recording) -> Floats:
+def waits(run: Run) -> Floats:
     """Return the waits of the calls that succeeded, ascending: seconds from arrival to the last admission."""
-    if isinstance(run, Recording):
-        answered = run.attempts[run.attempts["outcome"] == "ok"]
-        return np.sort((answered["admitted_s"] - answered["arrival_s"]).to_numpy(dtype=np.float64, na_value=np.nan))
     served = run.requests["outcome"] == "succeeded"
     return np.sort(run.requests.loc[served, "wait_s"].to_numpy(dtype=np.float64))
 
@@ -145,7 +155,7 @@ def bar_width(values: Floats, most: int = 50) -> float:
     return float(next(step * size for step in (1, 2, 5, 10) if step * size >= least))
 
 
-def wait_percentiles(result: SimResult, width_s: float | None = None) -> pd.DataFrame:
+def wait_percentiles(result: Run, width_s: float | None = None) -> pd.DataFrame:
     """Return ``p50`` and ``p95`` of the wait of requests that succeeded, by window of arrival; NaN for none."""
     edges = _edges(result, width_s)
     served = result.requests[result.requests["outcome"] == "succeeded"]
@@ -154,7 +164,7 @@ def wait_percentiles(result: SimResult, width_s: float | None = None) -> pd.Data
     return found.reindex(range(len(edges) - 1)).set_index(pd.Index(edges[:-1], name="time_s"))
 
 
-def queue_lengths(result: SimResult, width_s: float | None = None) -> pd.DataFrame:
+def queue_lengths(result: Run, width_s: float | None = None) -> pd.DataFrame:
     """Return the mean number of requests ``in_flight`` and ``waiting`` (in line or backing off), one row per window."""
     edges = _edges(result, width_s)
     requests = result.requests
@@ -175,7 +185,7 @@ def recovery_curves(result: SimResult, yardstick: SimResult | None = None, width
     rejected = _sent_per_second(result, Outcome.RATE_LIMITED)
     ahead = [np.convolve(values, np.ones(width_s))[width_s - 1 :] for values in (mine, theirs, rejected)]
     names = result.recovery(best).index
-    starts = [0, *(int(np.ceil(event.time_s)) for event in result.scenario.events)]
+    starts = [0, *(int(np.ceil(event.time_s)) for event in result.events)]
     ends = [*starts[1:], int(result.scenario.workload.duration_s)]
     parts = []
     for name, start, end in zip(names, starts, ends, strict=True):
@@ -187,7 +197,7 @@ def recovery_curves(result: SimResult, yardstick: SimResult | None = None, width
     return pd.concat(parts, ignore_index=True)
 
 
-def client_goodput(result: SimResult, width_s: float | None = None) -> pd.DataFrame:
+def client_goodput(result: Run, width_s: float | None = None) -> pd.DataFrame:
     """Return successes per minute by client, one column each, one row per window (index ``time_s``)."""
     columns = {
         client: outcome_rates(result, width_s, client)[str(Outcome.SUCCEEDED)] for client in range(result.clients)
@@ -211,8 +221,8 @@ def capacity_of(provider: Provider, axis: Axis) -> float | None:
     return None if per_second is None else per_second * per_minute(axis)
 
 
-def _edges(result: SimResult, width_s: float | None) -> Floats:
-    return _cut(result.scenario.horizon_s, width_s)
+def _edges(result: Run, width_s: float | None) -> Floats:
+    return _cut(result.horizon_s, width_s)
 
 
 def _cut(duration_s: float, width_s: float | None) -> Floats:
@@ -227,7 +237,7 @@ def _windows(times: Floats, edges: Floats) -> npt.NDArray[np.int64]:
     return np.minimum(np.searchsorted(edges, times, side="right"), len(edges) - 1) - 1
 
 
-def _client_steps(result: SimResult, axis: Axis, client: int) -> tuple[Floats, Floats]:
+def _client_steps(result: Run, axis: Axis, client: int) -> tuple[Floats, Floats]:
     changes = result.limits[(result.limits["axis"] == axis) & (result.limits["client"] == client)]
     if changes.empty:
         return np.zeros(1), np.array([_constant(result, axis, client)])
@@ -235,19 +245,20 @@ def _client_steps(result: SimResult, axis: Axis, client: int) -> tuple[Floats, F
     return times, np.append(changes["old"].iloc[0], changes["new"].to_numpy())
 
 
-def _constant(result: SimResult, axis: Axis, client: int) -> float:
-    column = {Axis.REQUESTS: "rate", Axis.CONCURRENCY: "concurrency"}.get(axis)
-    sent = result.attempts[result.attempts["client"] == client]
-    return np.inf if column is None or sent.empty else float(sent[column].iloc[0])
+def _constant(result: Run, axis: Axis, client: int) -> float:
+    column = {Axis.REQUESTS: "rate_per_s", Axis.CONCURRENCY: "concurrency"}.get(axis)
+    theirs = result.attempts[result.attempts["client"] == client]
+    return np.inf if column not in theirs or theirs.empty else float(theirs[column].iloc[0])
 
 
-def _units(result: SimResult, axis: Axis, requests: npt.NDArray[np.int64]) -> Floats:
+def _units(result: Run, axis: Axis, requests: npt.NDArray[np.int64]) -> Floats:
     """Return what calls cost on an axis: by the rule of its tightest quota, after settlement where it settles."""
     if axis is Axis.REQUESTS:
         return np.ones(len(requests))
-    quotas = [quota for quota in result.scenario.provider.quotas if quota.axis is axis]
     sizes = result.requests.set_index("request")[["input_tokens", "output_tokens"]]
-    if not quotas:
+    known = () if isinstance(result, Recording) else result.scenario.provider.quotas
+    quotas = [quota for quota in known if quota.axis is axis]
+    if isinstance(result, Recording) or not quotas:
         unmetered = {Axis.INPUT_TOKENS: ["input_tokens"], Axis.OUTPUT_TOKENS: ["output_tokens"]}.get(
             axis, sizes.columns
         )
@@ -272,14 +283,14 @@ def _bounds(result: SimResult) -> Callable[[int], int | None]:
     return lambda index: None if limits[index] < 0 else int(limits[index])
 
 
-def _in_flight(result: SimResult, edges: Floats) -> Floats:
+def _in_flight(result: Run, edges: Floats) -> Floats:
     """Return the mean number of calls in flight per window, those included that the end of the run cut off."""
-    attempts = result.attempts
+    attempts = sent(result)
     return _overlap(attempts["admitted_s"].to_numpy(), _ends(result, attempts["end_s"]), edges)
 
 
-def _ends(result: SimResult, ends: pd.Series[float]) -> Floats:
-    return np.asarray(ends.fillna(result.scenario.horizon_s), dtype=np.float64)
+def _ends(result: Run, ends: pd.Series[float]) -> Floats:
+    return np.asarray(ends.fillna(result.horizon_s), dtype=np.float64)
 
 
 def _overlap(starts: Floats, ends: Floats, edges: Floats) -> Floats:
@@ -293,6 +304,6 @@ def _overlap(starts: Floats, ends: Floats, edges: Floats) -> Floats:
 
 
 def _sent_per_second(result: SimResult, outcome: Outcome) -> Floats:
-    seconds = int(np.ceil(result.scenario.horizon_s)) + 1
+    seconds = int(np.ceil(result.horizon_s)) + 1
     sent = result.attempts.loc[result.attempts["outcome"] == outcome, "admitted_s"].to_numpy()
     return np.bincount(sent.astype(np.int64), minlength=seconds).astype(np.float64)

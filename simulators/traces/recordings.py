@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import pandas as pd
 
 from factflow_llm.recorder import LIMIT_FIGURES, TIME_FIELDS, TOTALS, TRACE_VERSION, VALUE_FIELDS
 from factflow_llm.signals import Axis
+from simulators.attempts import OUTCOMES, REQUEST_COLUMNS, Ending, ending_of, outcome_recorded
 from simulators.traces.formats import REPLAYED, seems
 from simulators.traces.sessions import numbered
 from simulators.traces.source import (
@@ -43,27 +45,30 @@ TRACE_FIELDS = {
     "think_time_s": "think_time_s",
 }
 PARQUET_HEADER_KEY = b"factflow.trace"
-_COUNT_FIELDS = {"attempt": "attempt"} | {
-    name: VALUE_FIELDS[name]
-    for name in ("input_tokens", "output_tokens", "max_tokens", "status", "in_flight", "queue_depth")
-}
-_FIGURE_FIELDS = {name: VALUE_FIELDS[name] for name in ("retry_after_s", "limit")} | {
+_COUNT_FIELDS = (
+    {"attempt": "attempt"}
+    | {name: VALUE_FIELDS[name] for name in ("input_tokens", "output_tokens", "max_tokens", "status", "in_flight")}
+    | {"queued": VALUE_FIELDS["queue_depth"]}
+)
+_ALWAYS_FIELDS = {"retry_after_s": VALUE_FIELDS["retry_after_s"], "rate_per_s": VALUE_FIELDS["limit"]}
+_FIGURE_FIELDS = _ALWAYS_FIELDS | {
     f"{axis}_{figure}": f"factflow.ratelimit.{axis}.{figure}" for axis in Axis for figure in LIMIT_FIGURES
 }
-_TEXT_FIELDS = {"call_id": "call_id"} | {
+_TEXT_FIELDS = {"request": "call_id"} | {
     name: VALUE_FIELDS[name] for name in ("model", "provider", "operation", "error", "outcome", "axis", "reason")
 }
 _AXES = tuple(map(str, Axis))
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recording:
     """Attempts recorded in production.
 
     Attributes:
-        attempts: one row per physical attempt, in the order in which they ended: the fields of ``AttemptRow`` and,
-            where headers told, ``<axis>_limit``, ``<axis>_remaining`` and ``<axis>_reset_s``. Times count from the
-            first arrival; NA is unknown.
+        attempts: one row per physical attempt, in the order in which they ended: the columns of
+            :data:`simulators.attempts.ATTEMPT_COLUMNS`, ``error``, ``axis``, model and tokens and, where headers told,
+            ``<axis>_limit``, ``<axis>_remaining`` and ``<axis>_reset_s``. Times count from the first arrival; NA is
+            unknown.
         header: where it comes from, and what is missing.
         name: what plots and tables call it.
     """
@@ -77,9 +82,51 @@ class Recording:
             f"Recording({self.name!r}, {len(self.attempts)} attempts, {sum(self.header.drops.values())} rows missing)"
         )
 
+    # --- what plots ask of a run -------------------------------------------------------------------------------------
+
+    clients = 1
+    """Recorded by one process."""
+    events = ()
+    """What a provider changed meanwhile no recording tells."""
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row per request, in order of arrival: see :data:`simulators.attempts.REQUEST_COLUMNS`."""
+        calls = self.attempts.sort_values("attempt", kind="stable").groupby("request", sort=False)
+        last = calls.last(skipna=False)
+        ends = [ending_of(*words) for words in zip(last["outcome"], last["error"], strict=True)]
+        frame = last.assign(
+            arrival_s=calls["arrival_s"].first(),
+            attempts=calls["sent_s"].count(),
+            outcome=pd.Categorical(ends, categories=pd.Index([str(each) for each in Ending])),
+            wait_s=lambda each: each["admitted_s"] - each["arrival_s"],
+            latency_s=lambda each: each["end_s"] - each["arrival_s"],
+        )
+        return frame.sort_values("arrival_s", kind="stable").reset_index()[list(REQUEST_COLUMNS)]
+
+    @cached_property
+    def limits(self) -> pd.DataFrame:
+        """One row per change of the limiter's rate from one admission to the next; rates that are unknown left out."""
+        known = self.attempts[self.attempts["rate_per_s"].notna() & self.attempts["admitted_s"].notna()]
+        known = known.sort_values("admitted_s", kind="stable")
+        rate = known["rate_per_s"]
+        changes = known.assign(time_s=known["admitted_s"], axis=str(Axis.REQUESTS), old=rate.shift(), new=rate)
+        moved = changes["old"].notna() & (changes["old"] != changes["new"])
+        return changes.loc[moved, ["time_s", "client", "axis", "old", "new", "reason"]].reset_index(drop=True)
+
+    @cached_property
+    def capacity(self) -> pd.DataFrame:
+        """Without a row, for no recording knows it; ``calibrate`` finds out."""
+        return pd.DataFrame({"time_s": [], "axis": [], "capacity": []})
+
+    @property
+    def horizon_s(self) -> float:
+        """When the last attempt ended."""
+        return float(self.attempts[["arrival_s", "end_s"]].max().max())
+
     def trace(self) -> Trace:
         """Return what was asked: one request per call, with the tokens of its last attempt that knew them."""
-        calls = self.attempts.sort_values("attempt", kind="stable").groupby("call_id", sort=False)
+        calls = self.attempts.sort_values("attempt", kind="stable").groupby("request", sort=False)
         columns = {
             "arrival_s": calls["arrival_s"].first(),
             **{name: calls[name].last() for name in ("input_tokens", "output_tokens", "max_tokens")},
@@ -249,8 +296,10 @@ class _Rows:
         if not len(self):
             raise TraceError(f"{name}: the recording holds no attempts")
         start_s = min(self._times["arrival_s"])
-        texts = {column: pd.array(values, dtype=object) for column, values in self._texts.items()}
-        frame: dict[str, Any] = {"call_id": texts.pop("call_id")}
+        texts: dict[str, Any] = {column: pd.array(values, dtype=object) for column, values in self._texts.items()}
+        frame: dict[str, Any] = {"request": texts.pop("request")}
+        outcomes = map(outcome_recorded, texts["outcome"], texts["error"])
+        texts["outcome"] = pd.Categorical(list(outcomes), categories=pd.Index(OUTCOMES))
         for column, numbers in self._counts.items():
             values = np.frombuffer(numbers, dtype=np.int64)
             frame[column] = pd.arrays.IntegerArray(values.copy(), values == UNKNOWN)
@@ -259,11 +308,11 @@ class _Rows:
         frame |= texts
         for column, figures in self._figures.items():
             values_f = np.frombuffer(figures)
-            if column in VALUE_FIELDS or not np.isnan(values_f).all():
+            if column in _ALWAYS_FIELDS or not np.isnan(values_f).all():
                 frame[column] = values_f
         drops = {"dropped by the recorder": self._dropped, "torn last row": self._torn}
         return Recording(
-            attempts=pd.DataFrame(frame),
+            attempts=pd.DataFrame(frame | {"client": np.zeros(len(self), dtype=np.int16)}),
             header=TraceHeader(
                 mode=Mode.RECORDED,
                 source=str(header.get("source", "factflow_llm.recorder")),
@@ -298,7 +347,7 @@ class _Rows:
             self._figures[name].append(np.nan if row.get(field) is None else seconds(source, line, row, field))
         for name, field in _TEXT_FIELDS.items():
             value = row.get(field)
-            if not isinstance(value, str | int | None) or (name == "call_id" and value is None):
+            if not isinstance(value, str | int | None) or (name == "request" and value is None):
                 raise source.fault(f"{field} is {shown(value)}; it must be a word or number", line)
             if name == "axis" and value is not None and value not in _AXES:
                 raise source.fault(f"{field} is {shown(value)}; it must be one of {', '.join(_AXES)}", line)
