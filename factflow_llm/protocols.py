@@ -67,7 +67,8 @@ class EmbeddingClientProtocol(Protocol):
 class LimitedLLMClientProtocol(LLMClientProtocol, Protocol):
     """A chat client behind the limiter, as the factory hands it out.
 
-    ``priority``: higher goes first. ``deadline_s``: seconds from the call by which it must have ended.
+    ``priority``: higher goes first. ``deadline_s``: seconds from now by which the call is over, wherever it
+    is: waiting, retrying, answering, streaming.
     """
 
     async def complete(
@@ -105,7 +106,7 @@ class LimitedLLMClientProtocol(LLMClientProtocol, Protocol):
 
 @runtime_checkable
 class LimitedEmbeddingClientProtocol(EmbeddingClientProtocol, Protocol):
-    """An embedding client behind the limiter; ``priority`` and ``deadline_s`` hold for each of its batches."""
+    """An embedding client behind the limiter; ``priority`` and ``deadline_s`` as for chats, for the whole call."""
 
     async def embed(
         self,

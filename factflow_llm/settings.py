@@ -120,7 +120,11 @@ class LLMProviderConfig(_Settings):
     region: str | None = Field(default=None, description="Bedrock: the AWS region.")
     device: str | None = Field(default=None, description="Hugging Face: cpu, cuda, cuda:1, mps…")
     dimensions: int | None = Field(default=None, ge=1, description="Length of embedding vectors.")
-    timeout_s: float | None = Field(default=None, gt=0, description="Longest silence of the server, in seconds.")
+    timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Longest silence of the server and longest wait for a whole answer, per attempt, in seconds.",
+    )
     rate_limit: Annotated[RateLimitConfig | Literal[False] | None, BeforeValidator(_read_rate_limit)] = Field(
         default=None,
         description="Limiter settings, the name of a file that holds them (relative to this one), or false for none. "

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from factflow_llm.clients.timing import TimeBound
-from factflow_llm.errors import DeadlineExceededError
-from factflow_llm.ratelimit.client import RateLimitedClient
+from factflow_llm.errors import DeadlineExceededError, InvalidRequestError
+from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
-from factflow_llm.types import CompletionResponse, FinishReason, Message, StreamChunk, Usage
+from factflow_llm.types import CompletionResponse, EmbeddingResponse, FinishReason, Message, StreamChunk, Usage
 from tests.support.virtual_loop import run_virtually
 
 if TYPE_CHECKING:
@@ -192,3 +192,34 @@ def test_a_recorder_that_raises_costs_rows_and_no_call(caplog: pytest.LogCapture
     with caplog.at_level(logging.DEBUG):
         run_virtually(main())
     assert [record.levelname for record in caplog.records if "recorder" in record.message] == ["ERROR"]
+
+
+def test_the_deadline_of_an_embedding_is_one_for_all_its_batches() -> None:
+    """Batches that are cut and sent again do not get a deadline of their own."""
+
+    class Halving:
+        """A client whose every batch is refused, late, as too large."""
+
+        def split(self, texts: Sequence[str]) -> list[slice]:
+            return [slice(0, len(texts))]
+
+        def mend_batch(self, _: Exception, count: int) -> int | None:
+            return (count + 1) // 2
+
+        async def embed_batch(self, texts: Sequence[str], **_: Any) -> EmbeddingResponse:
+            await asyncio.sleep(2.0)
+            raise InvalidRequestError("too large")
+
+        async def embed(self, texts: Sequence[str], **_: Any) -> EmbeddingResponse:
+            raise NotImplementedError
+
+        async def aclose(self) -> None:
+            """Do nothing."""
+
+    async def main() -> None:
+        client = RateLimitedEmbeddingClient(Halving(), AdaptiveRateLimiter())
+        with pytest.raises(DeadlineExceededError):
+            await client.embed(["a"] * 9, deadline_s=5.0)
+        assert asyncio.get_running_loop().time() == 5.0
+
+    run_virtually(main())

@@ -32,7 +32,7 @@ class BedrockConnection:
         region: AWS region; by default what the environment or ``~/.aws/config`` says.
         endpoint_url: another address of the service.
         max_concurrency: calls in flight, each on a thread and a connection of its own.
-        timeout_s: longest silence of the server, in seconds.
+        timeout_s: longest silence of the server and longest wait for a whole answer, per attempt, in seconds.
         connect_timeout_s: longest wait for a connection, in seconds.
         headers: sent with every request.
         proxy: URL of a proxy; by default what the environment says.

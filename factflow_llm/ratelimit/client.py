@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sys
 from functools import partial
@@ -254,7 +255,15 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
 
         A client that cannot ``split`` (another package's) is called once, under one permit.
 
+        Args:
+            texts: any number of texts.
+            dimensions: length of the vectors, where the model can shorten them.
+            priority: higher goes first.
+            deadline_s: seconds from now by which the call is over, wherever it is: waiting, retrying, answering, and
+                with all its batches.
+
         Raises:
+            DeadlineExceededError: not over in time.
             PartialEmbeddingError: some batches failed for good; carries the vectors of the others.
         """
         split = getattr(self.client, "split", None)
@@ -273,8 +282,13 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
             response: EmbeddingResponse = await embed_batch(batch, dimensions=dimensions)
             return response
 
+        loop = asyncio.get_running_loop()
+        check_turn(priority, deadline_s)
+        within_s = self.retry.deadline_s if deadline_s is None else deadline_s
+        by_s = None if within_s is None else loop.time() + within_s
+
         async def send(batch: Sequence[str]) -> EmbeddingResponse:
-            return await self._batch(batch, one, priority, deadline_s)
+            return await self._batch(batch, one, priority, None if by_s is None else by_s - loop.time())
 
         batches = split(texts)
         if not batches:
