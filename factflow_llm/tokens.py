@@ -1,8 +1,8 @@
 """Count tokens where a vocabulary is at hand, estimate them where it is not, and always say which of the two it was.
 
-Nothing here touches the network unless :func:`fetch_vocabulary` is called. Two questions have
-two answers: what a text costs (:func:`count_tokens`), and roughly what it costs, in microseconds
-(:func:`estimate_tokens`).
+Nothing here touches the network unless ``fetch_vocabulary`` is called. Two questions have
+two answers: what a text costs (``count_tokens``), and roughly what it costs, in microseconds
+(``estimate_tokens``).
 """
 
 from __future__ import annotations

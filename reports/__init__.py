@@ -1,4 +1,4 @@
-"""Programs that measure: reports whose text is committed under ``tests/golden``, and benchmarks.
+"""Programs that measure: reports whose text is committed, most under ``tests/golden``, and benchmarks.
 
 ``python -m reports`` lists the reports; ``python -m reports NAME --check`` makes one anew and compares it with what is
 committed, ``--write`` replaces that. ``python -m reports.benchmarks`` prints speeds, which differ from machine to

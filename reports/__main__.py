@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from typing import NamedTuple
 
-from reports import GOLDEN
+from reports import ROOT
 
 
 class Report(NamedTuple):
@@ -16,7 +16,7 @@ class Report(NamedTuple):
 
     Attributes:
         module: under ``reports``; its function of the report's name takes how many processes to use (``None``: as
-            suits it) and returns texts by their paths under ``tests/golden``.
+            suits it) and returns texts by their paths in the repository.
         about: what it tells.
         takes: how long on two cores.
         repeatable: whether two runs give the same bytes, so that they can be compared.
@@ -29,6 +29,8 @@ class Report(NamedTuple):
 
 
 REPORTS = {
+    "api": Report("api", "the pages of the documentation that tell the API; never committed", "seconds"),
+    "commands": Report("commands", "the page of the documentation that tells the commands", "a second"),
     "presets": Report("presets", "every preset under five policies", "a minute"),
     "ours": Report("suite", "our limiter in every world of the suite", "10 minutes"),
     "everybody": Report("suite", "everybody's limiter in every world of the suite", "hours"),
@@ -39,7 +41,7 @@ REPORTS = {
 
 
 def texts(name: str, jobs: int | None = None) -> dict[str, str]:
-    """Make a report; return its texts by their paths under ``tests/golden``."""
+    """Make a report; return its texts by their paths in the repository."""
     made: dict[str, str] = getattr(import_module(f"reports.{REPORTS[name].module}"), name)(jobs)
     return made
 
@@ -48,7 +50,7 @@ def differences(made: dict[str, str]) -> str:
     """Return what differs from the committed texts, as a diff; empty if nothing does."""
     lines: list[str] = []
     for path, text in made.items():
-        file = GOLDEN / path
+        file = ROOT / path
         committed = file.read_text(encoding="utf-8") if file.exists() else ""
         lines += difflib.unified_diff(committed.splitlines(True), text.splitlines(True), f"committed/{path}", path)
     return "".join(lines)
@@ -78,7 +80,8 @@ def main() -> int:
         return int(bool(found))
     for path, text in made.items():
         if asked.write:
-            (GOLDEN / path).write_text(text, encoding="utf-8")
+            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / path).write_text(text, encoding="utf-8")
         else:
             sys.stdout.write(f"{path}\n{text}" if len(made) > 1 else text)
     return 0

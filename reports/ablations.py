@@ -191,7 +191,7 @@ def ablations(jobs: int | None = None) -> dict[str, str]:
         goodput, rejected, failed, unfair = moved.mean(axis=0)
         figures = f"{goodput:+8.2f} {rejected:+7.2f} {failed:+7.2f} {unfair:+7.2f}"
         lines.append(f"{ablation.name:54} {figures}  {', '.join(worst) or 'none'}")
-    return {"suite/ablations.txt": "\n".join(lines) + "\n"}
+    return {"tests/golden/suite/ablations.txt": "\n".join(lines) + "\n"}
 
 
 def _said(moved: Any) -> str:

@@ -232,12 +232,13 @@ def rate(quota: Quota) -> float:
 
 def hidden(jobs: int | None = None) -> dict[str, str]:
     """Return the report by its file's name, of providers in virtual time."""
-    return {"calibration/hidden.txt": report(_shown(judgements(jobs or -1)))}
+    return {"tests/golden/calibration/hidden.txt": report(_shown(judgements(jobs or -1)))}
 
 
 def over_http(jobs: int | None = None) -> dict[str, str]:
     """Return the report by its file's name, of providers in real time; they mostly wait, so four run at a time."""
-    return {"calibration/over-http.txt": report(_shown(_each(judge_over_http, SEEDS_OVER_HTTP, jobs or 4)))}
+    judged = _shown(_each(judge_over_http, SEEDS_OVER_HTTP, jobs or 4))
+    return {"tests/golden/calibration/over-http.txt": report(judged)}
 
 
 def judgements(jobs: int = -1) -> Iterator[Judgement]:

@@ -34,7 +34,7 @@ def presets(jobs: int | None = None) -> dict[str, str]:
     with processes(jobs) as each:
         figures = list(each(partial(World.figures, policies=tuple(POLICIES.values())), worlds))
     return {
-        f"{world.scenario.provider.name}.txt": "".join(map(_line, POLICIES, rows))
+        f"tests/golden/{world.scenario.provider.name}.txt": "".join(map(_line, POLICIES, rows))
         for world, rows in zip(worlds, figures, strict=True)
     }
 

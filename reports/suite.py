@@ -17,12 +17,12 @@ SEEDS = 20
 def ours(jobs: int | None = None) -> dict[str, str]:
     """Return the report of our limiter beside retries without any."""
     everybody = contenders()
-    return {"suite/ours.txt": _report({name: everybody[name] for name in ("ours", "retry only")}, jobs)}
+    return {"tests/golden/suite/ours.txt": _report({name: everybody[name] for name in ("ours", "retry only")}, jobs)}
 
 
 def everybody(jobs: int | None = None) -> dict[str, str]:
     """Return the report of everybody; needs the extra ``peers``, and names the releases that it measured."""
-    return {"suite/everybody.txt": _report(contenders(), jobs)}
+    return {"tests/golden/suite/everybody.txt": _report(contenders(), jobs)}
 
 
 def _report(policies: Mapping[str, Policy], jobs: int | None) -> str:

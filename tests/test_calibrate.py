@@ -487,4 +487,5 @@ def test_forty_hidden_providers() -> None:
     assert (off(counts, "replayed", "recorded") <= 0.1).mean() >= 0.9
     assert abs(in_all(counts, "replayed", "recorded")) <= 0.1
     assert abs(in_all(counts, "simulated", "lucky")) <= 0.1
-    assert not differences({"calibration/hidden.txt": report(judged)}), "if meant, run python -m reports hidden --write"
+    made = {"tests/golden/calibration/hidden.txt": report(judged)}
+    assert not differences(made), "if meant, run python -m reports hidden --write"

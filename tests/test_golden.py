@@ -26,7 +26,7 @@ def test_reports_are_as_committed(preset: str, texts: dict[str, str]) -> None:
     """A change of behaviour shows as a change of text."""
     file = GOLDEN / f"{preset}.txt"
     assert file.exists(), f"{preset} has no golden report; {_REMEDY}"
-    assert texts[file.name] == file.read_text(encoding="utf-8"), _REMEDY
+    assert texts[f"tests/golden/{preset}.txt"] == file.read_text(encoding="utf-8"), _REMEDY
 
 
 def test_no_report_is_left_over() -> None:

@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+import factflow_llm
+import simulators as sim
+from reports import ROOT
+from reports.__main__ import differences
+from reports.api import api
+from reports.commands import commands
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(?P<info>[^\n`]+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
@@ -72,10 +78,34 @@ def test_code_runs(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_commands_page_tells_the_commands() -> None:
+    """Its options and defaults are those of the program."""
+    assert not differences(commands()), "run `python -m reports commands --write`"
+
+
+def test_the_gallery_shows_every_plot() -> None:
+    """Each has its lines and its picture."""
+    text = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    for name in (name for name in sim.__all__ if name.startswith("plot_")):
+        assert f"\n```python picture={name}\n" in text, f"{name} has no lines"
+        assert f"](pictures/gallery/{name}.png)" in text, f"{name} has no picture"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Links and pictures within the repository exist."""
-    assert [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()] == []
+    """Links and pictures within the repository exist; pages of the API are made when the documentation is built."""
+    links = [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if not link.startswith("api/")]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_api_pages_are_made_of_every_public_class() -> None:
+    """One page a class, all in an index."""
+    pages = api()
+    for package, index in ((factflow_llm, "production"), (sim, "laboratory")):
+        for name in package.__all__:
+            if isinstance(getattr(package, name), type):
+                assert f"docs/api/{package.__name__}/{name}.md" in pages
+                assert f"[`{name}`](" in pages[f"docs/api/{index}.md"]
 
 
 @pytest.mark.parametrize("name", ["lab", "tests"])

@@ -29,7 +29,7 @@ def _own(state: ProviderState | None, source: str) -> Any:
 
 
 def restore_chat_turn(message: Message, said: dict[str, Any], source: str) -> dict[str, Any]:
-    """Lay beside a turn in OpenAI's words what ``source``, by :func:`origin`, wants back with it."""
+    """Lay beside a turn in OpenAI's words what ``source``, by ``origin``, wants back with it."""
     restored = {**said}
     for name, value in (_own(message.provider_state, source) or {}).items():
         restored[name] = _fill(value, said["content"] or "", {}) if name == "content" else value
@@ -47,7 +47,7 @@ def _beside(call: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
 def restore_blocks(
     message: Message, said: str | list[dict[str, Any]], calls: Mapping[str, dict[str, Any]], source: str
 ) -> list[dict[str, Any]]:
-    """Put a turn's words and calls among the blocks that ``source``, by :func:`origin`, wants back with it.
+    """Put a turn's words and calls among the blocks that ``source``, by ``origin``, wants back with it.
 
     Args:
         message: the assistant's turn.

@@ -122,7 +122,7 @@ class RateRule:
         rate: units per second allowed now; ``inf`` while there is no evidence.
         ceiling: units per second measured between rejections; ``inf`` likewise.
         mode: where the rule stands.
-        next_step_s: when :meth:`step` has something to do.
+        next_step_s: when ``step`` has something to do.
     """
 
     __slots__ = (

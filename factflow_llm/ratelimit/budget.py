@@ -43,7 +43,7 @@ class Budget:
         return missing / rate if missing > _EPSILON else 0.0
 
     def reserve(self, cost: float) -> None:
-        """Take ``cost`` out of the level, as of the last :meth:`wait_s`."""
+        """Take ``cost`` out of the level, as of the last ``wait_s``."""
         if self.rate != _NO_LIMIT:
             self.level -= cost
 

@@ -191,7 +191,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
     ) -> ChatStream:
         """Give the answer piece by piece; a failed attempt is repeated only while nothing has been handed on.
 
-        Arguments and errors as for :meth:`complete`. The permit is held until the stream ends. Iterated to its end, the
+        Arguments and errors as for ``complete``. The permit is held until the stream ends. Iterated to its end, the
         stream has the whole answer as ``stream.response``.
         """
         asked = {

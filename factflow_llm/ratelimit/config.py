@@ -163,7 +163,7 @@ class RateLimitConfig(FrozenSettings):
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
-        """Read a file written by :meth:`to_toml`, or by hand.
+        """Read a file written by ``to_toml``, or by hand.
 
         Raises:
             ConfigurationError: naming the file and the key, when it cannot be read or holds anything unknown.

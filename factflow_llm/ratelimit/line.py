@@ -2,9 +2,9 @@
 
 Higher priorities go first, but every tenth turn belongs to whoever has waited longest: nobody starves.
 
-Whoever decides *when* the head of the line may go derives from :class:`Line` and answers :meth:`Line.turn_s`. A
+Whoever decides *when* the head of the line may go derives from ``Line`` and answers ``Line.turn_s``. A
 waiting ticket holds no send time; ``wake_at`` says when somebody may have a turn as things stand, and any transition
-can move it: whoever drives the line calls :meth:`Line.advance` when it has come.
+can move it: whoever drives the line calls ``Line.advance`` when it has come.
 """
 
 from __future__ import annotations
@@ -98,16 +98,16 @@ class Ticket:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Line:
-    """A line of tickets of which the head goes when :meth:`turn_s` says so.
+    """A line of tickets of which the head goes when ``turn_s`` says so.
 
     Attributes:
-        wake_at: when :meth:`advance` must next be called; at once if that is not later than now, ``inf`` for never.
+        wake_at: when ``advance`` must next be called; at once if that is not later than now, ``inf`` for never.
         queued: tickets waiting.
         in_flight: tickets granted and not settled.
     """
 
     refusing = False
-    """Whether :meth:`refusal` has a say; whoever derives turns it on."""
+    """Whether ``refusal`` has a say; whoever derives turns it on."""
 
     def __init__(self) -> None:
         self.wake_at = NEVER
@@ -127,7 +127,7 @@ class Line:
         raise NotImplementedError
 
     def refusal(self, now: float, ticket: Ticket) -> Refusal | None:
-        """Return why the ticket may not even wait; asked only while :attr:`refusing`."""
+        """Return why the ticket may not even wait; asked only while ``refusing``."""
         raise NotImplementedError
 
     def grant(self, now: float, ticket: Ticket) -> None:

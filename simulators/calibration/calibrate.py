@@ -121,7 +121,7 @@ def calibrate(recording: Recording, until_s: float | None = None, *, name: str =
 
     Args:
         recording: attempts at one provider, one account, one model, by everybody who draws on the quota.
-        until_s: look at attempts sent before this moment only; the rest is for :meth:`Calibration.validate`.
+        until_s: look at attempts sent before this moment only; the rest is for ``Calibration.validate``.
         name: of the provider.
 
     Raises:

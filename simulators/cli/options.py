@@ -45,7 +45,7 @@ Events = Annotated[
 ]
 Policy = Annotated[str, typer.Option("--policy", metavar="POLICY", help=f"{POLICIES}.")]
 Policies = Annotated[list[str], typer.Option("--policy", metavar="POLICY", help=f"{POLICIES}; repeat for several.")]
-Seed = Annotated[int, typer.Option(metavar="N", help="Of all luck; the same seed gives the same bytes.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Decides every random draw; the same seed gives the same bytes.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Worlds per scenario.")]
 Clients = Annotated[int, typer.Option(metavar="N", help="Independent clients that share the quota.")]
 Jobs = Annotated[int | None, typer.Option(metavar="N", help="Processes; by default one per core.")]

@@ -35,11 +35,11 @@ class Choices:
     """All that is chosen: one value, so that it can be remembered, undone and compared.
 
     Attributes:
-        workload: a name of the :class:`Catalogue`.
+        workload: a name of the ``Catalogue``.
         provider: likewise.
         events: one of ``EVENTS``.
         length_s: only the beginning of the workload; ``inf`` for all of it.
-        seed: of all luck.
+        seed: decides every random draw.
         clients: independent clients on one quota.
         values: the limiter's settings that differ from their defaults, by name.
     """
@@ -134,7 +134,7 @@ class Catalogue:
         return with_events(replace(chosen, events=()), choices.events)
 
     def workload_code(self, choices: Choices, name_trace: Callable[[], str]) -> str:
-        """Return the expression that makes the chosen workload; ``name_trace`` is as in :func:`code_of`."""
+        """Return the expression that makes the chosen workload; ``name_trace`` is as in ``code_of``."""
         workload = self.workload(choices.workload)
         if isinstance(workload, Backlog):
             return _backlog_code(replace(workload, duration_s=min(choices.length_s, workload.duration_s)))

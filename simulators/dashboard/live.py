@@ -50,7 +50,7 @@ def watch(limiter: AdaptiveRateLimiter, *, every_s: float = 1.0, span_s: float =
 
 
 class Watch:
-    """A view of a limiter at work; see :func:`watch`.
+    """A view of a limiter at work; see ``watch``.
 
     Attributes:
         limiter: the one that is watched.

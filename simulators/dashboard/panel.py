@@ -58,7 +58,7 @@ class Dashboard:
     Args:
         scenario: the world to begin with; others can be chosen.
         config: where the sliders stand at first.
-        seed: of all luck.
+        seed: decides every random draw.
         clients: independent clients on one quota.
 
     Attributes:

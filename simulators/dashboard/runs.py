@@ -64,7 +64,7 @@ class Job:
     Args:
         scenario: what to run.
         config: the limiter's settings.
-        seed: of all luck.
+        seed: decides every random draw.
         clients: independent clients on one quota.
         yardstick: the oracle's result, if it is at hand.
 

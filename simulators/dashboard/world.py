@@ -22,7 +22,7 @@ _WRAP = {"flex_flow": "row wrap"}
 
 
 class WorldControls:
-    """Controls for all of :class:`Choices` but the limiter's settings.
+    """Controls for all of ``Choices`` but the limiter's settings.
 
     Args:
         catalogue: what can be chosen.

@@ -49,12 +49,12 @@ _GRANTED: Final = TicketState.GRANTED
 
 
 def run(scenario: Scenario, policy: Policy, *, seed: int, clients: int, collect: Collect) -> Run:
-    """Run a scenario and return what was written down; arguments as for :func:`simulators.engine.simulate.simulate`."""
+    """Run a scenario and return what was written down; arguments as for ``simulators.engine.simulate.simulate``."""
     return _Loop(scenario, policy, seed, clients, collect).run()
 
 
 class _Loop:
-    """One run's state; :meth:`run` is the loop."""
+    """One run's state; ``run`` is the loop."""
 
     def __init__(self, scenario: Scenario, policy: Policy, seed: int, clients: int, collect: Collect) -> None:
         self.scenario = scenario

@@ -31,7 +31,7 @@ def simulate(
     Args:
         scenario: workload, provider and events.
         policy: our limiter's settings, one of ``sim.policies``, or anybody's; ``None`` means our defaults.
-        seed: of all luck: two policies with one seed meet the same world.
+        seed: decides every random draw: two policies with one seed meet the same world.
         clients: independent controllers that share the provider's quota; requests are dealt to them in turn.
         collect: ``"frames"`` keeps every attempt and request; ``"summary"`` only what the summary is made from, in
             space that does not grow with the run, with percentiles to a thousandth.

@@ -101,7 +101,7 @@ def sent(run: Run) -> pd.DataFrame:
 def used_per_window(result: Run, axis: Axis, width_s: float | None = None) -> pd.DataFrame:
     """Return ``time_s`` (window starts) and ``used``: what admitted calls took of an axis, by when they were sent.
 
-    It is counted as the provider's quota counts, settled where that settles: beside :func:`capacity_steps` both are one
+    It is counted as the provider's quota counts, settled where that settles: beside ``capacity_steps`` both are one
     currency. Of a recording, whose provider nobody knows, what the answers tell is counted.
     """
     edges = _edges(result, width_s)

@@ -1,7 +1,7 @@
 """What can be put between callers and a provider: our limiter, yardsticks, and others of the same shape.
 
 A policy makes one controller per client. The production core is such a controller as it stands; so is anything that
-derives from :class:`factflow_llm.ratelimit.line.Line`.
+derives from ``factflow_llm.ratelimit.line.Line``.
 """
 
 from simulators.policies.all_knowing import Oracle, oracle

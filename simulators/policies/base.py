@@ -81,5 +81,5 @@ class PatientPolicy(Policy, Protocol):
         remaining_s: float | None,
         worth_attempts: int | None = None,
     ) -> float | None:
-        """Stand in for :func:`factflow_llm.ratelimit.backoff.retry_delay_s`."""
+        """Stand in for ``factflow_llm.ratelimit.backoff.retry_delay_s``."""
         ...

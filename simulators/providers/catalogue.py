@@ -138,7 +138,7 @@ class Provider(BaseModel):
         return self.model_copy(update={"quotas": limited(self.quotas, limits)})
 
     def to_toml(self, path: str | Path | None = None, *, overwrite: bool = False, comment: str = "") -> str:
-        """Write the provider as TOML, without what is default, and return the text; :func:`provider` reads the file.
+        """Write the provider as TOML, without what is default, and return the text; ``provider`` reads the file.
 
         Args:
             path: where to write; ``None`` writes nothing.

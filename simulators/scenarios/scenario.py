@@ -124,7 +124,7 @@ class Restart(Event):
 
 
 class _Named:
-    """A provider that may be given by its name: the attribute is always a :class:`Provider`."""
+    """A provider that may be given by its name: the attribute is always a ``Provider``."""
 
     @overload
     def __get__(self, scenario: None, owner: type[Scenario]) -> Never: ...
@@ -144,10 +144,10 @@ class _Named:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A workload, a provider, and events; build on it with :meth:`at`, :meth:`restarting`, :meth:`impatient` ….
+    """A workload, a provider, and events; build on it with ``at``, ``restarting``, ``impatient`` ….
 
     Args:
-        workload: a trace, or a :func:`backlog`.
+        workload: a trace, or a ``backlog``.
         provider: a provider, a preset's name, or a TOML file's path.
         name: what reports call it; made from the parts when left out.
         events: in order of time.
@@ -155,7 +155,7 @@ class Scenario:
         drain_s: an open-loop run goes on for this long after the last arrival.
         impatient_share: share of callers who give up when their patience ends.
         patience_s: their mean patience (exponential).
-        sessions: the trace is asked turn by turn; see :meth:`by_session`.
+        sessions: the trace is asked turn by turn; see ``by_session``.
     """
 
     workload: Trace | Backlog

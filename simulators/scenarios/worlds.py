@@ -29,7 +29,7 @@ TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
 
 
 class BacklogTable(FrozenSettings):
-    """Keys of ``[backlog]``: see :func:`simulators.scenarios.scenario.backlog`."""
+    """Keys of ``[backlog]``: see ``simulators.scenarios.scenario.backlog``."""
 
     workers: int = Field(default=64, ge=1)
     duration_s: PositiveFloat = 1800.0
@@ -44,7 +44,7 @@ class BacklogTable(FrozenSettings):
 
 
 class SynthesisTable(FrozenSettings):
-    """Keys of ``[synthesis]``: see :func:`simulators.traces.synthesize`."""
+    """Keys of ``[synthesis]``: see ``simulators.traces.synthesize``."""
 
     requests_per_s: PositiveFloat
     duration_s: PositiveFloat = 1800.0
@@ -75,7 +75,7 @@ class TraceTable(FrozenSettings):
 
 
 class EventTable(FrozenSettings):
-    """Keys of ``[[events]]``: see :meth:`simulators.scenarios.scenario.Scenario.at`."""
+    """Keys of ``[[events]]``: see ``simulators.scenarios.scenario.Scenario.at``."""
 
     time_s: float = Field(ge=0)
     quota: PositiveFloat

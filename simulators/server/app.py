@@ -90,7 +90,7 @@ class SimulatedServer:
 
     Args:
         provider: it, or the name of a preset.
-        seed: of all luck.
+        seed: decides every random draw.
         speed: simulated seconds per second.
         waits: take the time that answers take; otherwise answer at once.
         answer_tokens: length of an answer, unless the request's ``max_tokens`` is smaller or its header

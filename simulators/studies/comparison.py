@@ -69,7 +69,7 @@ class Comparison:
         return table[[(figure, part) for figure in figures for part in parts]]
 
     def text(self, figures: Sequence[str] = HEADLINES, *, against: str | None = None) -> pd.DataFrame:
-        """Return :meth:`table` for the eye: one column per figure, ``mean ± half width``."""
+        """Return ``table`` for the eye: one column per figure, ``mean ± half width``."""
         table = self.table(figures, against=against)
         columns = {figure: [shown(*row) for row in table[figure].to_numpy()] for figure in figures}
         return pd.DataFrame(columns, table.index)

@@ -55,7 +55,7 @@ class World:
     Attributes:
         scenario: who asks whom, and what happens meanwhile.
         name: of the scenario, told apart from others of the same name.
-        seed: of all luck.
+        seed: decides every random draw.
         clients: independent clients on the provider's quota.
         yardstick: the oracle's result, where it is at hand.
     """

@@ -81,7 +81,7 @@ def run_suite(
     ``recovery_1_s`` … (from the start and from each event).
 
     Args:
-        policies: what to run, by name; by default all :func:`contenders`.
+        policies: what to run, by name; by default all ``contenders``.
         seeds: how many worlds of each kind, or which.
         jobs: processes; ``None`` means one per core; or an executor, as in ``compare``.
         worlds: names, if not all of the suite and ``random``.

@@ -156,7 +156,7 @@ class Study:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a study that :meth:`save` wrote.
+        """Read a study that ``save`` wrote.
 
         Raises:
             ConfigurationError: when the file cannot be read or is something else.

@@ -187,7 +187,7 @@ class Trace:
 
         Args:
             frame: missing values are unknown, never 0.
-            columns: as in :func:`read_trace`; without it the frame has the columns of :meth:`frame`.
+            columns: as in ``read_trace``; without it the frame has the columns of ``frame``.
             time_unit: likewise.
             name: what plots and tables call the trace.
 

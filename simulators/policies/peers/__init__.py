@@ -2,11 +2,11 @@
 
 Each is driven at the times of the simulation instead of by a clock. Where a package takes a clock, it gets one. Where
 it reads ``time`` by itself, its module's own name ``time`` stands for the simulation's while it is called
-(:func:`simulators.policies.peers.driving.as_its_own`), and nobody else's. Its coroutines run without an event loop:
+(``simulators.policies.peers.driving.as_its_own``), and nobody else's. Its coroutines run without an event loop:
 none of them has to wait when it is asked at the right moment. What is private is read, never written; two lines that
 do say so.
 
-All limiters retry alike (:data:`simulators.policies.published.PATIENT`), for they differ in when they send. The two
+All limiters retry alike (``simulators.policies.published.PATIENT``), for they differ in when they send. The two
 that are nothing but a rule for retries have it to themselves.
 """
 
