@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary, ref
 
-from factflow_llm.clients.checks import check_positive
+from factflow_llm.clients.checks import check_event_loop, check_positive
 from factflow_llm.clients.loops import Closing, before_close
 from factflow_llm.errors import ClosedError, ConfigurationError, ExtraMissingError
 from factflow_llm.providers import PROVIDERS, ModelType
@@ -145,11 +145,11 @@ class LLMClientFactory:
         if find_spec(entry.package) is None:
             raise ExtraMissingError(f'profile {name!r} needs {entry.package}: pip install "{entry.install}"')
         with self._lock:
-            try:
-                shelf = self._shelf(asyncio.get_running_loop())
-            except RuntimeError:
+            loop = check_event_loop()
+            if loop is None:
                 stand_in = _AnyLoopClient if type is ModelType.CHAT else _AnyLoopEmbeddingClient
                 return self._stand_ins.setdefault(name, stand_in(self, name, type))
+            shelf = self._shelf(loop)
             client = shelf.clients.get(name)
             if client is None or client.client._closed:
                 client = shelf.clients[name] = self._make(name, profile, shelf)

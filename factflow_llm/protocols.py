@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool
 
@@ -78,7 +78,7 @@ class LimitedLLMClientProtocol(LLMClientProtocol, Protocol):
         max_tokens: int | None = None,
         temperature: float | None = None,
         stop: Sequence[str] | None = None,
-        tools: Sequence[Tool] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         response_format: Any = None,
         priority: int = 0,
         deadline_s: float | None = None,
@@ -94,7 +94,7 @@ class LimitedLLMClientProtocol(LLMClientProtocol, Protocol):
         max_tokens: int | None = None,
         temperature: float | None = None,
         stop: Sequence[str] | None = None,
-        tools: Sequence[Tool] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         response_format: Any = None,
         priority: int = 0,
         deadline_s: float | None = None,

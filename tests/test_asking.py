@@ -7,7 +7,9 @@ import asyncio
 import dataclasses
 import pickle
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pytest
@@ -16,7 +18,10 @@ from pydantic import BaseModel, RootModel
 from factflow_llm.clients.anthropic import AnthropicClient
 from factflow_llm.clients.azure import AzureOpenAIClient
 from factflow_llm.clients.openai import OpenAIClient
-from factflow_llm.errors import ConfigurationError, InvalidRequestError
+from factflow_llm.errors import ConfigurationError, InvalidRequestError, WrongEventLoopError
+from factflow_llm.factory import LLMClientFactory
+from factflow_llm.ratelimit.client import RateLimitedClient
+from factflow_llm.settings import LLMConfig
 from factflow_llm.types import FinishReason, ImagePart, Message, ProviderState, TextPart, Tool, ToolCall
 from tests.support.asking import LANGUAGES, LEFT_OUT, REFUSED, SAID, WAYS, Gear, hear, table
 from tests.support.faces import (
@@ -195,6 +200,44 @@ def test_chat_turn_goes_round_whole(beside: dict[str, Any]) -> None:
     assert sent.items() >= beside.items()
     assert sent["content"] is None
     assert sent["tool_calls"] == [call | {"function": {"name": "lookup", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_chat_calls_go_round_without_their_message(streamed: bool) -> None:
+    """Who writes the turn anew from text and calls sends what belongs beside them all the same."""
+    function = {"name": "lookup", "arguments": "{}"}
+    calls = [{"id": f"c{number}", "type": "function", "function": function} for number in range(2)]
+    pieces = [{**call, "index": number} for number, call in enumerate(calls)]
+    deltas = [{"reasoning_content": "count "}, {"reasoning_content": "them"}, *({"tool_calls": [p]} for p in pieces)]
+    events = Events([*(openai_chunk(delta) for delta in deltas), openai_chunk({}, "tool_calls"), "[DONE]"])
+    message = {"role": "assistant", "content": None, "reasoning_content": "count them", "tool_calls": calls}
+
+    async def call(server: Loopback) -> Any:
+        async with OPENAI.make(server.url) as client:
+            if streamed:
+                async with client.stream(HELLO) as stream:
+                    async for _ in stream:
+                        pass
+                answer = stream.response
+            else:
+                answer = await client.complete(HELLO)
+            turn = Message.assistant(answer.text, tool_calls=answer.tool_calls)
+            results = [Message.tool("x", tool_call_id=one.id) for one in answer.tool_calls]
+            await client.complete([*HELLO, turn, *results])
+            return server.asked[-1].body["messages"][1]
+
+    with Loopback(events if streamed else Reply(openai_answer(message)), Reply(openai_answer())) as server:
+        sent = asyncio.run(call(server))
+    assert sent["reasoning_content"] == "count them"
+    assert sent["tool_calls"] == calls
+
+
+def test_half_a_character_a_provider_gave_is_no_obstacle() -> None:
+    """What a provider wants back goes back, though it was cut within a character."""
+    state = ProviderState.of("openai 127.0.0.1", {"reasoning_content": "6 x 7 \ud83d"})
+    turn = dataclasses.replace(Message.assistant("42"), provider_state=state)
+    _, body = exchange(OPENAI)([*HELLO, turn, *HELLO])
+    assert body["messages"][1]["reasoning_content"] == "6 x 7 ?"
 
 
 def test_thoughts_within_the_content_go_round() -> None:
@@ -529,3 +572,36 @@ def test_system_turn_in_the_providers_words_stays_in_its_place() -> None:
     _, body = exchange(ANTHROPIC)(conversation)
     assert [block["text"] for block in body["system"]] == ["short", "kind"]
     assert body["messages"][1] == {"role": "system", "content": [own]}
+
+
+@pytest.mark.parametrize("use", ["complete", "stream", "embed", "limited", "factory"])
+def test_trio_is_refused_in_words(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under trio the error says what to do; trio itself need not be installed to tell."""
+    lowlevel = SimpleNamespace(current_task=lambda: "a task of trio")
+    monkeypatch.setitem(sys.modules, "trio", SimpleNamespace(lowlevel=lowlevel))
+    config = LLMConfig(providers={"default": {"provider": "openai", "model": "m", "api_key": KEY}})  # type: ignore[dict-item]
+
+    async def ask() -> Any:
+        if use == "factory":
+            return await LLMClientFactory(config).create_completion_client().complete(HELLO)
+        client = _offline()
+        if use == "embed":
+            return await client.embed(["x"])
+        if use == "stream":
+            return await anext(client.stream(HELLO))
+        return await (RateLimitedClient(client, None) if use == "limited" else client).complete(HELLO)
+
+    def _offline() -> OpenAIClient:
+        monkeypatch.delitem(sys.modules, "trio")
+        client = OpenAIClient("m", api_key=KEY, base_url="http://127.0.0.1:1/v1")
+        monkeypatch.setitem(sys.modules, "trio", SimpleNamespace(lowlevel=lowlevel))
+        return client
+
+    with pytest.raises(WrongEventLoopError, match="runs on asyncio, and this is trio"):
+        ask().send(None)
+
+
+def test_name_of_a_model_is_sound() -> None:
+    """A model's name that cannot be sent fails where it is written."""
+    with pytest.raises(ConfigurationError, match="must be the name of a model"):
+        OpenAIClient(f"gpt{HALF}", api_key=KEY)

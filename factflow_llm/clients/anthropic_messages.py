@@ -147,6 +147,8 @@ def _say_tool_call(call: ToolCall, *, where: str) -> dict[str, Any]:
         arguments = json.loads(call.arguments) if call.arguments.strip() else {}
     except (ValueError, RecursionError):
         arguments = None
+    if arguments is None and call.arguments.strip() == "null":
+        arguments = {}
     if not isinstance(arguments, dict):
         raise InvalidRequestError(f"{where}: the arguments of the call of {call.name!r} are no JSON object")
     return {"type": "tool_use", "id": _id(call.id), "name": call.name, "input": arguments}

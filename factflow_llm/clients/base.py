@@ -106,7 +106,7 @@ class BaseClient(ABC):
     timeout_s: float | None = None
 
     def __init__(self, model: str, *, options: Mapping[str, Any] | None = None) -> None:
-        if not isinstance(model, str) or not model.strip():
+        if not isinstance(model, str) or not model.strip() or not model.isprintable():
             raise ConfigurationError(f"model={model!r} must be the name of a model, such as 'gpt-4o-mini'")
         self.model = model
         self._options = dict(options or {})
@@ -173,7 +173,7 @@ class BaseLLMClient(BaseClient):
         max_tokens: int | None = None,
         temperature: float | None = None,
         stop: Sequence[str] | None = None,
-        tools: Sequence[Tool] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         response_format: Any = None,
         **provider_options: Any,
     ) -> CompletionResponse:
@@ -212,7 +212,7 @@ class BaseLLMClient(BaseClient):
         max_tokens: int | None = None,
         temperature: float | None = None,
         stop: Sequence[str] | None = None,
-        tools: Sequence[Tool] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         response_format: Any = None,
         **provider_options: Any,
     ) -> ChatStream:
@@ -241,7 +241,7 @@ class BaseLLMClient(BaseClient):
         max_tokens: int | None,
         temperature: float | None,
         stop: Sequence[str] | None,
-        tools: Sequence[Tool] | None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None,
         response_format: Any,
         **provider_options: Any,
     ) -> Request:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from factflow_llm.clients.base import BaseClient
 from factflow_llm.clients.batches import embed_batches, too_many_texts, too_much_at_once
-from factflow_llm.clients.checks import check_dimensions, check_texts
+from factflow_llm.clients.checks import check_dimensions, check_event_loop, check_texts
 from factflow_llm.errors import ConfigurationError, InvalidRequestError
 from factflow_llm.types import EmbeddingResponse, Usage
 
@@ -105,6 +105,7 @@ class BaseEmbeddingClient(BaseClient):
             PartialEmbeddingError: some batches failed; carries the vectors of the others.
             Exception: the SDK's own, unchanged; read it with ``classify_llm_error``.
         """
+        check_event_loop()
         batches = self.split(texts)
         if not batches:
             return EmbeddingResponse((), self.model, Usage(input_tokens=0))

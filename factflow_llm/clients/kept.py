@@ -7,7 +7,8 @@ call as its id. So a turn that is edited goes back edited.
   list of more than texts, ``content`` is that list.
 - Of a message in Anthropic's language: the list of its blocks.
 - Of a tool call, which may go back without its message: in OpenAI's language an object of the fields to lay beside the
-  call's own, in Anthropic's the list of the blocks between it and the call before it.
+  call's own, with the message's as ``message`` on the first call; in Anthropic's the list of the blocks between it and
+  the call before it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,25 @@ _PLAIN = (frozenset({"type", "text"}), frozenset({"type", "id"}))
 
 def keep_message(origin: str, message: Mapping[str, Any]) -> ProviderState | None:
     """Keep what belongs to a message in OpenAI's language; ``None`` when the neutral form says it all."""
+    kept = _beside_message(message)
+    return ProviderState.of(origin, kept) if kept else None
+
+
+def keep_call(origin: str, call: Mapping[str, Any], message: Mapping[str, Any] | None = None) -> ProviderState | None:
+    """Keep what belongs to a tool call in OpenAI's language; ``None`` when the neutral form says it all.
+
+    Args:
+        origin: who answered.
+        call: the call as JSON.
+        message: of a message's first call, the message: its fields go with the call, as ``message``.
+    """
+    kept = _beside_call(call)
+    if message is not None and (beside := _beside_message(message)):
+        kept["message"] = beside
+    return ProviderState.of(origin, kept) if kept else None
+
+
+def _beside_message(message: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in message.items() if value and _WANTED_BACK.match(name)}
     audio = message.get("audio")
     if isinstance(audio, Mapping) and audio.get("id"):
@@ -42,19 +62,18 @@ def keep_message(origin: str, message: Mapping[str, Any]) -> ProviderState | Non
         parts = [_place(part) for part in content if isinstance(part, Mapping)]
         if any(part.get("type") != "text" for part in parts):
             kept["content"] = parts
-    return ProviderState.of(origin, kept) if kept else None
+    return kept
 
 
-def keep_call(origin: str, call: Mapping[str, Any]) -> ProviderState | None:
-    """Keep what belongs to a tool call in OpenAI's language; ``None`` when the neutral form says it all."""
+def _beside_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function")
     inner = {} if not isinstance(function, Mapping) or _OF_A_FUNCTION.issuperset(function) else function
     if not inner and _OF_A_CALL.issuperset(call):
-        return None
+        return {}
     kept = {name: value for name, value in call.items() if name not in _OF_A_CALL and value is not None}
     if beside := {name: value for name, value in inner.items() if name not in _OF_A_FUNCTION and value is not None}:
         kept["function"] = beside
-    return ProviderState.of(origin, kept) if kept else None
+    return kept
 
 
 def keep_blocks(origin: str, blocks: Sequence[Mapping[str, Any]]) -> ProviderState | None:

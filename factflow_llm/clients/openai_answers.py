@@ -145,7 +145,7 @@ def _read_calls(message: Mapping[str, Any], answer_id: str | None, origin: str) 
         id_ = given if given is not None and given not in ids else call_id(len(calls), answer_id, ids)
         ids.add(id_)
         arguments = json_text(function.get("arguments"), f"{where}.function.arguments")
-        calls.append(ToolCall(id_, name, arguments, keep_call(origin, call)))
+        calls.append(ToolCall(id_, name, arguments, keep_call(origin, call, None if calls else message)))
     return tuple(calls)
 
 
@@ -319,7 +319,7 @@ class ChatReader:
                     word(call.get("id")),
                     word(function.get("name")),
                     json_piece(function.get("arguments"), f"{where}[{position}].function.arguments"),
-                    keep_call(self._known.origin, call),
+                    keep_call(self._known.origin, call, None if self._calls.calls else self._beside),
                 )
             )
         return tuple(deltas)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
+from factflow_llm.clients.checks import check_unicode
 from factflow_llm.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def described(model: type[BaseModel]) -> dict[str, Any]:
         raise InvalidRequestError(
             f"response_format: {model.__name__} has no JSON schema ({type(error).__name__}): use types JSON can hold"
         ) from None
+    check_unicode(schema, where=f"the schema of {model.__name__}")
     return _wrapped(_without_reference(schema))
 
 

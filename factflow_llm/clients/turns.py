@@ -6,6 +6,7 @@ goes out edited, and only what nobody else can read comes back as it was. Nobody
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,23 +26,31 @@ def origin(language: str, base_url: object) -> str:
 
 
 def _own(state: ProviderState | None, source: str) -> Any:
-    return None if state is None or state.origin != source else state.value()
+    if state is None or state.origin != source:
+        return None
+    value = state.value()
+    if "\\ud" in state.data:  # half a character in what the provider gave is no more than that to it
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    return value
 
 
 def restore_chat_turn(message: Message, said: dict[str, Any], source: str) -> dict[str, Any]:
     """Lay beside a turn in OpenAI's words what ``source``, by ``origin``, wants back with it."""
+    own = [_own(call.provider_state, source) or {} for call in message.tool_calls]
+    beside = _own(message.provider_state, source)
+    if beside is None:
+        beside = next((kept["message"] for kept in own if "message" in kept), {})
     restored = {**said}
-    for name, value in (_own(message.provider_state, source) or {}).items():
+    for name, value in beside.items():
         restored[name] = _fill(value, said["content"] or "", {}) if name == "content" else value
-    if any(call.provider_state for call in message.tool_calls):
-        pairs = zip(message.tool_calls, said["tool_calls"], strict=True)
-        restored["tool_calls"] = [_beside(shown, _own(call.provider_state, source) or {}) for call, shown in pairs]
+    if any(own):
+        restored["tool_calls"] = [_beside(call, kept) for call, kept in zip(said["tool_calls"], own, strict=True)]
     return restored
 
 
 def _beside(call: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
-    function = {**kept.get("function", {}), **call["function"]}
-    return {**kept, **call, "function": function}
+    beside = {name: value for name, value in kept.items() if name != "message"}
+    return {**beside, **call, "function": {**kept.get("function", {}), **call["function"]}}
 
 
 def restore_blocks(

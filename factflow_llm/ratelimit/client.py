@@ -19,7 +19,7 @@ from factflow_llm.ratelimit.road import Road
 from factflow_llm.sizes import count_request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
@@ -135,7 +135,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
         max_tokens: int | None = None,
         temperature: float | None = None,
         stop: Sequence[str] | None = None,
-        tools: Sequence[Tool] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         response_format: Any = None,
         priority: int = 0,
         deadline_s: float | None = None,
@@ -183,7 +183,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
         max_tokens: int | None = None,
         temperature: float | None = None,
         stop: Sequence[str] | None = None,
-        tools: Sequence[Tool] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         response_format: Any = None,
         priority: int = 0,
         deadline_s: float | None = None,
@@ -234,7 +234,9 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             return partial(client.send, request), partial(client.start, request)
         return partial(client.complete, messages, **arguments), partial(client.stream, messages, **arguments)
 
-    def _input_tokens(self, messages: Sequence[Message], tools: Sequence[Tool] | None, response_format: Any) -> int:
+    def _input_tokens(
+        self, messages: Sequence[Message], tools: Sequence[Tool | Mapping[str, Any]] | None, response_format: Any
+    ) -> int:
         check_messages(messages)
         check_tools(tools)
         return count_request(self._count_tokens, messages, tools=tools, response_format=response_format)
