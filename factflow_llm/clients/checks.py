@@ -49,7 +49,8 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
 def check_url(url: Any, *, name: str) -> str:
     """Return ``url``, or raise a ``ConfigurationError`` when it is malformed or lacks a scheme or a host."""
     if not isinstance(url, str):
-        raise ConfigurationError(f"{name} is of type {type(url).__name__}: write it as text, https://HOST")
+        shown = url if isinstance(url, int | float) else f"of type {type(url).__name__}"
+        raise ConfigurationError(f"{name} {shown} is no URL: write it as text, https://HOST")
     enrol_address(url)
     shown = shown_address(url)
     if not url.isprintable() or " " in url:
