@@ -8,7 +8,7 @@ import pytest
 
 from factflow_llm import BadResponseError, CompletionResponse, ErrorReason, FinishReason, Usage, get_error_metadata
 from tests.support.calling import ask, call, follow, message
-from tests.support.faces import openai_answer
+from tests.support.faces import openai_answer, openai_chunk
 from tests.support.loopback import Reply
 
 
@@ -45,6 +45,17 @@ def test_calls_without_or_with_one_id_are_told_apart() -> None:
     assert (calls[1].id, calls[3].id, calls[3].name, calls[3].arguments) == ("c1", "7", "now", "{}")
     old = ask(message(function_call={"name": "now", "arguments": {}}))
     assert (old.tool_calls[0].name, old.finish_reason) == ("now", FinishReason.TOOL_CALLS)
+
+
+def test_empty_fields_beside_a_call_are_nothing() -> None:
+    """A server that fills every field of the schema with nothing means the call, and gets no empty fields back."""
+    empty = {"custom": {"name": "", "input": ""}}
+    answer = ask(message(tool_calls=[call(**empty)], function_call={"name": "", "arguments": ""}, refusal=""))
+    assert [one.name for one in answer.tool_calls] == ["weather"]
+    assert answer.message.provider_state is answer.tool_calls[0].provider_state is None
+    delta = {"tool_calls": [call(index=0, **empty)], "function_call": {"name": "", "arguments": ""}}
+    _, streamed = follow(openai_chunk(delta), "[DONE]")
+    assert streamed.tool_calls == answer.tool_calls
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,17 @@ def test_lines_end_in_every_way(end: str) -> None:
     assert answer.text == "ab"
 
 
+def test_a_second_message_in_the_middle_is_no_answer() -> None:
+    """A gateway that begins anew within a stream is told; one that repeats itself, or goes on after the end, is not."""
+    again = ANTHROPIC_STREAM[0]
+    other = again | {"message": again["message"] | {"id": "msg_2"}}
+    with pytest.raises(BadResponseError, match="a second one begins in its middle"):
+        follow(*ANTHROPIC_STREAM[:4], other, *ANTHROPIC_STREAM[1:], face=ANTHROPIC)
+    _, repeated = follow(again, *ANTHROPIC_STREAM, face=ANTHROPIC)
+    _, appended = follow(*ANTHROPIC_STREAM, other, *ANTHROPIC_STREAM[1:], face=ANTHROPIC)
+    assert repeated.message == appended.message == ask(ANTHROPIC.answer, ANTHROPIC).message
+
+
 def test_half_characters_are_mended() -> None:
     """A character cut in two between pieces is whole again; a half that stays alone is replaced."""
     body = json.dumps({"content": "\ud83d"}).encode(), json.dumps({"content": "\ude00!"}).encode()

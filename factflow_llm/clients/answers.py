@@ -43,9 +43,11 @@ class Reader(Protocol):
 
     Attributes:
         ended: whether the answer is whole, so far as its events tell.
+        over: whether nothing more belongs to it, whatever still comes.
     """
 
     ended: bool
+    over: bool
 
     def read(self, event: Mapping[str, Any], /) -> Piece | None:
         """Take one event; return what it adds, or ``None``."""

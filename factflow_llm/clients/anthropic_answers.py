@@ -116,6 +116,7 @@ class MessageReader:
     def __init__(self, known: Known) -> None:
         self.ended = False
         """Whether the answer is whole: a stop reason or the last event has come."""
+        self.over = False
         self._known = known
         self._calls = OpenCalls()
         self._counts: Counts = {}
@@ -145,10 +146,14 @@ class MessageReader:
             gather(event.get("usage"), self._counts)
             self._stop(mapping(event.get("delta")))
         elif kind == "message_stop":
-            self.ended = True
+            self.ended = self.over = True
         return None
 
     def _start(self, message: Mapping[str, Any]) -> Piece | None:
+        if self._message:  # a gateway that began anew; what has been handed on cannot be taken back
+            if message.get("id") != self._message.get("id"):
+                raise BadResponseError("the answer cannot be read: a second one begins in its middle; try again")
+            return None
         self._message = message
         gather(message.get("usage"), self._counts)
         self._stop(message)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # reasoning_content, reasoning_details, thinking_blocks, thought_signature, encrypted_content, extra_content …
 _WANTED_BACK = re.compile(r"reasoning|thinking|thought|signature|encrypted|extra_content|provider_specific")
-_OF_A_CALL = frozenset({"id", "type", "index", "function", "name", "arguments"})
+_OF_A_CALL = frozenset({"id", "type", "index", "function", "name", "arguments", "custom"})
 _OF_A_FUNCTION = frozenset({"name", "arguments"})
 _WORDS = frozenset({"type", "text"})
 _OF_A_BLOCK = frozenset({"type", "id", "name", "input"})

@@ -133,7 +133,7 @@ def _read_calls(message: Mapping[str, Any], answer_id: str | None, origin: str) 
         where = f"choices[0].message.tool_calls[{len(calls)}]"
         if not isinstance(call, dict):
             unreadable(where, call, "an object")
-        if "custom" in call:
+        if _is_custom(call):
             continue
         function = _function(call)
         if function is None:
@@ -147,6 +147,11 @@ def _read_calls(message: Mapping[str, Any], answer_id: str | None, origin: str) 
         arguments = json_text(function.get("arguments"), f"{where}.function.arguments")
         calls.append(ToolCall(id_, name, arguments, keep_call(origin, call, None if calls else message)))
     return tuple(calls)
+
+
+def _is_custom(call: Mapping[str, Any]) -> bool:
+    """Tell a call of a custom tool, also in its pieces, from one beside which a server sends every field empty."""
+    return call.get("type") == "custom" or ("custom" in call and not mapping(call.get("function")).get("name"))
 
 
 def _function(call: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -247,6 +252,7 @@ class ChatReader:
     def __init__(self, known: Known) -> None:
         self.ended = False
         """Whether the answer is whole: a finish word or the usage has come."""
+        self.over = False
         self._known = known
         self._calls = OpenCalls()
         self._counts: Counts = {}
@@ -304,11 +310,12 @@ class ChatReader:
     def _deltas(self, delta: Mapping[str, Any]) -> tuple[ToolCallDelta, ...]:
         where = "choices[0].delta.tool_calls"
         listed = items(delta.get("tool_calls"), where)
-        if not listed and isinstance(legacy := delta.get("function_call"), dict):
+        legacy = delta.get("function_call")
+        if not listed and isinstance(legacy, dict) and any(legacy.values()):
             listed = [{"index": 0, "function": legacy}]
         deltas = []
         for position, call in enumerate(listed):
-            if call is None or (isinstance(call, dict) and "custom" in call):
+            if call is None or (isinstance(call, dict) and _is_custom(call)):
                 continue
             if not isinstance(call, dict):
                 unreadable(f"{where}[{position}]", call, "an object")

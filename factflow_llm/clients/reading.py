@@ -123,21 +123,21 @@ class Answers:
                     events = decoder.feed(data)
                 for event in events:
                     if event.data.startswith(_DONE):
-                        reader.ended = done = True
+                        reader.ended = reader.over = True
+                    elif (told := _object(event, cut=done)) is not None:
+                        piece = self._take(http, reader, told, known)
+                        raw = constructed(self.event(told), told)
+                        if piece is not None:
+                            yield StreamChunk(piece.text, piece.calls, piece.reasoning, headers=known.headers, raw=raw)
+                    if reader.over:
                         await _drain(received)
+                        done = True
                         break
-                    told = _object(event, cut=done)
-                    if told is None:
-                        continue
-                    piece = self._take(http, reader, told, known)
-                    raw = constructed(self.event(told), told)
-                    if piece is not None:
-                        yield StreamChunk(piece.text, piece.calls, piece.reasoning, headers=known.headers, raw=raw)
         finally:
             await http.aclose()
         if not reader.ended:
             raise_cut_stream(self.sdk, response)
-        yield replace(reader.last(), raw=raw)
+        yield self._last(reader, raw)
 
     def _read(self, response: Any, answer: dict[str, Any], raw: Any, known: Known) -> CompletionResponse:
         _sound(response, answer, self.wanted, known.headers)
@@ -156,15 +156,21 @@ class Answers:
         for events in (decoder.feed(content), decoder.end()):
             for event in events:
                 if event.data.startswith(_DONE):
-                    reader.ended = True
-                elif (told := _object(event, cut=True)) is not None:
+                    reader.ended = reader.over = True
+                elif not reader.over and (told := _object(event, cut=True)) is not None:
                     piece = self._take(response.http_response, reader, told, known)
                     raw = constructed(self.event(told), told)
                     if piece is not None:
                         chunks.append(StreamChunk(*piece))
         if not reader.ended:
             raise_not_an_answer(response)
-        return joined([*chunks, replace(reader.last(), raw=raw)])
+        return joined([*chunks, self._last(reader, raw)])
+
+    def _last(self, reader: Reader, raw: Any) -> StreamChunk:
+        try:
+            return replace(reader.last(), raw=raw)
+        except RecursionError:
+            raise BadResponseError("the answer cannot be read: it is nested too deeply; try again") from None
 
     def _take(self, http: Any, reader: Reader, event: dict[str, Any], known: Known) -> Piece | None:
         try:

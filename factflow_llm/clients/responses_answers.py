@@ -142,6 +142,7 @@ class ResponseReader:
     def __init__(self, known: Known) -> None:
         self.ended = False
         """Whether the answer is whole: completed or incomplete, as its last event says."""
+        self.over = False
         self._known = known
         self._calls = OpenCalls()
         self._at: dict[int, int] = {}  # place among the items -> number of the call
@@ -174,7 +175,7 @@ class ResponseReader:
         if kind in _ENDS:
             self._whole = mapping(event.get("response"))
             _raise_if_failed(self._whole)
-            self.ended = True
+            self.ended = self.over = True
         elif kind == "response.created":
             self._whole = mapping(event.get("response"))
         return None

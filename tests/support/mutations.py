@@ -18,7 +18,7 @@ ODD_NAMES = (
     *("", "error", "type", "index", "text", "content", "usage", "message", "code", "success", "object"),
     "self",
 )
-_DEEP, _ABYSS = "@deep", "@abyss"  # nested so deeply that it is hard, or impossible, to decode
+_DEEP, _GORGE, _ABYSS = "@deep", "@gorge", "@abyss"  # nested so deeply that it is hard, or impossible, to decode
 
 
 def bent(value: Any, draws: Random, *, times: int) -> Any:
@@ -32,7 +32,7 @@ def bent(value: Any, draws: Random, *, times: int) -> Any:
 def encoded(value: Any) -> bytes:
     """Return the JSON as a server sends it."""
     content = json.dumps(value)
-    for word, depth in ((_DEEP, 240), (_ABYSS, 5_000)):
+    for word, depth in ((_DEEP, 240), (_GORGE, 470), (_ABYSS, 5_000)):
         content = content.replace(f'"{word}"', '[{"text":' * depth + "1" + "}]" * depth)
     return content.encode()
 
@@ -76,5 +76,5 @@ def _change(holder: Any, key: Any, draws: Random) -> None:
         renamed = draws.choice(list(old))
         new = {draws.choice(ODD_NAMES) if name == renamed else name: value for name, value in old.items()}
     elif way == 7 and draws.random() < 0.05:
-        new = draws.choice((_DEEP, _ABYSS))
+        new = draws.choice((_DEEP, _GORGE, _ABYSS))
     holder[key] = _copy(new)
