@@ -1,12 +1,36 @@
-"""Write a file whole or not at all, and never over something that was not meant to go."""
+"""Files of settings: TOML in; files out whole or not at all, and never over something that was not meant to go."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from factflow_llm.errors import ConfigurationError
+
+
+def read_toml(path: Path, *, remedy: str, compare: str = "") -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Args:
+        path: the file.
+        remedy: what to do when it cannot be read, for the error.
+        compare: what to do when it is no TOML, for the error.
+
+    Raises:
+        ConfigurationError: naming the file and what is wrong with it.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError as error:
+        msg = f"{path}: not valid TOML: byte {error.start} is not UTF-8; save the file as UTF-8"
+        raise ConfigurationError(msg) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: not valid TOML ({error})" + (f"; {compare}" if compare else "")) from None
 
 
 def write_new(path: Path, text: str, *, overwrite: bool = False) -> None:

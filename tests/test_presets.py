@@ -105,7 +105,7 @@ def test_a_path_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name = ", "no TOML"),
+        ("name = ", "not valid TOML"),
         ('nane = "x"', "nane: no such key"),
         ('[[quotas]]\nkind = "buckt"\nlimit = 3', "buckt"),
         ('[[quotas]]\nkind = "bucket"\nlimit = -3', "quotas.0.*limit.*greater than 0.*-3"),

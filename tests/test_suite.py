@@ -134,7 +134,7 @@ def test_the_documented_file_is_a_world(tmp_path: Path) -> None:
         ('preset = "bucket"', 'preset = "buckte"', "no provider is called 'buckte'"),
         ("[backlog]", "[synthesis]\nrequests_per_s = 1\n[backlog]", r"one of \[backlog\]"),
         ("[backlog]\nworkers = 4\nduration_s = 60\n", "", r"one of \[backlog\].*not none"),
-        ("clients = 2", "clients 2", "no TOML file"),
+        ("clients = 2", "clients 2", "not valid TOML"),
     ],
 )
 def test_mistakes_are_named_with_a_remedy(tmp_path: Path, old: str, new: str, words: str) -> None:

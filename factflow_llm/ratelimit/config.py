@@ -7,7 +7,6 @@ what it rests on.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -168,19 +167,10 @@ class RateLimitConfig(FrozenSettings):
         Raises:
             ConfigurationError: naming the file and the key, when it cannot be read or holds anything unknown.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            msg = f"{path}: cannot be read ({error.strerror}); give the path of a file written by to_toml()"
-            raise ConfigurationError(msg) from None
-        except UnicodeDecodeError as error:
-            msg = f"{path}: not valid TOML: byte {error.start} is not UTF-8; save the file as UTF-8"
-            raise ConfigurationError(msg) from None
-        try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            msg = f"{path}: not valid TOML ({error}); compare it with what RateLimitConfig().to_toml() writes"
-            raise ConfigurationError(msg) from None
+        from factflow_llm.files import read_toml
+
+        remedy = "give the path of a file written by to_toml()"
+        values = read_toml(Path(path), remedy=remedy, compare="compare it with what RateLimitConfig().to_toml() writes")
         try:
             return cls(**values)
         except ConfigurationError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Unpack
 
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.files import write_new
+from factflow_llm.files import read_toml, write_new
 from factflow_llm.tables import nearest, toml_value
 from simulators.providers import faults, latency, quotas
 from simulators.providers.faults import Fault  # noqa: TC001 - pydantic reads the annotation
@@ -224,14 +223,7 @@ def quota_limits(words: Sequence[str]) -> QuotaLimits:
 
 
 def _load(path: Path) -> Provider:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); presets are {', '.join(provider_names())}"
-        raise ConfigurationError(msg) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        msg = f"{path}: this is no TOML file: {error}"
-        raise ConfigurationError(msg) from None
+    values = read_toml(path, remedy=f"presets are {', '.join(provider_names())}")
     try:
         return described(values, folder=path.parent)
     except ConfigurationError as error:

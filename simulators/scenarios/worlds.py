@@ -6,7 +6,6 @@ by those given, or all keys), and what else there is: ``[[events]]``, ``[[neighb
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from factflow_llm.errors import ConfigurationError
+from factflow_llm.files import read_toml
 from factflow_llm.ratelimit.config import FrozenSettings, PositiveFloat
 from factflow_llm.signals import Axis  # noqa: TC001 - pydantic reads the annotation
 from simulators.providers import latency, quotas
@@ -172,16 +172,11 @@ def read_world(path: str | Path, *, traces: str | Path = TRACES) -> MeasuredWorl
         MissingTraceError: the trace it names is not there.
     """
     path = Path(path)
+    values = read_toml(path, remedy="give the path of a world's TOML file")
     try:
-        return WorldFile(**tomllib.loads(path.read_text(encoding="utf-8"))).read(path.stem, Path(traces))
+        return WorldFile(**values).read(path.stem, Path(traces))
     except MissingTraceError:
         raise
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); give the path of a world's TOML file"
-        raise ConfigurationError(msg) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        msg = f"{path}: this is no TOML file: {error}"
-        raise ConfigurationError(msg) from None
     except ConfigurationError as error:
         msg = f"{path}: {error}"
         raise ConfigurationError(msg) from None
