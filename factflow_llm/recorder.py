@@ -5,7 +5,7 @@ No prompt, no answer, no key: of the headers only those that speak of limits are
 
 What is unknown is left out of a row: absent is unknown, never 0. Rows stand in the order in which attempts ended. A
 killed process loses the row being written and those not yet handed to the operating system (normally the last few
-milliseconds; none after ``flush``); the file loads all the same.
+milliseconds; none after ``flush``); the file still loads.
 """
 
 from __future__ import annotations

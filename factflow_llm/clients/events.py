@@ -1,6 +1,6 @@
 """Server-sent events out of bytes, as they come: names and data, undecoded, for data may be anything.
 
-Lines end in LF, CR LF or CR; an event that the end of the stream cuts short of its empty line is given all the same.
+Lines end in LF, CR LF or CR; an event that the end of the stream cuts short of its empty line is given nevertheless.
 """
 
 from __future__ import annotations

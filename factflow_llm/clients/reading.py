@@ -3,7 +3,7 @@
 The SDK carries the bytes; what they say is read here, so that an answer of another shape than the SDK's classes is
 still an answer, and one that cannot be read is an error of ours. ``raw`` is the SDK's object wherever it can make one.
 
-A server that streams unasked, or answers whole where a stream was asked for, has answered all the same.
+A server that streams unasked, or answers whole where a stream was asked for, has still answered.
 """
 
 from __future__ import annotations

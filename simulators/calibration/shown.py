@@ -1,4 +1,4 @@
-"""Quotas that headers show but nobody reached: what was left after each answer tells the window all the same."""
+"""Quotas that headers show but nobody reached: what was left after each answer still tells the window."""
 
 from __future__ import annotations
 

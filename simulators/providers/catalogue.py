@@ -83,7 +83,7 @@ class Provider(BaseModel):
         latency: how long answers take.
         retry_after: what rejected clients hear.
         shows_limits: answers carry the api's limit headers.
-        names_axis: a rejection says whether requests or tokens are over the limit; nobody's rejection speaks of slots.
+        names_axis: a rejection says whether requests or tokens are over the limit; no rejection mentions slots.
         oversize_retry_after_s: what a request larger than a quota hears, though waiting cannot help.
         faults: what else goes wrong.
         compute: the machine behind it, where calls queue instead of being rejected.

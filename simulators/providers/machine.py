@@ -282,7 +282,7 @@ class ProviderMachine:
         return limits if self._faults is None else self._faults.veil(now, call, limits)
 
     def _queue(self, now: float, service_s: float) -> float:
-        """Take the worker that is free first; return the wait for it. Who hangs up is computed all the same."""
+        """Take the worker that is free first; return the wait. A call whose client hangs up runs to its end."""
         start_s = max(now, self._free_at[0])
         heapq.heapreplace(self._free_at, start_s + service_s)
         return start_s - now
