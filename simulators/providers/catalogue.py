@@ -35,7 +35,7 @@ class RetryAfter(BaseModel):
         habit: ``true`` (the earliest moment at which all quotas admit), ``late`` (that times ``factor``) or ``absent``.
         factor: how late; below 1 it lures the client back too early.
         constant_s: said instead, whatever the quotas' state.
-        shown_in: fractional ``seconds``, ``whole_seconds`` (rounded up), or ``milliseconds``.
+        shown_in: fractional ``seconds``, ``whole_seconds`` (rounded up), ``milliseconds``, or the ``body`` alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -43,7 +43,7 @@ class RetryAfter(BaseModel):
     habit: Literal["true", "late", "absent"] = "true"
     factor: Annotated[float, Field(gt=0)] = 1.0
     constant_s: Annotated[float, Field(ge=0)] | None = None
-    shown_in: Literal["seconds", "whole_seconds", "milliseconds"] = "seconds"
+    shown_in: Literal["seconds", "whole_seconds", "milliseconds", "body"] = "seconds"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -30,6 +30,14 @@ class Api(StrEnum):
     AZURE = "azure"
     ANTHROPIC = "anthropic"
     BEDROCK = "bedrock"
+    GEMINI = "gemini"
+    GROQ = "groq"
+    MISTRAL = "mistral"
+    OPENROUTER = "openrouter"
+    COHERE = "cohere"
+    VOYAGE = "voyage"
+    LITELLM = "litellm"
+    NGINX = "nginx"
     LOCAL = "local"
 
     @property
@@ -38,18 +46,19 @@ class Api(StrEnum):
         return 529 if self is Api.ANTHROPIC else 503
 
 
-_SHOWN_AXES: Final = {
+_SHOWN_AXES: Final[dict[Api, tuple[Axis, ...]]] = {
     Api.OPENAI: (Axis.REQUESTS, Axis.TOKENS),
+    Api.GROQ: (Axis.REQUESTS, Axis.TOKENS),
+    Api.MISTRAL: (Axis.REQUESTS, Axis.TOKENS),
     Api.AZURE: (Axis.REQUESTS, Axis.TOKENS),
     Api.ANTHROPIC: (Axis.REQUESTS, Axis.TOKENS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS),
-    Api.BEDROCK: (),
-    Api.LOCAL: (),
 }
+_MISTRAL_NAMES: Final[dict[Axis, str]] = {Axis.REQUESTS: "req", Axis.TOKENS: "tokens"}
 
 
 def shown_axes(api: Api) -> tuple[Axis, ...]:
     """Return the axes that the api's limit headers can name, in the order in which they are read."""
-    return _SHOWN_AXES[api]
+    return _SHOWN_AXES.get(api, ())
 
 
 def shown_limits(api: Api, exact: Iterable[Exact], utc_s: float) -> tuple[AxisLimit, ...]:
@@ -57,20 +66,23 @@ def shown_limits(api: Api, exact: Iterable[Exact], utc_s: float) -> tuple[AxisLi
 
     OpenAI floors what remains and truncates the time to full to milliseconds; Azure rounds it up to whole seconds;
     Anthropic rounds remaining tokens to thousands and names the second at which the window is full. Where it limits
-    input and output apart, ``tokens`` shows their sum (a capture shows 2 400 000 = 2 000 000 + 400 000).
+    input and output apart, ``tokens`` shows their sum (a capture shows 2 400 000 = 2 000 000 + 400 000). Groq writes as
+    OpenAI does, and Mistral tells no reset.
     """
-    if api is Api.OPENAI:
+    if api in (Api.OPENAI, Api.GROQ):
         return tuple(
             [AxisLimit(axis, limit, _floor(left), _go_seconds(reset_s)) for axis, limit, left, reset_s in exact]
         )
     if api is Api.AZURE:
         return tuple([AxisLimit(axis, limit, _floor(left), _ceil(reset_s)) for axis, limit, left, reset_s in exact])
+    if api is Api.MISTRAL:
+        return tuple([AxisLimit(axis, limit, _floor(left), None) for axis, limit, left, _ in exact])
     by_axis = {one[0]: one for one in exact}
     if Axis.TOKENS not in by_axis and Axis.INPUT_TOKENS in by_axis and Axis.OUTPUT_TOKENS in by_axis:
         (_, *given), (_, *taken) = by_axis[Axis.INPUT_TOKENS], by_axis[Axis.OUTPUT_TOKENS]
         by_axis[Axis.TOKENS] = (Axis.TOKENS, given[0] + taken[0], given[1] + taken[1], max(given[2], taken[2]))
     shown = []
-    for axis in _SHOWN_AXES[api]:
+    for axis in shown_axes(api):
         if axis in by_axis:
             _, limit, left, reset_s = by_axis[axis]
             remaining = _floor(left) if axis is Axis.REQUESTS else _thousands(left)
@@ -88,8 +100,11 @@ def limit_headers(api: Api, limits: Iterable[AxisLimit], utc_s: float) -> dict[s
         if api is Api.ANTHROPIC:
             values["reset"] = f"{_utc(math.floor(utc_s) + reset_s):%Y-%m-%dT%H:%M:%SZ}"
             headers |= {f"anthropic-ratelimit-{axis}-{fact}": value for fact, value in values.items()}
+        elif api is Api.MISTRAL:
+            name = _MISTRAL_NAMES[limit.axis]
+            headers |= {f"x-ratelimit-{fact}-{name}-minute": value for fact, value in values.items()}
         else:
-            values["reset"] = go_duration(reset_s) if api is Api.OPENAI else _plain(reset_s)
+            values["reset"] = _plain(reset_s) if api is Api.AZURE else go_duration(reset_s)
             headers |= {f"x-ratelimit-{fact}-{axis}": value for fact, value in values.items()}
     return headers
 

@@ -65,10 +65,10 @@ class _Gate:
 
     __slots__ = ("axis", "cost", "final", "meter", "quota")
 
-    def __init__(self, quota: Quota) -> None:
+    def __init__(self, quota: Quota, start_utc_s: float) -> None:
         self.quota = quota
         self.axis = quota.axis
-        self.meter = quota.meter()
+        self.meter = quota.meter(start_utc_s)
         self.cost = quota.cost_rule()
         self.final = quota.final_rule()
 
@@ -119,7 +119,7 @@ class ProviderMachine:
         self._varies = provider.latency.load is not None or provider.latency.daily_swing > 0
         self._faults = FaultLayer(provider.faults, streams) if provider.faults else None
         self._free_at = [now] * provider.compute.workers if provider.compute else []
-        self._gates = [_Gate(quota) for quota in provider.quotas]
+        self._gates = [_Gate(quota, start_utc_s) for quota in provider.quotas]
         self._penalised = [gate for gate in self._gates if gate.quota.rejections_count]
         self._settles = provider.latency.load is not None or any(gate.final is not None for gate in self._gates)
         shown = [gate for gate in self._gates if gate.quota.shown and provider.shows_limits]
@@ -210,11 +210,15 @@ class ProviderMachine:
                 sustained[gate.axis] = min(gate.meter.rate, sustained.get(gate.axis, math.inf))
         return sustained
 
+    def utc_s(self, now: float) -> float:
+        """Return what the provider's wall clock shows."""
+        return self._start_utc_s + now
+
     def headers(self, now: float, verdict: Verdict) -> dict[str, str]:
         """Return the HTTP headers with which the provider sends ``verdict`` at ``now``."""
         utc_s = self._start_utc_s + now
         headers = {"date": date_header(utc_s)} | limit_headers(self.provider.api, verdict.limits, utc_s)
-        if verdict.retry_after_s is not None:
+        if verdict.retry_after_s is not None and self.provider.retry_after.shown_in != "body":
             if self.provider.retry_after.shown_in == "milliseconds":
                 headers["retry-after-ms"] = str(round(verdict.retry_after_s * 1000))
             else:

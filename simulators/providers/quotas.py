@@ -7,10 +7,12 @@ after it ran. Any number of quotas stand together; all must admit.
 from __future__ import annotations
 
 import math
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import override
 
 from factflow_llm.signals import Axis
@@ -42,6 +44,21 @@ _REJECTION = AliasChoices("rejection", "refusal")  # the second as files once ha
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        msg = f"{name!r} is no time zone that this machine knows; write one such as America/Los_Angeles"
+        raise ValueError(msg) from None
+    return name
+
+
+def _until_midnight_s(utc_s: float, zone: str) -> float:
+    local = datetime.fromtimestamp(utc_s, ZoneInfo(zone))
+    tomorrow = (local + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return tomorrow.timestamp() - utc_s
 
 
 class RejectionKind(StrEnum):
@@ -117,8 +134,8 @@ class _Quota(BaseModel):
         """The reason word of a rejection by this quota."""
         return self.rejection or (RejectionKind.DAILY_QUOTA if self.per_s >= DAY_S else RejectionKind.RATE_LIMIT)
 
-    def meter(self) -> Meter:
-        """Make the unused state of this quota."""
+    def meter(self, start_utc_s: float = 0.0) -> Meter:
+        """Make the unused state of this quota; the wall clock shows ``start_utc_s`` at time 0."""
         raise NotImplementedError
 
     def cost_rule(self) -> CostRule | None:
@@ -152,7 +169,7 @@ class Bucket(_Quota):
         return self
 
     @override
-    def meter(self) -> Meter:
+    def meter(self, start_utc_s: float = 0.0) -> Meter:
         return BucketMeter(self.limit * self.derating, self.per_s, self.burst_s or self.per_s)
 
 
@@ -167,7 +184,7 @@ class Utilisation(_Quota):
     settlement: Settlement = Settlement.AT_END
 
     @override
-    def meter(self) -> Meter:
+    def meter(self, start_utc_s: float = 0.0) -> Meter:
         return UtilisationMeter(self.limit * self.derating, self.per_s, self.burst_s)
 
 
@@ -188,15 +205,21 @@ class _WindowQuota(_Quota):
 
 
 class FixedWindow(_WindowQuota):
-    """A counter that starts anew at fixed times, the first after ``phase_s``."""
+    """A counter that starts anew at fixed times, the first after ``phase_s``, or at midnight of a time zone.
+
+    Attributes:
+        midnight_in: the zone whose midnight begins a day's window, as ``America/Los_Angeles``.
+    """
 
     kind: Literal["fixed-window"] = "fixed-window"
     phase_s: NonNegative = 0.0
+    midnight_in: Annotated[str, AfterValidator(_known_zone)] | None = None
 
     @override
-    def meter(self) -> Meter:
+    def meter(self, start_utc_s: float = 0.0) -> Meter:
         window_s = self.enforced_over_s or self.per_s
-        return FixedWindowMeter(self.limit * self.derating, self.per_s, window_s, self.phase_s)
+        phase_s = self.phase_s if self.midnight_in is None else _until_midnight_s(start_utc_s, self.midnight_in)
+        return FixedWindowMeter(self.limit * self.derating, self.per_s, window_s, phase_s)
 
 
 class SlidingWindow(_WindowQuota):
@@ -205,7 +228,7 @@ class SlidingWindow(_WindowQuota):
     kind: Literal["sliding-window"] = "sliding-window"
 
     @override
-    def meter(self) -> Meter:
+    def meter(self, start_utc_s: float = 0.0) -> Meter:
         return SlidingWindowMeter(self.limit * self.derating, self.per_s, self.enforced_over_s or self.per_s)
 
 
@@ -224,7 +247,7 @@ class Ramp(_Quota):
         return math.inf
 
     @override
-    def meter(self) -> Meter:
+    def meter(self, start_utc_s: float = 0.0) -> Meter:
         return RampMeter(self.limit * self.derating, self.per_s, self.growth, max(round(self.memory_s / self.per_s), 1))
 
 
@@ -244,7 +267,7 @@ class Slots(_Quota):
         return self
 
     @override
-    def meter(self) -> Meter:
+    def meter(self, start_utc_s: float = 0.0) -> Meter:
         return SlotsMeter(self.limit * self.derating, self.retry_after_s)
 
     @override

@@ -143,6 +143,11 @@ class SimulatedServer:
         """Simulated seconds since the start."""
         return (self._clock() - self._start_s) * self._speed
 
+    @property
+    def utc_s(self) -> float:
+        """What the provider's wall clock shows."""
+        return self.machine.utc_s(self.now)
+
     def script(self, *faults: ScriptedFault) -> None:
         """Let these happen to the next requests, one each."""
         self._script.extend(faults)
@@ -311,7 +316,8 @@ class _Exchange:
 
     async def _reject(self, verdict: Verdict, detail: RejectionDetail | None, headers: Mapping[str, str]) -> None:
         body = self.dialect.rejection(self.server.provider, verdict, detail, self.route.operation)
-        await self._answer_error(body, verdict.status, headers)
+        more = self.dialect.rejection_headers(verdict, detail, self.server.utc_s)
+        await self._answer_error(body, verdict.status, dict(headers) | more)
 
     async def _stream(self, wanted: Asking, call: Call, verdict: Verdict, headers: Mapping[str, str]) -> None:
         assert self.route.events is not None
@@ -358,7 +364,7 @@ class _Exchange:
         )
 
     async def _answer_error(self, body: Json, status: int, headers: Mapping[str, str]) -> None:
-        await self._answer(JSONResponse(self.dialect.signed(body, headers), status, headers))
+        await self._answer(self.dialect.error(self.dialect.signed(body, headers), status, headers))
 
     async def _answer(self, response: Response) -> None:
         await response(self.request.scope, self.request.receive, self.send)

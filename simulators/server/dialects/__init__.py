@@ -8,6 +8,7 @@ from simulators.providers.limit_headers import Api
 from simulators.server.dialects.anthropic import Anthropic
 from simulators.server.dialects.azure import Azure
 from simulators.server.dialects.bedrock import Bedrock
+from simulators.server.dialects.compatible import Cohere, Gemini, Groq, LiteLLM, Mistral, Nginx, OpenRouter, Voyage
 from simulators.server.dialects.openai import OpenAI
 
 if TYPE_CHECKING:
@@ -20,5 +21,13 @@ DIALECTS: Mapping[Api, Dialect] = {
     Api.AZURE: Azure(),
     Api.ANTHROPIC: Anthropic(),
     Api.BEDROCK: Bedrock(),
+    Api.GEMINI: Gemini(),
+    Api.GROQ: Groq(),
+    Api.MISTRAL: Mistral(),
+    Api.OPENROUTER: OpenRouter(),
+    Api.COHERE: Cohere(),
+    Api.VOYAGE: Voyage(),
+    Api.LITELLM: LiteLLM(),
+    Api.NGINX: Nginx(),
 }
 """The dialect of each api that has one; a local model has no HTTP face."""

@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
+from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from simulators.providers.calls import Call, CallKind
     from simulators.providers.catalogue import Provider
@@ -96,6 +98,14 @@ class Dialect(ABC):
     def usage_headers(self, call: Call, verdict: Verdict) -> dict[str, str]:
         """Return what the headers of an answer tell of its tokens."""
         return {}
+
+    def rejection_headers(self, verdict: Verdict, detail: RejectionDetail | None, utc_s: float) -> dict[str, str]:
+        """Return what the headers of a rejection alone tell."""
+        return {}
+
+    def error(self, body: Json, status: int, headers: Mapping[str, str]) -> Response:
+        """Return an error's answer."""
+        return JSONResponse(body, status, headers)
 
     def trusts(self, scheme: str) -> bool:
         """Tell whether this scheme of authorization needs no key."""
