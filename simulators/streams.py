@@ -31,7 +31,7 @@ class Stream:
     __slots__ = ("_blocks", "_chunks", "_distribution", "_key", "_last", "_last_number", "_width")
 
     def __init__(self, seed: int, name: str, distribution: Distribution, width: int) -> None:
-        self._key = np.array([seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(name.encode())], dtype=np.uint64)
+        self._key = _key(seed, name)
         self._distribution = distribution
         self._width = width
         self._chunks: dict[int, Any] = {}
@@ -106,3 +106,12 @@ def seeds_of(seeds: Seeds) -> tuple[int, ...]:
         msg = f"seeds = {seeds!r}: a seed stands there twice; equal seeds give equal runs"
         raise ConfigurationError(msg)
     return chosen
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Return a generator for draws in a row: equal seed and name give equal draws in every process."""
+    return np.random.Generator(np.random.Philox(key=_key(seed, name)))
+
+
+def _key(seed: int, name: str) -> Any:
+    return np.array([seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(name.encode())], dtype=np.uint64)

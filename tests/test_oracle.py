@@ -17,9 +17,8 @@ from simulators.providers.latency import LatencyModel
 from simulators.providers.machine import ProviderMachine
 from simulators.providers.quotas import Bucket, FixedWindow, Quota, SlidingWindow, Slots
 from simulators.scenarios.scenario import Scenario
-from simulators.streams import Streams
+from simulators.streams import Streams, generator
 from simulators.traces import Mode, Trace, TraceHeader
-from simulators.traces.trace import generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -19,7 +19,6 @@ import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.recorder import AttemptRow, Recorder, RowOutcome
 from factflow_llm.signals import Axis, Outcome, Reason
-from simulators import plots
 from simulators.attempts import ATTEMPT_COLUMNS, OUTCOMES, REQUEST_COLUMNS
 from simulators.calibration.validation import Validation
 from simulators.plots import comparisons, look, series
@@ -272,13 +271,13 @@ def test_a_recording_is_drawn_like_a_run(recorded: sim.Recording) -> None:
     }  # fmt: skip
     assert recorded.limits[["old", "new"]].to_numpy().tolist() == [[2.0, 4.0], [4.0, 1.0]]
     assert series.used_per_window(recorded, Axis.TOKENS, 9.0)["used"].tolist() == [pytest.approx(220 * 60 / 9)]
-    for draw in (plots.plot_limits, plots.plot_outcomes, plots.plot_queue, plots.plot_waits_over_time, plots.plot_waits,
-                 plots.plot_fairness):  # fmt: skip
+    for draw in (sim.plot_limits, sim.plot_outcomes, sim.plot_queue, sim.plot_waits_over_time, sim.plot_waits,
+                 sim.plot_fairness):  # fmt: skip
         axes = draw(recorded, ax=Figure().subplots())
         assert axes.has_data()
-    limits = plots.plot_limits(recorded, ax=Figure().subplots())
+    limits = sim.plot_limits(recorded, ax=Figure().subplots())
     assert "true capacity" not in [text.get_text() for text in limits.get_legend().get_texts()]
-    assert len(plots.plot_overview(recorded)) == 4
+    assert len(sim.plot_overview(recorded)) == 4
 
 
 def test_capacity_is_told_in_the_units_of_quotas() -> None:
@@ -360,13 +359,13 @@ def test_durations_and_shares_are_written_short() -> None:
 # --- words and manners -----------------------------------------------------------------------------------------------
 
 OF_A_RUN: list[Callable[..., Axes]] = [
-    plots.plot_limits,
-    plots.plot_outcomes,
-    plots.plot_queue,
-    plots.plot_waits_over_time,
-    plots.plot_waits,
-    plots.plot_recovery,
-    plots.plot_fairness,
+    sim.plot_limits,
+    sim.plot_outcomes,
+    sim.plot_queue,
+    sim.plot_waits_over_time,
+    sim.plot_waits,
+    sim.plot_recovery,
+    sim.plot_fairness,
 ]
 
 
@@ -410,16 +409,16 @@ def test_a_run_without_any_success_can_be_drawn(draw: Callable[..., Axes]) -> No
 
 def test_the_overview_is_four_panels_over_one_time_axis(run: SimResult) -> None:
     """Limit, outcomes, queue and waits share the time, which is named once, below; given axes are used."""
-    panels = plots.plot_overview(run)
+    panels = sim.plot_overview(run)
     assert [panel.get_title(loc="left") for panel in panels] == ["Limit", "Outcomes", "Queue", "Wait"]
     assert [panel.get_xlabel() for panel in panels] == ["", "", "", "time (s)"]
     given = list(Figure().subplots(4))
-    assert plots.plot_overview(run, ax=given) == given
+    assert sim.plot_overview(run, ax=given) == given
 
 
 def test_the_limit_is_drawn_against_the_truth(run: SimResult) -> None:
     """The lines are the capacity and the limit; each reason has its mark and its count; events are named."""
-    ax = _draw(plots.plot_limits, run)
+    ax = _draw(sim.plot_limits, run)
     lines = {str(line.get_label()): line for line in ax.lines}
     assert lines["true capacity"].get_ydata() == pytest.approx([600, 300, 600, 600])
     cuts = len(series.limit_marks(run, Axis.REQUESTS).query("reason == 'rate_limited'"))
@@ -430,15 +429,15 @@ def test_the_limit_is_drawn_against_the_truth(run: SimResult) -> None:
 
 def test_no_limit_is_said_not_drawn() -> None:
     """A policy without a limit has no line at some invented height."""
-    ax = _draw(plots.plot_limits, sim.simulate(TWO_EVENTS, sim.policies.retry_only()))
+    ax = _draw(sim.plot_limits, sim.simulate(TWO_EVENTS, sim.policies.retry_only()))
     line = next(line for line in ax.lines if line.get_label() == "limit: none")
     assert np.isnan(np.asarray(line.get_ydata(), dtype=float)).all()
 
 
 def test_runs_are_compared_on_the_same_axes(run: SimResult, shared: SimResult) -> None:
     """A second run on the same axes takes another colour, dash and shape, and its own name."""
-    ax = _draw(plots.plot_waits, run)
-    plots.plot_waits(shared, ax=ax, label="three clients")
+    ax = _draw(sim.plot_waits, run)
+    sim.plot_waits(shared, ax=ax, label="three clients")
     first, second = ax.lines
     assert first.get_color() != second.get_color()
     assert first.get_marker() != second.get_marker()
@@ -448,7 +447,7 @@ def test_runs_are_compared_on_the_same_axes(run: SimResult, shared: SimResult) -
 
 def test_the_area_of_a_distribution_is_one(run: SimResult) -> None:
     """Shares per second of wait times seconds are everybody, whatever the width of the bars."""
-    ax = _draw(plots.plot_waits, run, kind="distribution")
+    ax = _draw(sim.plot_waits, run, kind="distribution")
     values, edges, _ = ax.patches[0].get_data()  # type: ignore[attr-defined]
     assert (values * np.diff(edges)).sum() == pytest.approx(1.0)
 
@@ -456,21 +455,21 @@ def test_the_area_of_a_distribution_is_one(run: SimResult) -> None:
 def test_unknown_kinds_are_refused_by_name(run: SimResult, study: Study) -> None:
     """The message names the value and what there is."""
     with pytest.raises(ValueError, match=r"kind = 'cdf'.*survival.*distribution"):
-        plots.plot_waits(run, kind="cdf")  # type: ignore[arg-type]
+        sim.plot_waits(run, kind="cdf")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"kind = 'history'.*progress.*pareto"):
-        plots.plot_study(study, kind="history")  # type: ignore[arg-type]
+        sim.plot_study(study, kind="history")  # type: ignore[arg-type]
 
 
 def test_fairness_tells_jain(shared: SimResult) -> None:
     """The title holds Jain's index of the run, one line each client, and the fair share."""
-    ax = _draw(plots.plot_fairness, shared)
+    ax = _draw(sim.plot_fairness, shared)
     assert ax.get_title(loc="left") == f"Fairness: Jain {shared.summary()['jain']:.3f}"
     assert _legend(ax) == ["client 1", "client 2", "client 3", "fair share"]
 
 
 def test_recovery_tells_seconds(run: SimResult) -> None:
     """The legend says after how long each event was overcome."""
-    told = _legend(_draw(plots.plot_recovery, run))
+    told = _legend(_draw(sim.plot_recovery, run))
     for label, (event, after_s) in zip(told, run.recovery().items(), strict=True):
         assert label == f"{event}: " + ("not recovered" if math.isnan(after_s) else look.seconds(after_s))
 
@@ -488,7 +487,7 @@ def test_long_legends_leave_room_for_the_title() -> None:
 @pytest.mark.parametrize("axis", ["requests", "tokens"])
 def test_a_trace_is_drawn_by_what_it_asks(axis: Any) -> None:
     """A trace's picture names the trace, its size and the unit."""
-    ax = _draw(plots.plot_trace, sim.sample_trace(), axis=axis, provider=sim.provider("openai-tier-1"))
+    ax = _draw(sim.plot_trace, sim.sample_trace(), axis=axis, provider=sim.provider("openai-tier-1"))
     assert ax.get_ylabel() == f"{axis}/min"
     assert ax.get_xlabel() == "time (min)"
     assert ax.get_title(loc="left") == "sample: 9,724 requests"
@@ -497,7 +496,7 @@ def test_a_trace_is_drawn_by_what_it_asks(axis: Any) -> None:
 
 def test_the_frontier_shows_every_world_and_bold_means(comparison: Comparison) -> None:
     """Each policy has a faint point for each scenario and seed, and one bold mean in the legend."""
-    ax = _draw(plots.plot_frontier, comparison)
+    ax = _draw(sim.plot_frontier, comparison)
     faint = [line for line in ax.lines if line.get_alpha() is not None and line.get_linestyle() == "None"]
     assert [len(np.atleast_1d(line.get_xdata())) for line in faint] == [6, 6]
     assert _legend(ax) == ["x", "y"]
@@ -508,14 +507,14 @@ def test_the_frontier_is_not_flattened_by_one_world(comparison: Comparison) -> N
     """A world far above every mean, where only small calls came through, leaves the scale as it is."""
     frame = comparison.frame.copy()
     frame.loc[frame.index[-1], "goodput_ratio"] = 3.4
-    top = _draw(plots.plot_frontier, Comparison(frame, clients=1)).get_ylim()[1]
+    top = _draw(sim.plot_frontier, Comparison(frame, clients=1)).get_ylim()[1]
     assert top < 2.0
 
 
 @pytest.mark.parametrize("kind", ["progress", "pareto"])
 def test_a_study_shows_defaults_best_and_broken_bounds(kind: Any, study: Study) -> None:
     """Trials within and beyond the bound differ in shape and colour; defaults and the best are named."""
-    ax = _draw(plots.plot_study, study, kind=kind)
+    ax = _draw(sim.plot_study, study, kind=kind)
     assert {"within the bound", "too many 429s", "defaults: 80.0%", "best: 85.0%"} <= set(_legend(ax))
     assert ax.get_xlabel()
     assert ax.get_ylabel() == "goodput ÷ oracle's"
@@ -523,7 +522,7 @@ def test_a_study_shows_defaults_best_and_broken_bounds(kind: Any, study: Study) 
 
 def test_sensitivity_puts_what_matters_most_on_top() -> None:
     """A row per setting, widest first; marks below and above the value moved from; a line where nothing was moved."""
-    ax = _draw(plots.plot_sensitivity, VARIED)
+    ax = _draw(sim.plot_sensitivity, VARIED)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["decrease", "probe_s"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
     assert [sorted(line.get_xdata()) for line in ax.lines if line.get_color() == look.GREY] == [[0.5, 0.9], [0.85, 0.9]]
@@ -539,7 +538,7 @@ def test_the_heat_map_writes_each_figure_in_its_field() -> None:
          "wait_p95_s": [1.0, 2.0, 3.0, 180.0]}
     )  # fmt: skip
     variation = Variation(frame, RateLimitConfig(), ("decrease", "probe_s"), crossed=True)
-    ax = _draw(plots.plot_heat_map, variation, figure="wait_p95_s")
+    ax = _draw(sim.plot_heat_map, variation, figure="wait_p95_s")
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title(loc="left")) == ("probe_s", "decrease", "Wait p95")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["0.5", "0.9"]
     assert [text.get_text() for text in ax.texts] == ["1 s", "2 s", "3 s", "3 min"]
@@ -551,7 +550,7 @@ def test_calibration_is_what_was_simulated_over_what_was_recorded() -> None:
     ratios = calibration_ratios(VALIDATED)
     assert ratios.loc["goodput"].tolist() == [1.1, 1.0, 1.25]
     assert ratios.loc["429s"].isna().all()
-    ax = _draw(plots.plot_calibration, VALIDATED)
+    ax = _draw(sim.plot_calibration, VALIDATED)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["429s", "goodput", "wait_p95_s", "wait_p99_s"]
     assert [text.get_text() for text in ax.texts] == ["0 → 2", "4 → 4.4", "30 s → 27 s", "1 s → 9 s"]
     assert ax.get_xlim() == pytest.approx((0.7, 2.1))
@@ -574,7 +573,7 @@ def test_dark_styles_survive(run: SimResult) -> None:
     """Ink is the style's, also when the picture is drawn after the style's block; no ground is painted."""
     with plt.style.context("dark_background"):
         ax = plt.subplots()[1]
-    plots.plot_limits(run, ax=ax)
+    sim.plot_limits(run, ax=ax)
     capacity = next(line for line in ax.lines if line.get_label() == "true capacity")
     assert capacity.get_color() == "white"
     assert ax.get_facecolor() == (0, 0, 0, 1)

@@ -14,9 +14,8 @@ from simulators.providers.latency import LatencyModel
 from simulators.providers.quotas import Bucket
 from simulators.scenarios.demand import calls
 from simulators.scenarios.scenario import Scenario, backlog
-from simulators.streams import Streams
+from simulators.streams import Streams, generator
 from simulators.traces import Mode, Trace, TraceHeader, synthesize
-from simulators.traces.trace import generator
 
 NAN = float("nan")
 STEADY = LatencyModel(first_token_s=2.0, first_token_sigma=0.0, per_token_s=0.0)

@@ -71,7 +71,7 @@ def draw_overview(result: SimResult, path: Path) -> None:
     """Draw a run's overview into a file."""
     from matplotlib.figure import Figure
 
-    from simulators.plots import plot_overview
+    from simulators.plots.runs import plot_overview
 
     figure = Figure(figsize=(8.0, 7.2), layout="constrained")
     plot_overview(result, ax=list(figure.subplots(4, 1, sharex=True)))
@@ -80,7 +80,7 @@ def draw_overview(result: SimResult, path: Path) -> None:
 
 def draw_frontier(comparison: Comparison, path: Path) -> None:
     """Draw goodput against the share of 429s into a file."""
-    from simulators.plots import plot_frontier
+    from simulators.plots.comparisons import plot_frontier
 
     with _one_picture(path, height=5.0) as ax:
         plot_frontier(comparison, ax=ax)
@@ -94,7 +94,7 @@ def draw_plan(plan: Plan, path: Path) -> None:
 
 def draw_calibration(validation: Validation, path: Path) -> None:
     """Draw what was simulated beside what was recorded into a file."""
-    from simulators.plots import plot_calibration
+    from simulators.plots.calibrations import plot_calibration
 
     with _one_picture(path, height=4.0) as ax:
         plot_calibration(validation, ax=ax)

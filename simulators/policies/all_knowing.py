@@ -6,14 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.ratelimit.line import NEVER, Line, Ticket
 from factflow_llm.signals import Change, RateLimitSignal, Reason
+from simulators.policies.base import PATIENT
 from simulators.policies.tickets import KnownTicket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from factflow_llm.ratelimit.config import RetryConfig
     from simulators.policies.base import Controller
     from simulators.providers.machine import ProviderMachine
 
@@ -73,4 +74,4 @@ class Oracle:
 
 def oracle() -> Oracle:
     """Return the yardstick that knows the provider's state."""
-    return Oracle(RetryConfig(max_attempts=1000))
+    return Oracle(PATIENT)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+from factflow_llm.ratelimit.config import RetryConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from factflow_llm.ratelimit.config import RetryConfig
     from factflow_llm.ratelimit.line import Ticket
     from factflow_llm.ratelimit.signals import Change, RateLimitSignal, Reason
     from simulators.providers.machine import ProviderMachine
+
+PATIENT: Final = RetryConfig(max_attempts=1000)
+"""Retries that hide no limiter's weakness: as many as it takes, full jitter, no earlier than the Retry-After."""
 
 
 class Controller(Protocol):

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.signals import Axis
+from simulators.policies.base import PATIENT
 from simulators.policies.yardsticks import fixed_rate, retry_only
 from simulators.scenarios.scenario import Backlog
 from simulators.traces.trace import UNKNOWN
 
 if TYPE_CHECKING:
+    from factflow_llm.ratelimit.config import RetryConfig
     from simulators.policies.base import Controller
     from simulators.providers.machine import ProviderMachine
     from simulators.traces.trace import Integers, Trace
-
-
-_PATIENT = RetryConfig(max_attempts=1000)
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class ByTheBook:
 
     input_tokens: float
     output_tokens: float
-    retry: RetryConfig = _PATIENT
+    retry: RetryConfig = PATIENT
     name: str = "fixed rate"
 
     def requests_per_s(self, machine: ProviderMachine) -> float:

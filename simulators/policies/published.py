@@ -11,18 +11,16 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.ratelimit.line import NEVER, Line, Ticket
 from factflow_llm.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from simulators.policies.base import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from factflow_llm.ratelimit.config import RetryConfig
     from simulators.policies.base import Controller
     from simulators.providers.machine import ProviderMachine
-
-PATIENT = RetryConfig(max_attempts=1000)
-"""Retries that hide no limiter's weakness: as many as it takes, full jitter, no earlier than the Retry-After."""
 
 
 class Borrowed(Line):

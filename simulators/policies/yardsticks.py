@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.ratelimit.line import NEVER, Line, Ticket
 from factflow_llm.ratelimit.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from simulators.policies.base import PATIENT
 
 if TYPE_CHECKING:
+    from factflow_llm.ratelimit.config import RetryConfig
     from simulators.policies.base import Controller
     from simulators.providers.machine import ProviderMachine
 
@@ -45,7 +46,7 @@ class RetryOnly:
 
 def retry_only(retry: RetryConfig | None = None) -> RetryOnly:
     """Return the policy of most programs: no limiter, exponential backoff with full jitter."""
-    return RetryOnly(retry or RetryConfig(max_attempts=1000))
+    return RetryOnly(retry or PATIENT)
 
 
 class _Paced(_Unlearning):
@@ -88,7 +89,7 @@ def fixed_rate(requests_per_s: float, retry: RetryConfig | None = None) -> Fixed
     if not (math.isfinite(requests_per_s) and requests_per_s > 0):
         msg = f"fixed_rate: requests_per_s = {requests_per_s!r} must be a finite number above 0"
         raise ConfigurationError(msg)
-    return FixedRate(requests_per_s, retry or RetryConfig(max_attempts=1000))
+    return FixedRate(requests_per_s, retry or PATIENT)
 
 
 class _ClassicAimdLine(_Unlearning):
@@ -151,4 +152,4 @@ def classic_aimd(
         if not 0 < value < below:
             msg = f"classic_aimd: {name} = {value!r} must lie above 0 and below {below:g}"
             raise ConfigurationError(msg)
-    return ClassicAimd(start, increase, decrease, retry or RetryConfig(max_attempts=1000))
+    return ClassicAimd(start, increase, decrease, retry or PATIENT)

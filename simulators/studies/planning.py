@@ -84,8 +84,8 @@ class Plan:
         return pd.DataFrame(rows).set_index("provider")
 
     def plot(self, *, ax: Axes | None = None, **line: object) -> Axes:
-        """Draw the wait against the size of the quota; see ``simulators.plots.plot_plan``."""
-        from simulators.plots import plot_plan
+        """Draw the wait against the size of the quota; see ``sim.plot_plan``."""
+        from simulators.plots.plans import plot_plan
 
         return plot_plan(self, ax=ax, **line)
 

@@ -118,7 +118,7 @@ class Study:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the search's progress."""
-        from simulators.plots import plot_study
+        from simulators.plots.comparisons import plot_study
 
         return plot_study(self, ax=ax)
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simulators.streams import generator
 from simulators.traces.documents import json_values
-from simulators.traces.trace import MAX_TOKENS, Floats, Integers, Mode, Trace, TraceHeader, generator
+from simulators.traces.trace import MAX_TOKENS, Floats, Integers, Mode, Trace, TraceHeader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from simulators.streams import generator
 from simulators.traces.formats import SERVEGEN_CHUNK
 from simulators.traces.source import MAX_ROWS, MAX_TIME_S, Source, parse_json, shown
 from simulators.traces.trace import (
@@ -23,7 +24,6 @@ from simulators.traces.trace import (
     Trace,
     TraceError,
     TraceHeader,
-    generator,
 )
 
 if TYPE_CHECKING:

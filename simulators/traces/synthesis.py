@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simulators.traces.trace import MAX_TOKENS, Floats, Integers, Mode, Trace, TraceError, TraceHeader, generator
+from simulators.streams import generator
+from simulators.traces.trace import MAX_TOKENS, Floats, Integers, Mode, Trace, TraceError, TraceHeader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

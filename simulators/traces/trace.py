@@ -5,7 +5,6 @@ Nothing here reads a file; importers make traces, exporters write them.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from factflow_llm.errors import FactflowLLMError
+from simulators.streams import generator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -339,12 +339,6 @@ _COLUMNS: Mapping[str, np.generic[Any]] = {
     "round_index": np.int64(0),
     "think_time_s": np.float64(np.nan),
 }
-
-
-def generator(seed: int, name: str) -> np.random.Generator:
-    """Return the generator of the stream ``name``: equal seed and name give equal draws in every process."""
-    key = np.array([seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(name.encode())], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
 
 
 def _require_times(arrival_s: Floats) -> None:

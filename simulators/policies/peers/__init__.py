@@ -6,7 +6,7 @@ it reads ``time`` by itself, its module's own name ``time`` stands for the simul
 none of them has to wait when it is asked at the right moment. What is private is read, never written; two lines that
 do say so.
 
-All limiters retry alike (``simulators.policies.published.PATIENT``), for they differ in when they send. The two
+All limiters retry alike (``simulators.policies.base.PATIENT``), for they differ in when they send. The two
 that are nothing but a rule for retries have it to themselves.
 """
 
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.config import RetryConfig
 from factflow_llm.signals import Axis
+from simulators.policies.base import PATIENT
 from simulators.policies.peers import limiters, retries
-from simulators.policies.published import PATIENT
 from simulators.policies.yardsticks import retry_only
 
 if TYPE_CHECKING:
