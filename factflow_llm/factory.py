@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import threading
 from concurrent.futures import Future
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary, ref
 
-from factflow_llm.clients.checks import check_event_loop, check_positive
+from factflow_llm.clients.checks import check_api_key, check_event_loop, check_positive
 from factflow_llm.clients.loops import Closing, before_close
+from factflow_llm.clients.pending import PendingClient
 from factflow_llm.errors import ClosedError, ConfigurationError, ExtraMissingError
 from factflow_llm.providers import PROVIDERS, ModelType
 from factflow_llm.settings import DEFAULT, LLMConfig, LLMProviderConfig
@@ -74,6 +77,23 @@ class LLMClientFactory:
         """
         client: LimitedEmbeddingClientProtocol = self._get(provider_name, ModelType.EMBEDDING)
         return client
+
+    async def warm(self, *provider_names: str) -> None:
+        """Make clients before they are needed, so that no first call waits for an import.
+
+        SDKs are imported in a thread, which the event loop does not wait for; a first call without ``warm`` does the
+        same, but is as much later.
+
+        Args:
+            *provider_names: the profiles; by default all.
+
+        Raises:
+            ConfigurationError: as for ``create_completion_client``.
+        """
+        for provider_name in provider_names or self.config.providers:
+            profile = self.config.providers.get(provider_name)
+            type_ = ModelType.CHAT if profile is None else profile.type
+            await self._get(provider_name, type_).ready()
 
     async def aclose(self) -> None:
         """Close every client, those of loops running in other threads included; a later call makes new ones.
@@ -168,10 +188,21 @@ class LLMClientFactory:
     def _make(self, name: str, profile: LLMProviderConfig, shelf: _Shelf) -> Any:
         from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
 
+        def make() -> Any:
+            try:
+                return construct()
+            except ConfigurationError as error:
+                raise ConfigurationError(f"profile {name!r}: {error}") from error
+
         try:
-            client = _construct(profile)
+            construct = _prepared(profile)
         except ConfigurationError as error:
             raise ConfigurationError(f"profile {name!r}: {error}") from error
+        entry = PROVIDERS[profile.provider]
+        if entry.package in sys.modules or not entry.imported_when_made:
+            client = make()
+        else:
+            client = PendingClient(make, model=profile.model, provider=profile.provider.value)
         wrap = RateLimitedClient if profile.type is ModelType.CHAT else RateLimitedEmbeddingClient
         return wrap(client, shelf.limiter(profile, self.config), recorder=self._recorder)
 
@@ -247,8 +278,12 @@ async def _elsewhere(
         heard.result()
 
 
-def _construct(profile: LLMProviderConfig) -> Any:
-    """Make the bare client: ``options`` that its constructor knows go there, others are preset for every call."""
+def _prepared(profile: LLMProviderConfig) -> Callable[[], Any]:
+    """Return what makes the bare client: ``options`` that its constructor knows go there, others are preset.
+
+    Raises:
+        ConfigurationError: an option is unknown, or the key cannot be found.
+    """
     entry = PROVIDERS[profile.provider]
     make = getattr(import_module("factflow_llm"), entry.clients[profile.type])
     known = inspect.signature(make).parameters
@@ -270,7 +305,9 @@ def _construct(profile: LLMProviderConfig) -> Any:
             raise ConfigurationError(f"options.{option} is unknown to {profile.provider}; {hint}")
     if presets:
         arguments["options"] = presets
-    return make(profile.model, **arguments)
+    if entry.key_variable is not None and arguments.keys().isdisjoint({"api_key", "token_provider"}):
+        check_api_key(None, variable=entry.key_variable)
+    return partial(make, profile.model, **arguments)
 
 
 class _AnyLoop:

@@ -37,6 +37,7 @@ class ProviderEntry:
     Attributes:
         clients: the public name of the client for each type of model it runs.
         package: the package whose import the clients need.
+        imported_when_made: whether making a client imports the package; otherwise its first call does, in a thread.
         install: what ``pip install`` is told to get it.
         key_variable: the environment variable that usually holds the key; ``None`` when it takes none.
         keys: the keys of a profile that apply to it, beside those that apply to all.
@@ -47,6 +48,7 @@ class ProviderEntry:
 
     clients: Mapping[ModelType, str]
     package: str
+    imported_when_made: bool = True
     install: str = "factflow-llm"
     key_variable: str | None = None
     keys: frozenset[str]
@@ -92,6 +94,7 @@ PROVIDERS: Mapping[ProviderName, ProviderEntry] = {
     ProviderName.HUGGINGFACE: ProviderEntry(
         clients={ModelType.EMBEDDING: "HuggingFaceEmbeddingClient"},
         package="sentence_transformers",
+        imported_when_made=False,
         install="factflow-llm[huggingface]",
         keys=frozenset({"device"}),
         raised_by=("huggingface_hub", "sentence_transformers", "transformers", "torch"),

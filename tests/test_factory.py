@@ -29,7 +29,7 @@ from factflow_llm import (
     WrongModelTypeError,
 )
 from factflow_llm.settings import ModelType
-from tests.support.faces import ANTHROPIC, AWS, EMBEDDING_FACES, OPENAI, Face
+from tests.support.faces import ANTHROPIC, AWS, BEDROCK, EMBEDDING_FACES, OPENAI, Face
 from tests.support.loopback import Asked, Events, Loopback, Reply
 
 if TYPE_CHECKING:
@@ -459,3 +459,87 @@ def test_nothing_is_left_open_in_development_mode(face: Any) -> None:
         )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(server.asked) >= 7
+
+
+FIRST_USE = """
+import asyncio, json, sys
+from factflow_llm import ConfigurationError, LLMClientFactory, LLMConfig, Message
+
+profile, way = json.loads(sys.argv[1]), sys.argv[2]
+factory = LLMClientFactory(LLMConfig.from_dict({"providers": {"chat": profile, "keyless": {
+    "provider": "openai", "model": "m"}}}))
+
+async def main():
+    imported_here = []
+    loop_thread = __import__("threading").get_ident()
+
+    class Watch:
+        def find_spec(self, name, path=None, target=None):
+            if name in ("openai._client", "boto3.session", "anthropic._client") and __import__("threading").get_ident() == loop_thread:
+                imported_here.append(name)
+
+    sys.meta_path.insert(0, Watch())
+    try:
+        factory.create_completion_client("keyless")
+    except ConfigurationError as error:
+        assert "profile 'keyless': no API key" in str(error), error
+    if way == "warm":
+        await factory.warm("chat")
+    client = factory.create_completion_client("chat")
+    assert factory.create_completion_client("chat") is client
+    if way == "stream":
+        texts = ["".join([chunk.text async for chunk in client.stream([Message.user("hello")])])]
+    else:
+        texts = [answer.text for answer in await asyncio.gather(*(client.complete([Message.user("x")]) for _ in "ab"))]
+    assert factory.create_completion_client("chat") is client
+    await factory.aclose()
+    assert not imported_here, imported_here
+    print(texts[0])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("way", ["complete", "stream", "warm"])
+@pytest.mark.parametrize("face", [OPENAI, ANTHROPIC, BEDROCK], ids=lambda face: face.name)
+def test_first_use_imports_no_sdk_in_the_loops_thread(face: Face, way: str) -> None:
+    """The SDK is imported in a thread; the client handed out before is the one used; a missing key is told at once."""
+    with Loopback(face.streamed(face.stream) if way == "stream" else Reply(face.answer)) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST_USE, json.dumps(face.profile(server.url)), way],
+            cwd=Path(__file__).parents[1],
+            env={name: value for name, value in (os.environ | AWS).items() if name != "OPENAI_API_KEY"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout.strip()) == (0, "Hello"), done.stderr
+
+
+def test_a_setting_that_the_client_refuses_is_told_by_its_first_call() -> None:
+    """What only the client itself can tell comes with the profile's name, from ``warm`` or from the first call."""
+    code = (
+        "import asyncio\n"
+        "from factflow_llm import *\n"
+        "profile = {'provider': 'azure', 'model': 'm', 'api_key': 'k'}\n"
+        "factory = LLMClientFactory(LLMConfig.from_dict({'providers': {'it': profile}}))\n"
+        "async def main():\n"
+        "    client = factory.create_completion_client()\n"
+        "    for call in (lambda: factory.warm(), lambda: client.complete([Message.user('x')])):\n"
+        "        try: await call()\n"
+        "        except ConfigurationError as error: print(error)\n"
+        "    await factory.aclose()\n"
+        "asyncio.run(main())\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "AZURE_OPENAI_ENDPOINT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert first.startswith("profile 'it': no resource: give base_url")

@@ -85,7 +85,6 @@ def _blocks(answer: Mapping[str, Any], answer_id: str | None) -> tuple[list[dict
     """Read the items as blocks: words (one block for each part), calls, and what only OpenAI reads."""
     blocks: list[dict[str, Any]] = []
     refused = False
-    number = 0
     for position, item in enumerate(items(answer.get("output"), "output")):
         where = f"output[{position}]"
         if item is None:
@@ -108,9 +107,8 @@ def _blocks(answer: Mapping[str, Any], answer_id: str | None) -> tuple[list[dict
             given = word(item.get("call_id")) or word(item.get("id"))
             taken = {block["id"] for block in blocks if block["type"] == "tool_use"}
             arguments = json_text(item.get("arguments"), f"{where}.arguments")
-            id_ = given if given is not None and given not in taken else call_id(number, answer_id, taken)
+            id_ = call_id(len(taken), answer_id, taken) if given is None or given in taken else given
             blocks.append({"type": "tool_use", "id": id_, "name": name, "input": arguments, **_beside(item)})
-            number += 1
         else:
             kept = {name: value for name, value in item.items() if name != "status" and value is not None}
             blocks.append(kept | {"type": kind})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from factflow_llm.clients.base import BaseLLMClient
 from factflow_llm.clients.checks import check_event_loop, check_max_tokens, check_messages, check_tools, check_turn
+from factflow_llm.clients.pending import PendingClient
 from factflow_llm.clients.stream import ChatStream
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.providers import PROVIDERS
@@ -104,6 +105,16 @@ class _Limited(Generic[ClientT]):
             self._road.wake()
         await self._road.over()
 
+    async def ready(self) -> None:
+        """Wait until the client inside is made, should its SDK have to be imported yet.
+
+        Raises:
+            ConfigurationError: the client refuses a setting.
+        """
+        client: Any = self.client
+        if isinstance(client, PendingClient):
+            self.client = await client.made()
+
     def _begin(
         self,
         operation: str,
@@ -160,6 +171,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             BreakerOpenError: the quota is exhausted.
             Exception: the SDK's own, unchanged, when it is terminal or attempts have run out.
         """
+        await self.ready()
         input_tokens = self._input_tokens(messages, tools, response_format)
         bound = _bound(max_tokens, provider_options.get("n"))
         call = self._begin("chat", input_tokens, bound, priority, deadline_s)
@@ -207,6 +219,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
     async def _chunks(
         self, messages: Sequence[Message], priority: int, deadline_s: float | None, asked: dict[str, Any], made_at: str
     ) -> AsyncIterator[StreamChunk]:
+        await self.ready()
         input_tokens = self._input_tokens(messages, asked["tools"], asked["response_format"])
         bound = _bound(asked["max_tokens"], asked.get("n"))
         call = self._begin("chat", input_tokens, bound, priority, deadline_s)
@@ -268,6 +281,7 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
             DeadlineExceededError: not over in time.
             PartialEmbeddingError: some batches failed for good; carries the vectors of the others.
         """
+        await self.ready()
         split = getattr(self.client, "split", None)
         if split is None:
 
