@@ -463,6 +463,7 @@ def test_nothing_is_left_open_in_development_mode(face: Any) -> None:
 
 FIRST_USE = """
 import asyncio, json, sys
+from threading import get_ident
 from factflow_llm import ConfigurationError, LLMClientFactory, LLMConfig, Message
 
 profile, way = json.loads(sys.argv[1]), sys.argv[2]
@@ -471,11 +472,12 @@ factory = LLMClientFactory(LLMConfig.from_dict({"providers": {"chat": profile, "
 
 async def main():
     imported_here = []
-    loop_thread = __import__("threading").get_ident()
+    loop_thread = get_ident()
+    sdks = ("openai._client", "boto3.session", "anthropic._client")
 
     class Watch:
         def find_spec(self, name, path=None, target=None):
-            if name in ("openai._client", "boto3.session", "anthropic._client") and __import__("threading").get_ident() == loop_thread:
+            if name in sdks and get_ident() == loop_thread:
                 imported_here.append(name)
 
     sys.meta_path.insert(0, Watch())
