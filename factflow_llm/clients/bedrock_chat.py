@@ -100,11 +100,11 @@ class BedrockClient(BaseLLMClient):
         if call.tools:
             said["toolConfig"] = say_tools(call.tools, call.wishes)
         if call.response_format is not None:
+            said["outputConfig"] = say_format(call.response_format)
             if "outputConfig" not in self._accepted:
                 raise InvalidRequestError(
                     f"response_format: {self._connection.sdk} cannot ask Bedrock for a schema; install a newer one"
                 )
-            said["outputConfig"] = say_format(call.response_format)
         for name, value in call.options.items():
             said[name] = {**said[name], **value} if isinstance(value, dict) and name in said else value
         request = {"modelId": self.model, "messages": turns, **{name: value for name, value in said.items() if value}}
