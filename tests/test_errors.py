@@ -648,6 +648,26 @@ def test_patience_decides_about_a_day_that_refills() -> None:
     assert get_error_metadata(error, patience_s=600.0).limit_kind == "day"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Unsupported file type: application/zip is not supported",
+        "The parameter region is not supported with this model",
+        "The user message was blocked",
+        "用户请求异常",
+        "Invalid value for content: `your account is suspended`",
+        "Unknown argument: account; the laptop up there is no tool",
+        "max_tokens is too large: 5000; this model supports at most 4096 completion tokens",
+        "tools[0].function.description: overly long",
+    ],
+)
+def test_words_that_only_resemble_those_of_an_account(text: str) -> None:
+    """A refusal of this request is not taken for one of the account, lest one bad request end a run."""
+    metadata = get_error_metadata(Duck(status_code=400, body={"error": {"message": text, "type": "bad_request"}}))
+
+    assert (metadata.classification, metadata.reason, metadata.fatal) == ("terminal", "invalid_request", False)
+
+
 def test_limits_in_a_body() -> None:
     """Gemini tells a minute's limit by quota id and value, OpenRouter its headers inside the body."""
     violations = [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel", "quotaValue": "12"}]

@@ -15,7 +15,7 @@ _QUOTED = re.compile(r"'[^']{0,2000}'|\"[^\"]{0,2000}\"|`[^`]{0,2000}`|“[^”]
 _ARREARS = (
     *(r"credit balance is too low", r"you have reached your specified", r"in arrears", r"arrearage", r"overdue"),
     *(r"past[ -]due", r"in good standing", r"past invoices", r"unpaid", r"failure to pay", r"payment (?:is )?required"),
-    *(r"spend(?:ing)? limit", r"(?:please |and )?(?:recharge|top[ -]?up)\b", r"ran? out of (?:credits|funds)"),
+    *(r"spend(?:ing)? limit", r"\b(?:recharge|top[ -]?up)\b", r"ran? out of (?:credits|funds)"),
     (
         r"(?:insufficient|not enough|no|low|zero|negative|out of|exhausted)(?: (?:account|prepaid|your))?"
         r" (?:balance|credits?|funds)\b"
@@ -56,17 +56,18 @@ _BAD_KEY = (
 )
 _SUSPENDED = (
     (
-        r"\b(?:account|organi[sz]ation|workspace|project|subscription|tenant|user|team)\b.{0,48}?\b"
+        r"\b(?:account|organi[sz]ation|workspace|project|subscription|tenant)\b.{0,48}?\b"
         r"(?:is|was|has been|have been|been|currently|temporarily|permanently) (?:\w+ )?"
         r"(?:suspended|deactivated|disabled|restricted|terminated|banned|blocked|frozen|locked|closed|inactive)"
     ),
+    r"\b(?:user|team) (?:is|was|has been) (?:\w+ )?(?:suspended|deactivated|banned)",
     r"(?:suspended|deactivated|disabled|banned|frozen|locked) (?:\w+ )?(?:account|organi[sz]ation|workspace|project)",
-    *("(?:账户|账号|帐户|帐号|用户).{0,8}(?:停用|冻结|封禁|禁用|锁定|注销|异常)", "アカウントが?(?:停止|凍結|無効)"),
+    *("(?:账户|账号|帐户|帐号).{0,8}(?:停用|冻结|封禁|禁用|锁定|注销)", "アカウントが?(?:停止|凍結|無効)"),
     *("계정이? ?(?:정지|차단|비활성)", "аккаунт (?:заблокирован|приостановлен)"),
 )
 _ELSEWHERE = (
     (
-        r"(?:location|country|region|territory|area|ip)\b.{0,32}?"
+        r"(?<!parameter )(?<!field )(?<!argument )\b(?:location|country|region|territory)\b.{0,32}?"
         r"(?:\bnot (?:currently )?(?:supported|available|allowed|permitted|eligible)|unsupported|restricted|prohibited)"
     ),
     (
