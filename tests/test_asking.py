@@ -381,7 +381,10 @@ def test_half_a_character_is_told_anywhere(face: Face, messages: Any, asked: dic
         ({"logprobs": -1}, "logprobs=-1 must be True"),
         ({"tool_choice": "lookup"}, "tool_choice='lookup' names no tool"),
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls='no' must be True or False"),
+        ({"parallel_tool_calls": []}, r"parallel_tool_calls=\[\] must be True or False"),
         ({"messages": [Message.user([{"text": "x"}])]}, "the provider's own words as"),
+        ({"messages": [Message.user([TextPart("x", cache="2h")])]}, r"content\[0\] has cache='2h': write True"),  # type: ignore[arg-type]
+        ({"tools": [Tool("f", cache="2h")]}, r"tools\[0\] has cache='2h': write True"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_meant(asked: dict[str, Any], words: str) -> None:

@@ -226,7 +226,13 @@ def _check_texts(texts: Iterable[Any], *, where: str) -> None:
             raise InvalidRequestError(f"{where} holds a {type(text).__name__} where a str belongs")
 
 
+def _check_mark(cache: Any, *, where: str) -> None:
+    if cache not in (True, False, "5m", "1h"):
+        raise InvalidRequestError(f"{where} has cache={cache!r}: write True, or the lifetime '5m' or '1h'")
+
+
 def _check_part(part: Any, *, role: Role, where: str) -> None:
+    _check_mark(getattr(part, "cache", False), where=where)
     if isinstance(part, TextPart) and isinstance(part.text, str):
         check_unicode(part.text, where=where)
     elif _is_own_words(part):
@@ -304,13 +310,14 @@ def check_tools(tools: Any) -> None:
         if not isinstance(tool, Tool) or not tool.name:
             found = "has no name" if isinstance(tool, Tool) else f"is of type {type(tool).__name__}"
             raise InvalidRequestError(f"{where} {found}: write Tool(name, …), or a provider's own as {{'type': …}}")
+        _check_mark(tool.cache, where=where)
         check_unicode((tool.name, tool.description, tool.parameters), where=where)
 
 
 def check_wishes(wishes: Wishes, tools: Sequence[Any]) -> None:
     """Raise an ``InvalidRequestError`` for a wish that cannot be meant."""
     _check_tool_choice(wishes.tool_choice, tools)
-    if wishes.parallel_tool_calls not in {None, True, False}:
+    if not isinstance(wishes.parallel_tool_calls, bool | None):
         raise InvalidRequestError(f"parallel_tool_calls={wishes.parallel_tool_calls!r} must be True or False")
     reasoning = wishes.reasoning
     if reasoning is not None and not _is_count(reasoning) and reasoning not in EFFORTS:
