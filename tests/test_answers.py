@@ -8,7 +8,7 @@ import pytest
 
 from factflow_llm import BadResponseError, CompletionResponse, ErrorReason, FinishReason, Usage, get_error_metadata
 from tests.support.calling import ask, call, follow, message
-from tests.support.faces import openai_answer, openai_chunk
+from tests.support.faces import ANTHROPIC, anthropic_answer, openai_answer, openai_chunk
 from tests.support.loopback import Reply
 
 
@@ -27,6 +27,10 @@ def test_a_filtered_choice_needs_no_message() -> None:
     """A choice that says why it is empty is an answer; one that says nothing is none, and names the field."""
     filtered = {"index": 0, "finish_reason": "content_filter: PROHIBITED_CONTENT"}
     assert ask(openai_answer(choices=[filtered])).finish_reason is FinishReason.CONTENT_FILTER
+    azure = {"index": 0, "content_filter_results": {"hate": {"filtered": True, "severity": "high"}}}
+    assert ask(openai_answer(choices=[azure])).finish_reason is FinishReason.CONTENT_FILTER
+    refused = ask(anthropic_answer(finish="refusal") | {"content": None}, ANTHROPIC)
+    assert (refused.text, refused.finish_reason) == ("", FinishReason.CONTENT_FILTER)
     with pytest.raises(BadResponseError, match=r"choices\[0\].message is null or missing where an object belongs"):
         ask(openai_answer(choices=[{"index": 0, "finish_reason": None}]))
 

@@ -179,7 +179,7 @@ def _answers(sdk: ModuleType, source: str) -> Answers:
     return Answers(
         sdk=sdk,
         origin=source,
-        wanted="content",
+        wanted=("content", "stop_reason"),
         every="type",
         read=read_message,
         reader=MessageReader,

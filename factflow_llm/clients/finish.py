@@ -25,7 +25,13 @@ _WORDS = {
         prohibited_content image_prohibited_content blocklist spii guardrail_intervened guardrails blocked error_toxic
         moderation content_moderation content_policy content_policy_violation content_blocked risk_control
         """,
+    FinishReason.OTHER: "malformed_function_call function_call_filter pause_turn",
 }
+_LIKELY = (
+    (re.compile(r"filter|safety|sensitive|moderat|polic|prohibit|blocklist|guardrail"), FinishReason.CONTENT_FILTER),
+    (re.compile(r"maxtoken|maxoutput|length|tokenlimit|contextwindow"), FinishReason.LENGTH),
+)
+"""What a word nobody has listed most probably says."""
 _PUNCTUATION = re.compile(r"[^a-z0-9]+")
 _REASONS = {_PUNCTUATION.sub("", word): reason for reason, words in _WORDS.items() for word in words.split()}
 
@@ -47,4 +53,6 @@ def read_finish(word: str | None, *, refused: bool = False, calls: bool = False)
 @lru_cache(maxsize=256)
 def _normal(word: str) -> FinishReason | None:
     squashed = _PUNCTUATION.sub("", word.partition(":")[0].rpartition(".")[2].lower())
-    return _REASONS.get(squashed, FinishReason.OTHER) if squashed else None
+    if not squashed or squashed in _REASONS:
+        return _REASONS.get(squashed)
+    return next((reason for said, reason in _LIKELY if said.search(squashed)), FinishReason.OTHER)

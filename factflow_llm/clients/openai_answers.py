@@ -57,19 +57,21 @@ def _read_choice(choice: Any, answer: Mapping[str, Any], known: Known, raw: Any)
         unreadable("choices[0]", choice, "an object")
     finish = word(choice.get("finish_reason"))
     _raise_if_failed(choice, finish)
-    message = _message(choice, finish)
+    ending = finish or ("content_filter" if _filtered(choice) else None)
+    message = _message(choice, ending)
     answer_id = word(answer.get("id"))
     said, thought = _Content().add(message.get("content"), "choices[0].message.content")
     refusal = text(message.get("refusal"), "choices[0].message.refusal")
     calls = _read_calls(message, answer_id, known.origin)
     counts: Counts = {}
-    for report in (choice.get("usage"), mapping(answer.get("x_groq")).get("usage"), answer.get("usage")):
+    corner = mapping(answer.get("x_groq")).get("usage")
+    for report in (message.get("usage"), choice.get("usage"), corner, answer.get("usage")):
         gather(report, counts)
     return CompletionResponse(
         text=whole(said) or refusal,
         model=word(answer.get("model")) or known.model,
         usage=openai_usage(counts),
-        finish_reason=read_finish(finish, refused=bool(refusal), calls=bool(calls)),
+        finish_reason=read_finish(ending, refused=bool(refusal), calls=bool(calls)),
         provider_finish_reason=finish,
         tool_calls=calls,
         reasoning=whole(thought or _reasoning(message)) or None,
@@ -115,6 +117,12 @@ def _message(choice: Mapping[str, Any], finish: str | None) -> Mapping[str, Any]
     if message is not None or finish is None:
         unreadable("choices[0].message", message, "an object")
     return {}
+
+
+def _filtered(choice: Mapping[str, Any]) -> bool:
+    """Tell whether Azure's filter has taken the message away, should its finish word be missing, too."""
+    results = mapping(choice.get("content_filter_results"))
+    return any(mapping(result).get("filtered") is True for result in results.values())
 
 
 def _read_calls(message: Mapping[str, Any], answer_id: str | None, origin: str) -> tuple[ToolCall, ...]:

@@ -96,7 +96,7 @@ class ChatCompletions(Language):
         return Answers(
             sdk=sdk,
             origin=self.origin,
-            wanted="choices",
+            wanted=("choices",),
             every="choices",
             read=read_completion,
             reader=ChatReader,
@@ -156,7 +156,7 @@ class Responses(Language):
         return Answers(
             sdk=sdk,
             origin=self.origin,
-            wanted="output",
+            wanted=("output",),
             every="type",
             read=read_response,
             reader=ResponseReader,

@@ -46,7 +46,7 @@ class Answers:
     Attributes:
         sdk: the SDK.
         origin: who answers, such as ``openai api.openai.com``.
-        wanted: the field that makes an object an answer.
+        wanted: the fields of which one makes an object an answer.
         every: the field that every sound event has.
         read: reads an answer.
         reader: makes a reader of one stream.
@@ -57,7 +57,7 @@ class Answers:
 
     sdk: ModuleType
     origin: str
-    wanted: str
+    wanted: tuple[str, ...]
     every: str
     read: ReadAnswer
     reader: Callable[[Known], Reader]
@@ -205,13 +205,15 @@ def read_object(response: Any, *, wanted: str, headers: Mapping[str, str]) -> di
     Raises:
         BadResponseError: it is no object with the field ``wanted``, or tells a failure.
     """
-    return _sound(response, _decoded(response, response.http_response.content), wanted, headers)
+    return _sound(response, _decoded(response, response.http_response.content), (wanted,), headers)
 
 
-def _sound(response: Any, answer: dict[str, Any], wanted: str, headers: Mapping[str, str]) -> dict[str, Any]:
+def _sound(
+    response: Any, answer: dict[str, Any], wanted: tuple[str, ...], headers: Mapping[str, str]
+) -> dict[str, Any]:
     if failure := failure_inside(answer, headers=headers):
         raise failure
-    if answer.get(wanted) is None:
+    if all(answer.get(field) is None for field in wanted):
         raise_not_an_answer(response)
     return answer
 
