@@ -232,6 +232,30 @@ def test_chat_calls_go_round_without_their_message(streamed: bool) -> None:
     assert sent["tool_calls"] == calls
 
 
+FOREIGN = [Message.user("Which?"), Message.assistant(tool_calls=(ToolCall("c1", "f", "{}"), ToolCall("c2", "f", "{}")))]
+RESULTS = [Message.tool("x", tool_call_id=call_id) for call_id in ("c1", "c2")]
+
+
+def test_gemini_is_told_that_a_foreign_call_is_unsigned() -> None:
+    """Gemini since 3 refuses a turn whose calls another model made, unless told to skip the check."""
+    ask = exchange(OPENAI, openai_answer(), openai_answer(), model="gemini-3-flash")
+    calls = ask([*FOREIGN, *RESULTS])[1]["messages"][1]["tool_calls"]
+    assert calls[0]["extra_content"] == {"google": {"thought_signature": "skip_thought_signature_validator"}}
+    assert "extra_content" not in calls[1]
+    earlier = exchange(OPENAI, model="gemini-2.5-pro")([*FOREIGN, *RESULTS])[1]["messages"][1]["tool_calls"]
+    assert all("extra_content" not in call for call in earlier)
+
+
+def test_server_that_thinks_gets_thoughts_with_every_call() -> None:
+    """A server that has sent reasoning_content wants it on all turns with calls, be it empty."""
+    state = ProviderState.of("openai 127.0.0.1", {"reasoning_content": "6 x 7"})
+    own = dataclasses.replace(Message.assistant("42"), provider_state=state)
+    _, body = exchange(OPENAI)([*FOREIGN, *RESULTS, own, *HELLO])
+    assert [turn.get("reasoning_content") for turn in body["messages"] if turn["role"] == "assistant"] == ["", "6 x 7"]
+    _, body = exchange(OPENAI)([*FOREIGN, *RESULTS])
+    assert "reasoning_content" not in body["messages"][1]
+
+
 def test_half_a_character_a_provider_gave_is_no_obstacle() -> None:
     """What a provider wants back goes back, though it was cut within a character."""
     state = ProviderState.of("openai 127.0.0.1", {"reasoning_content": "6 x 7 \ud83d"})

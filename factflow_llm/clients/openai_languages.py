@@ -16,7 +16,7 @@ from factflow_llm.clients.openai_messages import say_format, say_messages, say_t
 from factflow_llm.clients.reading import Answers
 from factflow_llm.clients.responses_answers import ResponseReader, read_response
 from factflow_llm.clients.stainless import accepted_options
-from factflow_llm.clients.turns import origin
+from factflow_llm.clients.turns import fill_chat_gaps, origin
 from factflow_llm.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -113,9 +113,10 @@ class ChatCompletions(Language):
         """Say a call in the words of chat completions."""
         self._check_options(call)
         self._check_temperature(call)
+        messages = say_messages(call.messages, self.origin, marks=self._marks)
         request: dict[str, Any] = {
             "model": self._target,
-            "messages": say_messages(call.messages, self.origin, marks=self._marks),
+            "messages": fill_chat_gaps(messages, self.origin, self._model),
         }
         if call.max_tokens is not None:
             request["max_completion_tokens" if self._reasons else "max_tokens"] = call.max_tokens

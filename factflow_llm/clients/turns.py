@@ -7,6 +7,7 @@ goes out edited, and only what nobody else can read comes back as it was. Nobody
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from factflow_llm.types import Message, ProviderState
+
+
+_SIGNING = re.compile(r"(?:^|[/:])gemini-(?:[3-9]|\d\d)(?!\d)")
+_UNSIGNED = "skip_thought_signature_validator"
 
 
 def origin(language: str, base_url: object) -> str:
@@ -51,6 +56,23 @@ def restore_chat_turn(message: Message, said: dict[str, Any], source: str) -> di
 def _beside(call: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
     beside = {name: value for name, value in kept.items() if name != "message"}
     return {**beside, **call, "function": {**kept.get("function", {}), **call["function"]}}
+
+
+def fill_chat_gaps(said: list[dict[str, Any]], source: str, model: str) -> list[dict[str, Any]]:
+    """Give turns with calls that came from elsewhere what some servers demand of every such turn.
+
+    DeepSeek demands ``reasoning_content``, be it empty, as does any server once it has sent some; Gemini since 3 a
+    signature, for which its documentation names a word to skip the check.
+    """
+    calling = [turn for turn in said if turn.get("tool_calls")]
+    if calling and ("deepseek" in source or any("reasoning_content" in turn for turn in said)):
+        for turn in calling:
+            turn.setdefault("reasoning_content", "")
+    if calling and _SIGNING.search(model):
+        for turn in calling:
+            if not any("extra_content" in call for call in turn["tool_calls"]):
+                turn["tool_calls"][0]["extra_content"] = {"google": {"thought_signature": _UNSIGNED}}
+    return said
 
 
 def restore_blocks(
