@@ -12,7 +12,7 @@ from weakref import ref
 
 import pytest
 
-from factflow_llm import LLMClientFactory, LLMConfig
+from factflow_llm import LLMClientFactory, LLMConfig, RateLimitedClient
 from factflow_llm.clients.openai import OpenAIClient
 from factflow_llm.errors import ClosedError, ConfigurationError, get_error_metadata
 from factflow_llm.ratelimit.attempts import LEFT_OPEN_S
@@ -76,6 +76,25 @@ def test_closing_a_client_ends_its_pauses() -> None:
             await client.complete(HELLO)
         assert client.calls == 0
         assert idle(client)
+
+    run_virtually(main())
+
+
+def test_closing_a_client_takes_its_calls_out_of_the_line() -> None:
+    """Of two clients behind one limiter, the closed one's waiting calls end; the other's go on."""
+
+    async def main() -> None:
+        limiter = AdaptiveRateLimiter(RateLimitConfig(**ONE))
+        first, second = (RateLimitedClient(Slow(4.0), limiter) for _ in range(2))
+        calls = [asyncio.create_task(client.complete(HELLO)) for client in (first, first, second)]
+        await asyncio.sleep(1.0)
+        await first.aclose()
+        with pytest.raises(ClosedError, match="for its turn"):
+            await calls[1]
+        assert asyncio.get_running_loop().time() == 1.0
+        assert (await calls[0]).text == (await calls[2]).text == "yes"
+        assert asyncio.get_running_loop().time() == 8.0
+        assert limiter.metrics.queued == 0
 
     run_virtually(main())
 

@@ -102,7 +102,7 @@ class PartialEmbeddingError(FactflowLLMError):
 
 
 class DeadlineExceededError(FactflowLLMError, TimeoutError):
-    """The caller's deadline passes before the call can be admitted, sent or retried."""
+    """The caller's deadline passes before the call is over, wherever it is: waiting, retrying, answering, streaming."""
 
     reason = ErrorReason.DEADLINE
 

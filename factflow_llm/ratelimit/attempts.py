@@ -207,6 +207,12 @@ class Attempts:
             idle_s,
         )
 
+    def leave_the_line(self) -> None:
+        """End the wait for a turn, if the call waits for one, by a ``ClosedError``."""
+        turn = getattr(self.ticket, "future", None)
+        if turn is not None and not turn.done():
+            turn.set_exception(ClosedError("the client was closed while the call waited for its turn"))
+
     def _too_late(self) -> DeadlineExceededError:
         return DeadlineExceededError(
             f"no whole answer by the call's deadline, {self.ticket.deadline_s - self.arrival_s:g} s after it was asked "

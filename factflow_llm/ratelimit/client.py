@@ -84,7 +84,7 @@ class _Limited(Generic[ClientT]):
         return f"<{type(self).__name__} of {self.client!r}, {self.limiter!r}>"
 
     async def aclose(self) -> None:
-        """Close the client inside and end the pauses between attempts; a second call does nothing."""
+        """Close the client inside; calls that wait end with a ``ClosedError``; a second call does nothing."""
         self._road.closed = True
         self._road.wake()
         await self.client.aclose()
@@ -98,7 +98,7 @@ class _Limited(Generic[ClientT]):
         """Begin no call any more, and wait until those under way are over.
 
         Args:
-            refuse_waiting: calls that pause between attempts end at once, with a ``ClosedError``.
+            refuse_waiting: calls that wait for a turn or between attempts end at once, with a ``ClosedError``.
         """
         self._road.closed = True
         if refuse_waiting:

@@ -83,10 +83,12 @@ class Road:
             self._pauses.discard(pause)
 
     def wake(self) -> None:
-        """End the pauses between attempts: those calls get a ``ClosedError``."""
+        """End the waits for a turn and the pauses between attempts: those calls get a ``ClosedError``."""
         for pause in self._pauses:
             if not pause.done():
                 pause.set_exception(ClosedError("the client was closed while the call waited to be sent again"))
+        for call in self.calls:
+            call.leave_the_line()
 
     def leave(self, call: object) -> None:
         """Strike a call that is over."""
