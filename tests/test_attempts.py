@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from factflow_llm.clients.pending import PendingClient
 from factflow_llm.clients.timing import TimeBound
 from factflow_llm.errors import DeadlineExceededError, InvalidRequestError
 from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
@@ -223,3 +225,18 @@ def test_the_deadline_of_an_embedding_is_one_for_all_its_batches() -> None:
         assert asyncio.get_running_loop().time() == 5.0
 
     run_virtually(main())
+
+
+def test_the_deadline_covers_the_import_of_an_sdk() -> None:
+    """A call whose client is still being made ends at its deadline, too; the making goes on for the next."""
+    made = threading.Event()
+
+    async def main() -> None:
+        client: Any = RateLimitedClient(PendingClient(made.wait, model="m", provider="openai"), None)  # type: ignore[arg-type]
+        with pytest.raises(DeadlineExceededError, match="no client within"):
+            await client.complete(HELLO, deadline_s=0.01)
+        made.set()
+        await client.ready()
+        assert client.client is True
+
+    asyncio.run(main())

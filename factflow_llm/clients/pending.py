@@ -45,7 +45,7 @@ class PendingClient:
         if making is None:
             return
         await asyncio.wait({making})
-        if making.exception() is None:
+        if not making.cancelled() and making.exception() is None:
             await making.result().aclose()
 
     def __repr__(self) -> str:

@@ -12,6 +12,8 @@ from factflow_llm.clients.base import BaseLLMClient
 from factflow_llm.clients.checks import check_event_loop, check_max_tokens, check_messages, check_tools, check_turn
 from factflow_llm.clients.pending import PendingClient
 from factflow_llm.clients.stream import ChatStream
+from factflow_llm.clients.timing import TimeBound
+from factflow_llm.errors import DeadlineExceededError
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.providers import PROVIDERS
 from factflow_llm.ratelimit.attempts import Attempts
@@ -115,6 +117,26 @@ class _Limited(Generic[ClientT]):
         if isinstance(client, PendingClient):
             self.client = await client.made()
 
+    async def _time_left_s(self, deadline_s: float | None) -> float | None:
+        """Make the client inside ready, within the call's deadline; return what is left of that."""
+        if not isinstance(self.client, PendingClient):
+            return deadline_s
+        check_turn(0, deadline_s)
+        within_s = self.retry.deadline_s if deadline_s is None else deadline_s
+        if within_s is None:
+            await self.ready()
+            return None
+        loop = asyncio.get_running_loop()
+        by_s = loop.time() + within_s
+        bound = TimeBound(
+            by_s=by_s, expired=lambda: DeadlineExceededError(f"no client within {within_s:g} s: warm() it")
+        )
+        try:
+            await bound.wait(self.ready())
+        finally:
+            bound.close()
+        return by_s - loop.time()
+
     def _begin(
         self,
         operation: str,
@@ -171,7 +193,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             BreakerOpenError: the quota is exhausted.
             Exception: the SDK's own, unchanged, when it is terminal or attempts have run out.
         """
-        await self.ready()
+        deadline_s = await self._time_left_s(deadline_s)
         input_tokens = self._input_tokens(messages, tools, response_format)
         bound = _bound(max_tokens, provider_options.get("n"))
         call = self._begin("chat", input_tokens, bound, priority, deadline_s)
@@ -219,7 +241,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
     async def _chunks(
         self, messages: Sequence[Message], priority: int, deadline_s: float | None, asked: dict[str, Any], made_at: str
     ) -> AsyncIterator[StreamChunk]:
-        await self.ready()
+        deadline_s = await self._time_left_s(deadline_s)
         input_tokens = self._input_tokens(messages, asked["tools"], asked["response_format"])
         bound = _bound(asked["max_tokens"], asked.get("n"))
         call = self._begin("chat", input_tokens, bound, priority, deadline_s)
@@ -281,7 +303,7 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
             DeadlineExceededError: not over in time.
             PartialEmbeddingError: some batches failed for good; carries the vectors of the others.
         """
-        await self.ready()
+        deadline_s = await self._time_left_s(deadline_s)
         split = getattr(self.client, "split", None)
         if split is None:
 
