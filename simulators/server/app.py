@@ -27,7 +27,7 @@ from simulators.providers.catalogue import Provider
 from simulators.providers.limit_headers import Api
 from simulators.providers.machine import ProviderMachine, Verdict
 from simulators.server.conduct import Asked, Conduct
-from simulators.server.dialects import DIALECTS
+from simulators.server.dialects import dialect_of
 from simulators.server.dialects.base import InvalidAskingError
 from simulators.streams import Streams
 
@@ -120,7 +120,7 @@ class SimulatedServer:
             msg = f"speed = {speed!r} must be above 0; to answer at once, set waits=False"
             raise ConfigurationError(msg)
         self.machine = ProviderMachine(self.provider, Streams(seed), start_utc_s=time.time())
-        self.dialect: Dialect = DIALECTS[self.provider.api]
+        self.dialect: Dialect = dialect_of(self.provider.api)
         self.conduct = Conduct()
         self.url = ""
         self._speed = speed

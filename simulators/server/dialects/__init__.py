@@ -1,33 +1,16 @@
-"""How each provider speaks HTTP, one file each: what it reads, what it answers, and in which words it refuses."""
+"""How each provider speaks HTTP, one file each: what it reads, what it answers, and in which words it rejects."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from simulators.providers.limit_headers import Api
-from simulators.server.dialects.anthropic import Anthropic
-from simulators.server.dialects.azure import Azure
-from simulators.server.dialects.bedrock import Bedrock
-from simulators.server.dialects.compatible import Cohere, Gemini, Groq, LiteLLM, Mistral, Nginx, OpenRouter, Voyage
-from simulators.server.dialects.openai import OpenAI
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from simulators.providers.limit_headers import Api
     from simulators.server.dialects.base import Dialect
 
-DIALECTS: Mapping[Api, Dialect] = {
-    Api.OPENAI: OpenAI(),
-    Api.AZURE: Azure(),
-    Api.ANTHROPIC: Anthropic(),
-    Api.BEDROCK: Bedrock(),
-    Api.GEMINI: Gemini(),
-    Api.GROQ: Groq(),
-    Api.MISTRAL: Mistral(),
-    Api.OPENROUTER: OpenRouter(),
-    Api.COHERE: Cohere(),
-    Api.VOYAGE: Voyage(),
-    Api.LITELLM: LiteLLM(),
-    Api.NGINX: Nginx(),
-}
-"""The dialect of each api that has one; a local model has no HTTP face."""
+
+def dialect_of(api: Api) -> Dialect:
+    """Return the dialect of an api, which the file of that name holds; a local model has none."""
+    dialect: Dialect = import_module(f"{__name__}.{api.value}").DIALECT
+    return dialect

@@ -154,3 +154,6 @@ class Anthropic(Dialect):
                 return _error("rate_limit_error", message)
             case _:
                 return _error("api_error", "Internal server error")
+
+
+DIALECT = Anthropic()

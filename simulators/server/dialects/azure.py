@@ -94,3 +94,6 @@ class Azure(Dialect):
             "like to further increase the default rate limit."
         )
         return {"error": {"code": "429", "message": message}}
+
+
+DIALECT = Azure()

@@ -219,3 +219,6 @@ def _message(verdict: Verdict, detail: RejectionDetail | None) -> str:
     what = "requests" if detail is None or detail.axis in (Axis.REQUESTS, Axis.CONCURRENCY) else "tokens"
     span = " per day" if verdict.error == "daily_quota" else ""
     return f"Too many {what}{span}, please wait before trying again."
+
+
+DIALECT = Bedrock()

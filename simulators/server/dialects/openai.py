@@ -236,3 +236,6 @@ def _said_s(provider: Provider, verdict: Verdict, detail: RejectionDetail | None
     truthful = provider.retry_after.habit == "true" and provider.retry_after.constant_s is None
     exact = detail is not None and truthful and math.isfinite(detail.wait_s)
     return math.ceil(detail.wait_s * 1000 - 1e-6) / 1000 if detail is not None and exact else verdict.retry_after_s
+
+
+DIALECT = OpenAI()
