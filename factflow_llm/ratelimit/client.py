@@ -119,7 +119,8 @@ class _Limited(Generic[ClientT]):
 
     async def _time_left_s(self, deadline_s: float | None) -> float | None:
         """Make the client inside ready, within the call's deadline; return what is left of that."""
-        if not isinstance(self.client, PendingClient):
+        client: Any = self.client
+        if not isinstance(client, PendingClient):
             return deadline_s
         check_turn(0, deadline_s)
         within_s = self.retry.deadline_s if deadline_s is None else deadline_s
