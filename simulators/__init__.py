@@ -16,8 +16,6 @@ from importlib import import_module
 from pkgutil import get_data
 from typing import Any
 
-from factflow_llm.errors import ExtraMissingError
-
 _HOMES = {
     alias.name: str(node.module)
     for node in ast.parse(get_data(__name__, "__init__.pyi") or b"").body
@@ -38,6 +36,8 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in {"factflow_llm", "simulators"}:
             raise
+        from factflow_llm.errors import ExtraMissingError
+
         msg = f'simulators.{name} needs {error.name}, which comes with the laboratory: pip install "factflow-llm[lab]"'
         raise ExtraMissingError(msg) from error
     globals()[name] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -562,3 +563,39 @@ def test_a_taken_port_is_named() -> None:
         result = _run("serve", "-p", "bucket", "--port", str(port))
     assert result.exit_code == 2
     assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
+
+
+def test_the_version_is_told_and_help_is_short_to_type() -> None:
+    """``--version`` names package and version; ``-h`` is ``--help``, of the whole and of each command."""
+    assert re.fullmatch(r"factflow-llm (\d+\.\S+|from a source tree)\n", _run("--version").stdout.replace(",", ""))
+    assert _run("-h").stdout == _run("--help").stdout
+    assert _run("simulate", "-h").stdout == _run("simulate", "--help").stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Nobody waits for pandas, pydantic or an SDK to read a help text."""
+    code = (
+        "import sys; from simulators.cli.app import app\n"
+        "try: app(['--help'], prog_name='factflow-llm')\n"
+        "except SystemExit: print({'pandas', 'numpy', 'pydantic', 'openai', 'matplotlib'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_no_header_is_cut_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns that do not fit stand in a further table; each header is whole and no line is longer."""
+    monkeypatch.setenv("COLUMNS", "80")
+    words = ["--duration", "60", "--jobs", "1"]
+    told = _run("compare", "sample", *words, "--seeds", "2", "--policy", "oracle", "--policy", "ours").stdout
+    planned = _run("plan", "sample", *words, "--provider", "openai-tier-1").stdout
+    assert max(map(len, (told + planned).splitlines())) <= 80
+    for header in (*HEADLINES, "wait_p95_tighter_s", "quota_needed", "needed", "meets"):
+        assert f" {header} " in told + planned
+
+
+def test_settings_are_not_written_as_json() -> None:
+    """A name that promises JSON is refused before any work."""
+    result = _run("tune", "sample", "--out", "limiter.json")
+    assert result.exit_code == 2
+    assert "--out limiter.json: this is written as TOML; give a name that ends in .toml" in result.stderr

@@ -116,3 +116,12 @@ def test_bad_input_is_said_in_words(change: dict[str, object], told: str) -> Non
     usual = {"trace": sim.sample_trace(), "providers": ["bucket"], "max_wait_p95_s": 1.0, "jobs": 1, "progress": False}
     with pytest.raises(ConfigurationError, match=told):
         sim.plan(**usual | change)
+
+
+def test_one_provider_may_stand_alone() -> None:
+    """A single provider needs no list, as a single scenario needs none."""
+    trace = sim.sample_trace().window(0, 30)
+    alone, listed = (
+        sim.plan(trace, providers=given, max_wait_p95_s=2.0, jobs=1, progress=False) for given in ("slots", ["slots"])
+    )
+    assert alone.frame.equals(listed.frame)

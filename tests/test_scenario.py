@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import simulators as sim
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
 from simulators.providers.catalogue import provider
@@ -127,3 +128,27 @@ def test_something_else_is_no_workload() -> None:
     """What is neither a trace nor a backlog is named, with what would do."""
     with pytest.raises(ConfigurationError, match=r"'AzureLLMInferenceTrace_code\.csv'.*read_trace"):
         Scenario("AzureLLMInferenceTrace_code.csv", "bucket")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("run", [sim.simulate, sim.tune, lambda trace: sim.compare([trace], {"ours": None})])
+def test_a_trace_alone_is_no_scenario(run: Any) -> None:
+    """Whoever forgets the provider is told how to say it."""
+    with pytest.raises(ConfigurationError, match=r"is no scenario: say whom it asks, as in sim.Scenario\(trace"):
+        run(sim.sample_trace())
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        ("12:00", "time_s = '12:00' must be a number: seconds from the start"),
+        (True, "time_s = True must be a number"),
+        (1e9, r"time_s = 1e\+09 lies after the end of the run, which is at 60 s"),
+    ],
+)
+def test_an_event_is_a_moment_of_the_run(moment: Any, words: str) -> None:
+    """A clock's time and a moment after the end are said in words, for changes and restarts alike."""
+    scenario = sim.Scenario(sim.backlog(2, 60.0), "bucket")
+    with pytest.raises(ConfigurationError, match=words):
+        scenario.at(moment, quota=0.5)
+    with pytest.raises(ConfigurationError, match=words):
+        scenario.restarting(moment)

@@ -13,6 +13,7 @@ from factflow_llm.signals import Outcome
 from simulators.calibration.evidence import Evidence
 from simulators.calibration.replay import refusals
 from simulators.engine.simulate import simulate
+from simulators.numerals import readable
 from simulators.scenarios.scenario import Scenario
 from simulators.streams import seeds_of
 
@@ -67,7 +68,7 @@ class Validation:
                 f"{self.name}, {self.since_s:.0f} s to {self.until_s:.0f} s",
                 f"attempts replayed: {recorded} 429s recorded, {predicted} by the quotas, {same} of them the same",
                 "demand simulated:",
-                self.figures.round(4).to_string(),
+                readable(self.figures).to_string(),
                 f"429s in time: largest gap {self.timing_gap:.3f}",
             ]
         )
@@ -76,7 +77,7 @@ class Validation:
         return f"<Validation {self.report()}>"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{html.escape(self.name)}</b></p>{self.figures.round(4).to_html()}"
+        return f"<p><b>{html.escape(self.name)}</b></p>{readable(self.figures).to_html()}"
 
 
 def validate(

@@ -6,8 +6,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from factflow_llm.errors import ConfigurationError, FactflowLLMError
-from factflow_llm.ratelimit.config import RateLimitConfig
 from simulators.cli import options
 
 
@@ -19,10 +17,14 @@ class _Spoken(TyperGroup):
         given = " ".join(ctx.args)
         try:
             return super().invoke(ctx)
-        except FactflowLLMError as error:
-            message = str(error)
         except typer.BadParameter as error:
             message = f"{error.format_message()} (given: {given}); see --help"
+        except Exception as error:
+            from factflow_llm.errors import FactflowLLMError  # --help need not wait for it
+
+            if not isinstance(error, FactflowLLMError):
+                raise
+            message = str(error)
         typer.echo(f"error: {' '.join(message.split())}", err=True)
         raise typer.Exit(2)
 
@@ -30,6 +32,7 @@ class _Spoken(TyperGroup):
 app = typer.Typer(
     cls=_Spoken,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="""
@@ -50,6 +53,26 @@ app = typer.Typer(
       factflow-llm lab
     """,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"factflow-llm {version('factflow-llm')}")
+        except PackageNotFoundError:
+            typer.echo("factflow-llm, from a source tree")
+        raise typer.Exit
+
+
+@app.callback()
+def _any_command(
+    version: Annotated[  # its callback has said it
+        bool, typer.Option("--version", metavar="", callback=_say_version, is_eager=True, help="Say which this is.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -276,6 +299,7 @@ def plan(
       factflow-llm plan recording.jsonl --provider my-tier.toml --settings limiter.toml --plot plan.png
     """
     import simulators as sim
+    from factflow_llm import RateLimitConfig
     from simulators.cli import inputs, outputs, reports
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
@@ -323,6 +347,7 @@ def calibrate(
       factflow-llm tune recording.jsonl --provider provider.toml
     """
     import simulators as sim
+    from factflow_llm import ConfigurationError
     from simulators.cli import inputs, outputs, reports
 
     outputs.check_outputs({"--out": out, "--plot": plot}, overwrite=overwrite)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from simulators.traces import Trace
 
 SAMPLE = "sample"
-POLICY_WORDS = ("ours", "oracle", "retry-only", "fixed", "classic-aimd")
 _BACKLOG_S = 1800.0
 _TOO_MANY = 429
 

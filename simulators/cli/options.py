@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from simulators.cli.inputs import POLICY_WORDS
-
+POLICY_WORDS = ("ours", "oracle", "retry-only", "fixed", "classic-aimd")
 _PROVIDERS = "A preset (see factflow-llm providers) or a provider's TOML file"
 POLICIES = f"{', '.join(POLICY_WORDS)}, fixed:RATE (requests/s), or a settings file .toml"
 

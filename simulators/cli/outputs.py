@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from factflow_llm.errors import ConfigurationError
+from simulators.numerals import figure_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _PICTURES = (".png", ".svg", ".pdf")
 _PIPE_WIDTH = 200
+_ENDLESS = 10_000
 
 
 def check_outputs(files: Mapping[str, Path | None], *, overwrite: bool) -> None:
@@ -62,6 +66,9 @@ def check_outputs(files: Mapping[str, Path | None], *, overwrite: bool) -> None:
                 f"{place}: cannot be written ({error.strerror}); choose a folder that exists and that you may write to"
             )
             raise ConfigurationError(msg) from None
+        if option == "--out" and path.suffix.lower() != ".toml":
+            msg = f"{place}: this is written as TOML; give a name that ends in .toml (--json prints JSON)"
+            raise ConfigurationError(msg)
         if option == "--plot" and path.suffix.lower() not in _PICTURES:
             msg = f"{place}: cannot draw a {path.suffix or 'file without suffix'}; choose one of {', '.join(_PICTURES)}"
             raise ConfigurationError(msg)
@@ -101,12 +108,36 @@ def draw_calibration(validation: Validation, path: Path) -> None:
 
 
 def show(frame: pd.DataFrame, title: str, justify: Literal["left", "right"] = "right") -> None:
-    """Print a frame as a table under its title; equal words of the outer index stand once."""
+    """Print a frame as a table under its title; equal words of the outer index stand once.
+
+    Columns of figures that do not fit beside the others go to a further table below, so that no word is cut.
+    """
+    console = _console()
+    console.print(title, highlight=False, markup=False)
+    first, columns = 0, frame.shape[1]
+    while first < columns:
+        fitting = next(
+            (
+                last
+                for last in range(columns, first + 1, -1)
+                if justify == "left" or _width(console, _table(frame.iloc[:, first:last], justify)) <= console.width
+            ),
+            first + 1,
+        )
+        console.print(_table(frame.iloc[:, first:fitting], justify))
+        first = fitting
+
+
+def _width(console: Console, table: Table) -> int:
+    return Measurement.get(console, console.options.update(max_width=_ENDLESS), table).maximum
+
+
+def _table(frame: pd.DataFrame, justify: Literal["left", "right"]) -> Table:
     table = Table()
     for name in frame.index.names:
         table.add_column(str(name or ""), overflow="fold")
     for name in frame.columns:
-        table.add_column(str(name), justify=justify)
+        table.add_column(str(name), justify=justify, overflow="fold", no_wrap=justify == "right")
     above: tuple[Any, ...] = ()
     for row in frame.itertuples():
         keys = row[0] if isinstance(row[0], tuple) else (row[0],)
@@ -116,9 +147,7 @@ def show(frame: pd.DataFrame, title: str, justify: Literal["left", "right"] = "r
         shown = keys if starts else ("",) * (len(keys) - 1) + keys[-1:]
         table.add_row(*map(str, shown), *map(figure_text, row[1:]))
         above = keys
-    console = _console()
-    console.print(title, highlight=False, markup=False)
-    console.print(table)
+    return table
 
 
 def say(text: str) -> None:
@@ -131,22 +160,14 @@ def print_json(document: Any) -> None:
     print(json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def figure_text(value: Any) -> str:
-    """Return a figure for the eye."""
-    if not isinstance(value, float):
-        return str(value)
-    if math.isnan(value):
-        return "-"
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a frame's rows as plain values."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console() if known else Console(width=_PIPE_WIDTH)
 
 
 @contextmanager

@@ -174,7 +174,8 @@ def with_events(scenario: Scenario, word: str) -> Scenario:
     if word == "quota doubled halfway":
         return scenario.at(middle_s, quota=2.0, label="quota doubled")
     if word == "quota at a tenth for a minute":
-        return scenario.at(middle_s, quota=0.1, label="a tenth").at(middle_s + 60.0, quota=1.0, label="back")
+        back_s = min(middle_s + 60.0, scenario.horizon_s)
+        return scenario.at(middle_s, quota=0.1, label="a tenth").at(back_s, quota=1.0, label="back")
     return scenario.restarting(middle_s) if word == "restart halfway" else scenario
 
 

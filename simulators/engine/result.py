@@ -30,6 +30,7 @@ from simulators.engine.rows import (
     Columns,
 )
 from simulators.engine.tally import PERCENTS, Tally
+from simulators.numerals import readable
 from simulators.policies.all_knowing import oracle
 
 if TYPE_CHECKING:
@@ -208,11 +209,11 @@ class SimResult:
 
     def __repr__(self) -> str:
         head = ", ".join(f"{key} {value}" for key, value in self._head().items())
-        return f"<SimResult {head}>\n{self.summary().round(4).to_string()}{self._remark()}"
+        return f"<SimResult {head}>\n{readable(self.summary().to_frame()).to_string()}{self._remark()}"
 
     def _repr_html_(self) -> str:
         head = " · ".join(f"{key} {value}" for key, value in self._head().items())
-        return f"<p><b>{head}</b></p>{self.summary().round(4).to_frame().to_html()}{self._remark()}"
+        return f"<p><b>{head}</b></p>{readable(self.summary().to_frame()).to_html()}{self._remark()}"
 
     def _remark(self) -> str:
         """Say what a ratio above 1 means."""

@@ -8,6 +8,7 @@ from factflow_llm.errors import ConfigurationError
 from simulators.engine.loop import run
 from simulators.engine.result import SimResult
 from simulators.policies.ours import as_policy
+from simulators.scenarios.scenario import require_scenario
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
@@ -39,6 +40,7 @@ def simulate(
     Raises:
         ConfigurationError: for something that is no policy, ``clients`` below 1, or an unknown ``collect``.
     """
+    require_scenario(scenario)
     if clients < 1:
         msg = f"simulate(): clients = {clients!r} must be at least 1"
         raise ConfigurationError(msg)

@@ -194,9 +194,7 @@ class Scenario:
         Raises:
             ConfigurationError: naming the value and its bound.
         """
-        if not (math.isfinite(time_s) and time_s >= 0):
-            msg = f"at(): time_s = {time_s!r} must be a finite number of at least 0"
-            raise ConfigurationError(msg)
+        self._check_moment("at", time_s)
         if not (math.isfinite(quota) and quota > 0):
             msg = f"at(): quota = {quota!r} must be a finite number above 0 (1 is the nominal quota)"
             raise ConfigurationError(msg)
@@ -218,9 +216,7 @@ class Scenario:
         Raises:
             ConfigurationError: naming the value and its bound.
         """
-        if not (math.isfinite(time_s) and time_s >= 0):
-            msg = f"restarting(): time_s = {time_s!r} must be a finite number of at least 0"
-            raise ConfigurationError(msg)
+        self._check_moment("restarting", time_s)
         if client is not None and client < 0:
             msg = f"restarting(): client = {client!r} must be at least 0; None restarts all"
             raise ConfigurationError(msg)
@@ -240,6 +236,17 @@ class Scenario:
             raise ConfigurationError(msg)
         return replace(self, sessions=True)
 
+    def _check_moment(self, method: str, time_s: object) -> None:
+        if isinstance(time_s, bool) or not isinstance(time_s, int | float):
+            msg = f"{method}(): time_s = {time_s!r} must be a number: seconds from the start of the run"
+            raise ConfigurationError(msg)
+        if not (math.isfinite(time_s) and time_s >= 0):
+            msg = f"{method}(): time_s = {time_s!r} must be a finite number of at least 0"
+            raise ConfigurationError(msg)
+        if time_s > self.horizon_s:
+            msg = f"{method}(): time_s = {time_s:g} lies after the end of the run, which is at {self.horizon_s:g} s"
+            raise ConfigurationError(msg)
+
     def _with(self, event: Event) -> Scenario:
         return replace(self, events=tuple(sorted((*self.events, event), key=lambda event: event.time_s)))
 
@@ -256,3 +263,10 @@ class Scenario:
             msg = f"impatient(): patience_s = {patience_s!r} must be above 0"
             raise ConfigurationError(msg)
         return replace(self, impatient_share=share, patience_s=patience_s)
+
+
+def require_scenario(given: object) -> None:
+    """Raise a ``ConfigurationError`` for what is no scenario, such as a trace without a provider."""
+    if not isinstance(given, Scenario):
+        msg = f'{given!r} is no scenario: say whom it asks, as in sim.Scenario(trace, "openai-tier-1")'
+        raise ConfigurationError(msg)

@@ -11,7 +11,6 @@ import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
 from simulators.policies.ours import as_policy
-from simulators.scenarios.scenario import Scenario
 from simulators.studies.journal import opened
 from simulators.studies.parallel import Jobs, Progress, World, make_worlds, processes, reporting
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from factflow_llm.ratelimit.config import RateLimitConfig
     from simulators.policies.base import Policy
+    from simulators.scenarios.scenario import Scenario
     from simulators.streams import Seeds
 
 HEADLINES = ("goodput_ratio", "rejected_share", "attempts_per_success", "wait_p95_s")
@@ -122,7 +122,7 @@ def compare(
         msg = f"clients = {clients!r} must be at least 1"
         raise ConfigurationError(msg)
     chosen = {name: as_policy(policy) for name, policy in policies.items()}
-    worlds = make_worlds([scenarios] if isinstance(scenarios, Scenario) else scenarios, seeds, clients)
+    worlds = make_worlds(scenarios, seeds, clients)
     rows = []
     figures_of = partial(World.figures, policies=tuple(chosen.values()))
     with (

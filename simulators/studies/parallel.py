@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
 from simulators.engine.simulate import simulate
 from simulators.policies.all_knowing import oracle
+from simulators.scenarios.scenario import require_scenario
 from simulators.streams import seeds_of
 
 if TYPE_CHECKING:
@@ -86,15 +87,16 @@ class World:
         return simulate(self.scenario, policy, seed=self.seed, clients=self.clients)
 
 
-def make_worlds(scenarios: Sequence[Scenario], seeds: Seeds, clients: int = 1) -> list[World]:
+def make_worlds(scenarios: Scenario | Sequence[Scenario], seeds: Seeds, clients: int = 1) -> list[World]:
     """Return every scenario with every seed, scenario by scenario.
 
     Raises:
         ConfigurationError: no scenario, no seed, a seed twice, or two scenarios that cannot be told apart.
     """
+    given: list[Scenario] = list(scenarios) if isinstance(scenarios, Iterable) else [scenarios]
     return [
         World(scenario, name, seed, clients)
-        for scenario, name in zip(scenarios, _names(scenarios), strict=True)
+        for scenario, name in zip(given, _names(given), strict=True)
         for seed in seeds_of(seeds)
     ]
 
@@ -224,6 +226,8 @@ def _in_words(quota: Quota) -> str:
 
 def _names(scenarios: Sequence[Scenario]) -> list[str]:
     """Return the scenarios' names, with the events' labels where names alone do not tell them apart."""
+    for each in scenarios:
+        require_scenario(each)
     if not scenarios:
         msg = "scenarios: give at least one"
         raise ConfigurationError(msg)

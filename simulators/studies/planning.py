@@ -14,7 +14,9 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.signals import Axis
 from simulators.engine.simulate import simulate
+from simulators.numerals import readable
 from simulators.providers import catalogue
+from simulators.providers.catalogue import Provider
 from simulators.providers.machine import ProviderMachine
 from simulators.scenarios.demand import calls
 from simulators.scenarios.scenario import Backlog, Scenario
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from simulators.providers.catalogue import Provider
     from simulators.traces import Trace
 
 # Loads tried: the mean demand as a share of the quota, closest where waiting begins. Above 1 only bursts help.
@@ -97,16 +98,16 @@ class Plan:
         return f"{self.workload}: wait p95 at most {self.max_wait_p95_s:g} s; {fits}"
 
     def __repr__(self) -> str:
-        return f"<Plan {self.headline}>\n{self.table().round(3).to_string()}"
+        return f"<Plan {self.headline}>\n{readable(self.table()).to_string()}"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{self.headline}</b></p>{self.table().round(3).to_html()}"
+        return f"<p><b>{self.headline}</b></p>{readable(self.table()).to_html()}"
 
 
 def plan(
     trace: Trace | Backlog,
     *,
-    providers: Sequence[Provider | str],
+    providers: Provider | str | Sequence[Provider | str],
     max_wait_p95_s: float,
     config: RateLimitConfig | None = None,
     seeds: Seeds = 1,
@@ -120,7 +121,7 @@ def plan(
 
     Args:
         trace: what is asked.
-        providers: from the one you would rather have, usually the cheapest.
+        providers: one or more, from the one you would rather have, usually the cheapest.
         max_wait_p95_s: seconds from arrival to admission that 95 % of the requests may wait at most.
         config: the limiter's settings.
         seeds: how many worlds per size of quota, or which; figures are those of the worst.
@@ -130,7 +131,8 @@ def plan(
     Raises:
         ConfigurationError: for an empty or closed-loop workload, no provider, or a number out of bounds.
     """
-    tried = tuple(catalogue.provider(each) if isinstance(each, str) else each for each in providers)
+    given = [providers] if isinstance(providers, Provider | str) else providers
+    tried = tuple(catalogue.provider(each) if isinstance(each, str) else each for each in given)
     chosen = seeds_of(seeds)
     trace = _checked(trace, tried, max_wait_p95_s)
     items = [

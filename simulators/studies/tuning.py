@@ -23,8 +23,8 @@ import pandas as pd
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.files import write_new
 from factflow_llm.ratelimit.config import RateLimitConfig
+from simulators.numerals import readable
 from simulators.policies.ours import Adaptive
-from simulators.scenarios.scenario import Scenario
 from simulators.studies.comparison import HEADLINES
 from simulators.studies.journal import Journal, opened
 from simulators.studies.parallel import Each, Jobs, Progress, World, make_worlds, processes, reporting, with_yardsticks
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from simulators.scenarios.scenario import Scenario
     from simulators.streams import Seeds
 
 STUDY_VERSION = 1
@@ -194,10 +195,10 @@ class Study:
         return leaders
 
     def __repr__(self) -> str:
-        return f"<Study\n{self._head()}>\n{self._summary().to_string()}"
+        return f"<Study\n{self._head()}>\n{readable(self._summary()).to_string()}"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self._head())}</pre>{self._summary().to_html()}"
+        return f"<pre>{html.escape(self._head())}</pre>{readable(self._summary()).to_html()}"
 
     def _head(self) -> str:
         return "\n".join(f"{key}: {value}" for key, value in self.provenance.items())
@@ -244,7 +245,7 @@ def tune(
     if not 0 < max_rejected_share < 1:
         msg = f"max_rejected_share = {max_rejected_share!r} must lie between 0 and 1; a limiter that probes meets 429s"
         raise ConfigurationError(msg)
-    worlds = make_worlds([scenarios] if isinstance(scenarios, Scenario) else scenarios, seeds)
+    worlds = make_worlds(scenarios, seeds)
     search = _new_search(seed)
     rows = []
     with (

@@ -10,6 +10,7 @@ import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
+from simulators.numerals import readable
 from simulators.studies.comparison import HEADLINES, compare
 
 if TYPE_CHECKING:
@@ -83,10 +84,10 @@ class Variation:
             raise ConfigurationError(msg)
 
     def __repr__(self) -> str:
-        return f"<Variation of {', '.join(self.settings)}>\n{self.frame.round(4).to_string(index=False)}"
+        return f"<Variation of {', '.join(self.settings)}>\n{readable(self.frame).to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return self.frame.round(4).to_html(index=False)
+        return readable(self.frame).to_html(index=False)
 
 
 def vary(
