@@ -32,11 +32,13 @@ def simulated(scenario: Scenario, config: RateLimitConfig, seed: int, clients: i
 def produced(scenario: Scenario, config: RateLimitConfig, seed: int, clients: int) -> list[Row]:
     """Return the attempts that production code makes on a virtual clock."""
     rows, numbers = run_in_production(scenario, config, seed, clients)
+    told = {"overloaded": "overloaded", "daily_quota": "exhausted"}
     words = {"ok": "succeeded", "error": "ignored", "timeout": "overloaded"}
     return [
         (
             numbers[row.call_id], row.attempt, round(row.admitted_s, 6), round(row.end_s, 6),
-            words.get(row.outcome, str(row.outcome)), row.limit, row.in_flight, row.queue_depth, row.reason,
+            told.get(row.error) or words.get(row.outcome, str(row.outcome)), row.limit, row.in_flight, row.queue_depth,
+            row.reason,
         )
         for row in rows
         if row.admitted_s is not None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from factflow_llm.ratelimit.config import RateLimitConfig
     from simulators.providers.calls import Call
+    from simulators.providers.catalogue import Provider
 
 _NAMED = {
     Axis.REQUESTS: ("requests", "requests per min (RPM)"),
@@ -40,19 +41,25 @@ _NAMED = {
 class SimulatedError(Exception):
     """What an SDK would raise: a status, a body, a response with headers."""
 
-    def __init__(self, verdict: Verdict, headers: dict[str, str], *, names_axis: bool) -> None:
+    def __init__(self, verdict: Verdict, headers: dict[str, str], provider: Provider) -> None:
         super().__init__("simulated")
         self.status_code = verdict.status
         self.response = SimpleNamespace(headers=headers, status_code=verdict.status)
-        named = _NAMED.get(verdict.axis) if names_axis and verdict.axis is not None else None
+        named = _NAMED.get(verdict.axis) if provider.names_axis and verdict.axis is not None else None
         if verdict.error == "request_exceeds_limit":
             message = "Request too large: Limit 1, Requested 2. The input or output tokens must be reduced."
+        elif verdict.error == "daily_quota":
+            message = "Rate limit reached on requests per day (RPD): Limit 2, Used 2, Requested 1."
         elif named is not None:
             message = f"Rate limit reached on {named[1]}: Limit 2, Used 2, Requested 1."
         else:
             message = "Rate limit reached."
+        if verdict.retry_after_s is not None and provider.retry_after.shown_in == "body":
+            message += f" Please try again in {verdict.retry_after_s:.15g}s."
         kind = named[0] if named is not None and verdict.axis in (Axis.REQUESTS, Axis.TOKENS) else None
         self.body = {"message": message, "type": kind, "param": None, "code": "rate_limit_exceeded"}
+        if verdict.status != 429:
+            self.body = {"message": "Overloaded.", "type": "service_unavailable", "param": None, "code": None}
 
 
 class SimulatedClient:
@@ -73,7 +80,7 @@ class SimulatedClient:
         finally:
             self.machine.finish(loop.time(), verdict.handle)
         if verdict.error is not None:
-            raise SimulatedError(verdict, headers, names_axis=self.machine.provider.names_axis)
+            raise SimulatedError(verdict, headers, self.machine.provider)
         usage = Usage(input_tokens=call.input_tokens, output_tokens=call.output_tokens)
         return CompletionResponse("", self.model, usage, FinishReason.STOP, headers=headers)
 
