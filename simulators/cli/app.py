@@ -395,6 +395,12 @@ def serve(
     port: Annotated[int, typer.Option(metavar="PORT", help="On which port.")] = 8080,
     speed: Annotated[float, typer.Option(metavar="FACTOR", help="Simulated seconds per second.")] = 1.0,
     seed: options.Seed = 0,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="What answers say: text, length, tool_call, structured, refusal or filtered."
+        ),
+    ] = None,
 ) -> None:
     """Serve a simulated provider over HTTP, for the real SDKs, until Ctrl-C; then say how the client behaved.
 
@@ -403,11 +409,13 @@ def serve(
       factflow-llm serve --provider anthropic-start --port 8080
       OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=any python my_adapter.py
     """
-    import simulators as sim
+    from simulators.cli import inputs
     from simulators.cli.outputs import say
     from simulators.server import serving
 
-    print(serving.serve(sim.provider(provider), host=host, port=port, speed=speed, seed=seed, log=say).conduct)
+    sold = inputs.read_provider(provider, quota)
+    served = serving.serve(sold, host=host, port=port, speed=speed, seed=seed, answer=answer, log=say)
+    print(served.conduct)
 
 
 @app.command()

@@ -15,20 +15,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.headers import parse_retry_after
+from factflow_llm.tables import nearest
 from simulators.providers import catalogue
 from simulators.providers.calls import Call, CallKind
 from simulators.providers.catalogue import Provider
 from simulators.providers.limit_headers import Api
 from simulators.providers.machine import ProviderMachine, Verdict
+from simulators.server.bodies import bounded_body, json_object
 from simulators.server.conduct import Asked, Conduct
 from simulators.server.dialects import dialect_of
 from simulators.server.dialects.base import InvalidAskingError
+from simulators.server.dialects.said import AnswerKind, said
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 _SIZE_HEADER = "x-simulated-output-tokens"
 _CALL_HEADER = "x-simulated-call"
+_ANSWER_HEADER = "x-simulated-answer"
 _BREATH_S = 0.001  # below this real time, waiting costs more than it simulates
 
 
@@ -96,6 +100,8 @@ class SimulatedServer:
         answer_tokens: length of an answer, unless the request's ``max_tokens`` is smaller or its header
             ``x-simulated-output-tokens`` says otherwise.
         api_key: the only key that is accepted; by default any.
+        answer: what answers say, unless :meth:`answers` or a request's header ``x-simulated-answer`` says otherwise; by
+            default what the request asks for: a tool it must call, JSON that fits its schema, else words.
         clock: seconds, of any origin; by default ``time.monotonic``.
         log: called with a line per request.
     """
@@ -109,6 +115,7 @@ class SimulatedServer:
         waits: bool = True,
         answer_tokens: int = 64,
         api_key: str | None = None,
+        answer: AnswerKind | str | None = None,
         clock: Callable[[], float] = time.monotonic,
         log: Callable[[str], object] | None = None,
     ) -> None:
@@ -127,6 +134,8 @@ class SimulatedServer:
         self._waits = waits
         self._answer_tokens = answer_tokens
         self._api_key = api_key
+        self._answer = None if answer is None else _kind(answer)
+        self._answers: deque[AnswerKind] = deque()
         self._clock = clock
         self._start_s = clock()
         self._log = log
@@ -151,6 +160,25 @@ class SimulatedServer:
     def script(self, *faults: ScriptedFault) -> None:
         """Let these happen to the next requests, one each."""
         self._script.extend(faults)
+
+    def answers(self, *kinds: AnswerKind | str) -> None:
+        """Let the next chats that are served be answered so, one each.
+
+        Raises:
+            ConfigurationError: there is no such answer.
+        """
+        self._answers.extend(_kind(kind) for kind in kinds)
+
+    def say(self, wanted: Asking, call: Call, headers: Mapping[str, str]) -> Asking:
+        """Return the request with what its answer says."""
+        if wanted.kind is not CallKind.CHAT:
+            return wanted
+        try:
+            named = headers.get(_ANSWER_HEADER)
+            kind = _kind(named) if named else self._answers.popleft() if self._answers else self._answer
+            return wanted._replace(said=said(kind, wanted.offered, call))
+        except (ConfigurationError, ValueError) as error:
+            raise InvalidAskingError(f"{_ANSWER_HEADER}: {error}") from None
 
     def app(self) -> ASGIApp:
         """Make the ASGI application."""
@@ -245,9 +273,9 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        content = await request.body()
-        with contextlib.suppress(_ClientLeftError):
-            await _Exchange(self._server, self._route, request, content, send).run()
+        with contextlib.suppress(_ClientLeftError, ClientDisconnect):
+            content, mistake = await bounded_body(request)
+            await _Exchange(self._server, self._route, request, content, send).run(mistake)
 
 
 class _Exchange:
@@ -263,8 +291,8 @@ class _Exchange:
         self.fault = server.next_fault()
         self.arrived_s = server.now
 
-    async def run(self) -> None:
-        """Answer the request."""
+    async def run(self, mistake: InvalidAskingError | None = None) -> None:
+        """Answer the request, or what is wrong with its body."""
         fault = self.fault
         if fault.kind is FaultKind.DROP:
             self._note(0, "connection")
@@ -279,9 +307,12 @@ class _Exchange:
             await self._answer(Response(content, fault.status, self._headers(headers, fault.status)))
             return
         try:
+            if mistake is not None:
+                raise mistake
             self.server.check_key(self.request.headers)
-            wanted = self.route.read(_object(self.content), self.request)
+            wanted = self.route.read(json_object(self.content), self.request)
             call = self.server.call(wanted, self.request.headers)
+            wanted = self.server.say(wanted, call, self.request.headers)
         except InvalidAskingError as error:
             self._note(error.status, "invalid_request")
             body = self.dialect.problem(error.status, error.message, code=error.code, param=error.param)
@@ -373,12 +404,10 @@ class _Exchange:
         self.request.scope["transport"].abort()
 
 
-def _object(content: bytes) -> Json:
-    with contextlib.suppress(ValueError):
-        body = json.loads(content)
-        if isinstance(body, dict):
-            return body
-    raise InvalidAskingError("We could not parse the JSON body of your request.")
+def _kind(word: AnswerKind | str) -> AnswerKind:
+    if str(word) not in set(AnswerKind):
+        raise ConfigurationError(f"no answer is called {str(word)[:40]!r}{nearest(str(word), map(str, AnswerKind))}")
+    return AnswerKind(word)
 
 
 def _whole(headers: Mapping[str, str], name: str, default: int) -> int:

@@ -14,7 +14,9 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from factflow_llm.errors import ConfigurationError
 from simulators.server.app import FaultKind, ScriptedFault, SimulatedServer
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from simulators.providers.catalogue import Provider
+
+HEADER_TIME_S = 20.0
 
 __all__ = ["FaultKind", "ScriptedFault", "SimulatedServer", "running_server", "serve"]
 
@@ -102,7 +106,7 @@ def _runner(server: SimulatedServer, listener: socket.socket, tls: tuple[Path, P
     certificate, key = tls or (None, None)
     config = uvicorn.Config(
         _with_transport(server.app()),
-        http="h11",
+        http=_Patient,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -114,6 +118,36 @@ def _runner(server: SimulatedServer, listener: socket.socket, tls: tuple[Path, P
         ssl_keyfile=key,
     )
     return _Runner(config)
+
+
+class _Patient(H11Protocol):
+    """A connection whose headers have to arrive in time: who trickles them holds no place for ever."""
+
+    _limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Begin to count when headers are awaited, and stop once they are there."""
+        if self.conn.their_state is not h11.IDLE:
+            self._forget()
+        elif self._limit is None:
+            self._limit = self.loop.call_later(HEADER_TIME_S, self.transport.abort)
+
+    def _forget(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
 
 
 class _Runner(uvicorn.Server):

@@ -14,15 +14,13 @@ from simulators.server.dialects.base import (
     Dialect,
     InvalidAskingError,
     Json,
-    answer_text,
     characters,
     event,
-    is_cut,
     reply_id,
     turns,
     whole,
-    words,
 )
+from simulators.server.dialects.said import AnswerKind, Offered, inside, objects, offered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,27 +51,53 @@ def read_messages(body: Json, version: str | None) -> Asking:
         max(math.ceil(size / 4), 1),
         max_tokens,
         stream=bool(body.get("stream")),
+        offered=_offered(body),
     )
+
+
+def _offered(body: Json) -> Offered:
+    choice = body.get("tool_choice")
+    tools = [(tool.get("name"), tool.get("input_schema")) for tool in objects(body.get("tools"))]
+    schema = inside(body, "output_config", "format", "schema") or inside(body, "output_format", "schema")
+    return offered(tools, inside(choice, "type") in ("any", "tool"), schema, inside(choice, "name"))
 
 
 def message(wanted: Asking, call: Call) -> Json:
     """Return a message."""
     return _message(wanted, call) | {
-        "content": [{"type": "text", "text": answer_text(call.output_tokens)}],
-        "stop_reason": "max_tokens" if is_cut(call) else "end_turn",
+        "content": [_block(wanted, call, whole=True)],
+        "stop_reason": _STOPS.get(wanted.said.kind, "end_turn"),
         "usage": _usage(call.input_tokens, call.output_tokens),
     }
+
+
+_STOPS = {
+    AnswerKind.LENGTH: "max_tokens",
+    AnswerKind.TOOL_CALL: "tool_use",
+    AnswerKind.REFUSAL: "refusal",
+    AnswerKind.FILTERED: "refusal",
+}
+
+
+def _block(wanted: Asking, call: Call, *, whole: bool) -> Json:
+    """Return the one block of the content, before or after it was said."""
+    tool = wanted.said.tool
+    if tool is None:
+        return {"type": "text", "text": wanted.said.text if whole else ""}
+    given = tool.arguments if whole else {}
+    return {"type": "tool_use", "id": f"toolu_{reply_id(call)}", "name": tool.name, "input": given}
 
 
 def events(wanted: Asking, call: Call) -> Iterator[bytes]:
     """Yield the events of a streamed message, in the documented order."""
     yield event("message_start", message=_message(wanted, call))
-    yield event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+    yield event("content_block_start", index=0, content_block=_block(wanted, call, whole=False))
     yield event("ping")
-    for word in words(call.output_tokens):
-        yield event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
+    kind, told = ("text_delta", "text") if wanted.said.tool is None else ("input_json_delta", "partial_json")
+    for piece in wanted.said.pieces:
+        yield event("content_block_delta", index=0, delta={"type": kind, told: piece})
     yield event("content_block_stop", index=0)
-    stop = {"stop_reason": "max_tokens" if is_cut(call) else "end_turn", "stop_sequence": None}
+    stop = {"stop_reason": _STOPS.get(wanted.said.kind, "end_turn"), "stop_sequence": None}
     yield event("message_delta", delta=stop, usage={"output_tokens": call.output_tokens})
     yield event("message_stop")
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from starlette.responses import JSONResponse
 
+from simulators.server.dialects.said import AnswerKind, Offered, Said
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -26,7 +28,6 @@ CREATED = 1_767_225_600
 ORG = "org-XXXX"
 EVENTS = "text/event-stream; charset=utf-8"
 
-_WORD = " word"
 _LARGEST = 1_000_000
 
 
@@ -54,6 +55,8 @@ class Asking(NamedTuple):
     dimensions: int = 0
     packed: bool = False
     vector_kinds: tuple[str, ...] = ()
+    offered: Offered = Offered()
+    said: Said = Said(AnswerKind.TEXT)
 
 
 class ApiRoute(NamedTuple):
@@ -116,17 +119,6 @@ class Dialect(ABC):
         return body
 
 
-def answer_text(tokens: int) -> str:
-    """Return a text of so many tokens."""
-    return (_WORD * tokens).strip()
-
-
-def words(tokens: int) -> Iterator[str]:
-    """Yield the pieces of that text."""
-    for number in range(tokens):
-        yield _WORD if number else _WORD.lstrip()
-
-
 def embedding(text: str, dimensions: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Return a unit vector that depends on the text alone."""
     vector = np.random.Generator(np.random.Philox(zlib.crc32(text.encode()))).standard_normal(dimensions)
@@ -147,11 +139,6 @@ def event(kind: str, **fields: Any) -> bytes:
 def reply_id(call: Call) -> str:
     """Name the answer to a call."""
     return f"{call.index:08d}"
-
-
-def is_cut(call: Call) -> bool:
-    """Tell whether the answer hits ``max_tokens``."""
-    return call.output_tokens == call.max_tokens
 
 
 def turns(body: Json, name: str = "messages") -> list[Json]:

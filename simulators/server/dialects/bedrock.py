@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,14 +17,13 @@ from simulators.server.dialects.base import (
     Dialect,
     InvalidAskingError,
     Json,
-    answer_text,
     characters,
     embedding,
-    is_cut,
+    reply_id,
     turns,
     whole,
-    words,
 )
+from simulators.server.dialects.said import AnswerKind, Offered, inside, objects, offered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,21 @@ def read_converse(body: Json, model: str, *, stream: bool) -> Asking:
     size = characters(body.get("system")) + sum(_size(message.get("content")) for message in messages)
     inference = body.get("inferenceConfig")
     longest = whole(inference, "maxTokens") if isinstance(inference, dict) else None
-    return Asking(CallKind.CHAT, model, max(math.ceil(size / 4), 1), longest, stream=stream)
+    return Asking(CallKind.CHAT, model, max(math.ceil(size / 4), 1), longest, stream=stream, offered=_offered(body))
+
+
+def _offered(body: Json) -> Offered:
+    choice = inside(body, "toolConfig", "toolChoice")
+    tools = [
+        (inside(tool, "toolSpec", "name"), inside(tool, "toolSpec", "inputSchema", "json"))
+        for tool in objects(inside(body, "toolConfig", "tools"))
+    ]
+    schema = inside(body, "outputConfig", "textFormat", "structure", "jsonSchema", "schema")
+    if isinstance(schema, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            schema = json.loads(schema)
+    must = isinstance(choice, dict) and ("any" in choice or "tool" in choice)
+    return offered(tools, must, schema, inside(choice, "tool", "name"))
 
 
 def _size(content: Any) -> int:
@@ -61,10 +76,13 @@ def _size(content: Any) -> int:
 
 def converse(wanted: Asking, call: Call) -> Json:
     """Return a message of one text."""
-    message = {"role": "assistant", "content": [{"text": answer_text(call.output_tokens)}]}
+    tool = wanted.said.tool
+    block: Json = {"text": wanted.said.text}
+    if tool is not None:
+        block = {"toolUse": {"toolUseId": f"tooluse_{reply_id(call)}", "name": tool.name, "input": tool.arguments}}
     return {
-        "output": {"message": message},
-        "stopReason": _stop_reason(call),
+        "output": {"message": {"role": "assistant", "content": [block]}},
+        "stopReason": _STOPS.get(wanted.said.kind, "end_turn"),
         "usage": _usage(call),
         "metrics": {"latencyMs": 1},
     }
@@ -73,15 +91,24 @@ def converse(wanted: Asking, call: Call) -> Json:
 def converse_events(wanted: Asking, call: Call) -> Iterator[bytes]:
     """Yield the frames of a streamed message; no event opens a block of text."""
     yield event_stream.frame({"messageStart": {"role": "assistant"}})
-    for word in words(call.output_tokens):
-        yield event_stream.frame({"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"text": word}}})
+    tool = wanted.said.tool
+    if tool is not None:
+        use = {"toolUse": {"toolUseId": f"tooluse_{reply_id(call)}", "name": tool.name}}
+        yield event_stream.frame({"contentBlockStart": {"contentBlockIndex": 0, "start": use}})
+    for piece in wanted.said.pieces:
+        delta = {"text": piece} if tool is None else {"toolUse": {"input": piece}}
+        yield event_stream.frame({"contentBlockDelta": {"contentBlockIndex": 0, "delta": delta}})
     yield event_stream.frame({"contentBlockStop": {"contentBlockIndex": 0}})
-    yield event_stream.frame({"messageStop": {"stopReason": _stop_reason(call)}})
+    yield event_stream.frame({"messageStop": {"stopReason": _STOPS.get(wanted.said.kind, "end_turn")}})
     yield event_stream.frame({"metadata": {"usage": _usage(call), "metrics": {"latencyMs": 1}}})
 
 
-def _stop_reason(call: Call) -> str:
-    return "max_tokens" if is_cut(call) else "end_turn"
+_STOPS = {
+    AnswerKind.LENGTH: "max_tokens",
+    AnswerKind.TOOL_CALL: "tool_use",
+    AnswerKind.REFUSAL: "content_filtered",
+    AnswerKind.FILTERED: "content_filtered",
+}
 
 
 def _usage(call: Call) -> Json:

@@ -19,16 +19,14 @@ from simulators.server.dialects.base import (
     Dialect,
     InvalidAskingError,
     Json,
-    answer_text,
     characters,
     data,
     embedding,
-    is_cut,
     reply_id,
     turns,
     whole,
-    words,
 )
+from simulators.server.dialects.said import AnswerKind, Offered, inside, objects, offered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +59,17 @@ def read_chat(body: Json, model: str | None = None) -> Asking:
         whole(body, "max_completion_tokens") or whole(body, "max_tokens"),
         stream=bool(body.get("stream")),
         stream_usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        offered=_offered(body),
     )
+
+
+def _offered(body: Json) -> Offered:
+    functions = [tool.get("function") for tool in objects(body.get("tools"))]
+    tools = [(inside(function, "name"), inside(function, "parameters")) for function in functions]
+    choice, form = body.get("tool_choice"), body.get("response_format")
+    schema = {"type": "object"} if inside(form, "type") == "json_object" else inside(form, "json_schema", "schema")
+    must = choice == "required" or isinstance(choice, dict)
+    return offered(tools, must, schema, inside(choice, "function", "name"))
 
 
 def read_embeddings(body: Json, model: str | None = None) -> Asking:
@@ -103,10 +111,23 @@ def _length(text: str | list[int]) -> int:
 
 def chat(wanted: Asking, call: Call) -> Json:
     """Return a chat completion."""
-    message = {"role": "assistant", "content": answer_text(call.output_tokens), "refusal": None}
-    finish = "length" if is_cut(call) else "stop"
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    says = wanted.said
+    message: Json = {"role": "assistant", "content": says.text, "refusal": None}
+    if says.tool is not None:
+        use = {"id": f"call_{reply_id(call)}", "type": "function"}
+        function = {"name": says.tool.name, "arguments": says.tool.text}
+        message |= {"content": None, "tool_calls": [use | {"function": function}]}
+    elif says.kind is AnswerKind.REFUSAL:
+        message |= {"content": None, "refusal": says.text}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISHES.get(says.kind, "stop")}
     return _completion(call, wanted.model, "chat.completion") | {"choices": [choice], "usage": _usage(call)}
+
+
+_FINISHES = {
+    AnswerKind.LENGTH: "length",
+    AnswerKind.TOOL_CALL: "tool_calls",
+    AnswerKind.FILTERED: "content_filter",
+}
 
 
 def _usage(call: Call) -> Json:
@@ -122,10 +143,17 @@ def chat_events(wanted: Asking, call: Call) -> Iterator[bytes]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return data(shared | {"choices": [choice]})
 
-    yield chunk({"role": "assistant", "content": "", "refusal": None})
-    for word in words(call.output_tokens):
-        yield chunk({"content": word})
-    yield chunk({}, "length" if is_cut(call) else "stop")
+    says = wanted.said
+    yield chunk({"role": "assistant", "content": "" if says.tool is None else None, "refusal": None})
+    if says.tool is not None:
+        use = {"index": 0, "id": f"call_{reply_id(call)}", "type": "function"}
+        yield chunk({"tool_calls": [use | {"function": {"name": says.tool.name, "arguments": ""}}]})
+    for piece in says.pieces:
+        if says.tool is not None:
+            yield chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
+        else:
+            yield chunk({"refusal" if says.kind is AnswerKind.REFUSAL else "content": piece})
+    yield chunk({}, _FINISHES.get(says.kind, "stop"))
     if wanted.stream_usage:
         yield data(shared | {"choices": [], "usage": _usage(call)})
     yield b"data: [DONE]\n\n"

@@ -11,15 +11,13 @@ from simulators.server.dialects.base import (
     Asking,
     InvalidAskingError,
     Json,
-    answer_text,
     characters,
     event,
-    is_cut,
     reply_id,
     turns,
     whole,
-    words,
 )
+from simulators.server.dialects.said import AnswerKind, Offered, inside, objects, offered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,14 +45,23 @@ def read(body: Json) -> Asking:
         ),
         whole(body, "max_output_tokens"),
         stream=bool(body.get("stream")),
+        offered=_offered(body),
     )
+
+
+def _offered(body: Json) -> Offered:
+    choice, form = body.get("tool_choice"), inside(body, "text", "format")
+    tools = [(tool.get("name"), tool.get("parameters")) for tool in objects(body.get("tools"))]
+    schema = {"type": "object"} if inside(form, "type") == "json_object" else inside(form, "schema")
+    must = choice == "required" or isinstance(choice, dict)
+    return offered(tools, must, schema, inside(choice, "name"))
 
 
 def answer(wanted: Asking, call: Call) -> Json:
     """Return a finished response of one message."""
     ended: Json = {"status": "completed", "incomplete_details": None}
-    if is_cut(call):
-        ended = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    if wanted.said.kind in _REASONS:
+        ended = {"status": "incomplete", "incomplete_details": {"reason": _REASONS[wanted.said.kind]}}
     usage = {
         "input_tokens": call.input_tokens,
         "input_tokens_details": {"cached_tokens": 0},
@@ -62,9 +69,10 @@ def answer(wanted: Asking, call: Call) -> Json:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": call.input_tokens + call.output_tokens,
     }
-    return (
-        _response(wanted, call) | ended | {"output": [_message(call, answer_text(call.output_tokens))], "usage": usage}
-    )
+    return _response(wanted, call) | ended | {"output": [_item(wanted, call, whole=True)], "usage": usage}
+
+
+_REASONS = {AnswerKind.LENGTH: "max_output_tokens", AnswerKind.FILTERED: "content_filter"}
 
 
 def _response(wanted: Asking, call: Call) -> Json:
@@ -80,16 +88,31 @@ def _response(wanted: Asking, call: Call) -> Json:
     }
 
 
-def _message(call: Call, text: str | None) -> Json:
-    content = [] if text is None else [{"type": "output_text", "text": text, "annotations": []}]
-    status = "in_progress" if text is None else "completed"
+def _item(wanted: Asking, call: Call, *, whole: bool) -> Json:
+    """Return the one item of the output, before or after it was said."""
+    says, status = wanted.said, "completed" if whole else "in_progress"
+    if says.tool is not None:
+        return {
+            "type": "function_call",
+            "id": f"fc_{reply_id(call)}",
+            "call_id": f"call_{reply_id(call)}",
+            "name": says.tool.name,
+            "arguments": says.tool.text if whole else "",
+            "status": status,
+        }
     return {
         "type": "message",
         "id": f"msg_{reply_id(call)}",
         "role": "assistant",
         "status": status,
-        "content": content,
+        "content": [_part(wanted, says.text)] if whole else [],
     }
+
+
+def _part(wanted: Asking, text: str) -> Json:
+    if wanted.said.kind is AnswerKind.REFUSAL:
+        return {"type": "refusal", "refusal": text}
+    return {"type": "output_text", "annotations": [], "text": text}
 
 
 def events(wanted: Asking, call: Call) -> Iterator[bytes]:
@@ -101,19 +124,26 @@ def events(wanted: Asking, call: Call) -> Iterator[bytes]:
         number += 1
         return event(f"response.{kind}", sequence_number=number - 1, **fields)
 
-    place = {"item_id": f"msg_{reply_id(call)}", "output_index": 0, "content_index": 0}
-    text = answer_text(call.output_tokens)
-    part = {"type": "output_text", "annotations": []}
+    says = wanted.said
     yield say("created", response=_response(wanted, call))
     yield say("in_progress", response=_response(wanted, call))
-    yield say("output_item.added", output_index=0, item=_message(call, None))
-    yield say("content_part.added", **place, part=part | {"text": ""})
-    for word in words(call.output_tokens):
-        yield say("output_text.delta", **place, delta=word)
-    yield say("output_text.done", **place, text=text)
-    yield say("content_part.done", **place, part=part | {"text": text})
-    yield say("output_item.done", output_index=0, item=_message(call, text))
-    yield say("incomplete" if is_cut(call) else "completed", response=answer(wanted, call))
+    yield say("output_item.added", output_index=0, item=_item(wanted, call, whole=False))
+    if says.tool is not None:
+        place: Json = {"item_id": f"fc_{reply_id(call)}", "output_index": 0}
+        for piece in says.pieces:
+            yield say("function_call_arguments.delta", **place, delta=piece)
+        yield say("function_call_arguments.done", **place, arguments=says.tool.text, name=says.tool.name)
+    else:
+        place = {"item_id": f"msg_{reply_id(call)}", "output_index": 0, "content_index": 0}
+        refused = says.kind is AnswerKind.REFUSAL
+        kind, told = ("refusal", "refusal") if refused else ("output_text", "text")
+        yield say("content_part.added", **place, part=_part(wanted, ""))
+        for piece in says.pieces:
+            yield say(f"{kind}.delta", **place, delta=piece)
+        yield say(f"{kind}.done", **place, **{told: says.text})
+        yield say("content_part.done", **place, part=_part(wanted, says.text))
+    yield say("output_item.done", output_index=0, item=_item(wanted, call, whole=True))
+    yield say("incomplete" if says.kind in _REASONS else "completed", response=answer(wanted, call))
 
 
 STREAM_ERROR = event(
