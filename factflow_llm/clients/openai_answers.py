@@ -105,7 +105,7 @@ def _raise_if_failed(choice: Mapping[str, Any], finish: str | None) -> None:
 
 def _message(choice: Mapping[str, Any], finish: str | None) -> Mapping[str, Any]:
     """Find the message of a choice: a filtered one has none, and some servers call it a delta or a text."""
-    message = choice.get("message", choice.get("delta"))
+    message = _either(choice, "message", "delta")
     if isinstance(message, list) and len(message) == 1:
         (message,) = message
     if isinstance(message, dict):
@@ -117,6 +117,11 @@ def _message(choice: Mapping[str, Any], finish: str | None) -> Mapping[str, Any]
     if message is not None or finish is None:
         unreadable("choices[0].message", message, "an object")
     return {}
+
+
+def _either(choice: Mapping[str, Any], name: str, other: str) -> Any:
+    value = choice.get(name)
+    return choice.get(other) if value is None else value
 
 
 def _filtered(choice: Mapping[str, Any]) -> bool:
@@ -297,7 +302,7 @@ class ChatReader:
             self._word, self.ended = finish, True
         if choice.get("logprobs"):
             self._logprobs += _read_logprobs(choice)
-        delta = choice.get("delta", choice.get("message"))
+        delta = _either(choice, "delta", "message")
         return self._piece(delta) if isinstance(delta, dict) else None
 
     def _piece(self, delta: Mapping[str, Any]) -> Piece | None:

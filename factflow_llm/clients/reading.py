@@ -115,8 +115,7 @@ class Answers:
                     raise self._broken_off(http, error) from error
                 else:
                     if not begun and (begun := bool(data.strip())) and data.lstrip().startswith(_NO_EVENTS):
-                        rest = b"".join([data, *[more async for more in received]])
-                        answer = _decoded(response, rest)
+                        answer = _decoded(response, data + await self._rest(http, received))
                         for chunk in _pieces(self._read(response, answer, constructed(self.model, answer), known)):
                             yield chunk
                         return
@@ -188,6 +187,12 @@ class Answers:
         inner = failure.body.get("error")
         body = inner if isinstance(inner, Mapping) else failure.body
         raise self.failed(whole(told.message) or "the server told a failure in the middle of its answer", http, body)
+
+    async def _rest(self, http: Any, received: AsyncIterator[bytes]) -> bytes:
+        try:
+            return b"".join([data async for data in received])
+        except Exception as error:
+            raise self._broken_off(http, error) from error
 
     def _broken_off(self, http: Any, error: Exception) -> Exception:
         """Say a transport's error as the SDK says it, in all its versions."""
