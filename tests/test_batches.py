@@ -105,7 +105,13 @@ def test_a_refusal_teaches_the_size_of_a_batch(most: int, message: str, status: 
 
 
 @pytest.mark.parametrize(
-    ("message", "status"), [("Request Entity Too Large", 413), ("too many inputs", 400), ("batch is too big", 422)]
+    ("message", "status"),
+    [
+        ("Request Entity Too Large", 413),
+        ("too many inputs", 400),
+        ("batch is too big", 422),
+        ("input array is too long", 400),
+    ],
 )
 def test_a_size_that_is_not_told_is_found_by_halving(message: str, status: int) -> None:
     """Halves of halves are tried until they pass, and the size that passed is kept."""
@@ -222,6 +228,13 @@ def test_order_is_found_where_it_can_be(indices: list[Any], order: list[int]) ->
     ]
     with Loopback(Reply({"data": rows})) as server:
         assert [vector[0] for vector in embed(server, numbers(3)).vectors] == order
+
+
+def test_bare_vectors_are_in_the_order_of_the_texts() -> None:
+    """A server that sends vectors alone, or the one it has as no list, is understood."""
+    with Loopback(Reply({"data": [[1.0], [2.0]]}), Reply({"data": {"index": 0, "embedding": [3.0]}})) as server:
+        assert embed(server, numbers(2)).vectors == ((1.0,), (2.0,))
+        assert embed(server, numbers(1)).vectors == ((3.0,),)
 
 
 @pytest.mark.parametrize("indices", [[0, 0, 0], [0, 0, 1], [0, 1, 3], [-1, 0, 1], [None, None, 0], [True, 1, 0.5]])

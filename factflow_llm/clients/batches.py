@@ -43,7 +43,7 @@ _OF_TEXTS = re.compile(r"batch|inputs?\b|texts?\b|items|array|list\b|documents|e
 _ONE_ONLY = re.compile(
     r"batch\w*(?: \w+)? (?:is|are) not supported|not support batch|(?:only|a) (?:one|single) (?:input|text|string)"
 )
-_TOO_MANY = re.compile(r"too many (?:inputs|texts|items|documents|elements)|batch (?:size )?(?:is )?too|array too long")
+_TOO_MANY = re.compile(r"too many (?:inputs|texts|items|documents|elements)|(?:batch|array|list)(?: size)?(?: is)? too")
 
 
 def too_many_texts(error: Exception, count: int) -> int | None:

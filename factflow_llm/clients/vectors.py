@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import struct
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from factflow_llm.clients.wire import items
 from factflow_llm.errors import BadResponseError
 
 Vector = tuple[float, ...]
@@ -21,16 +22,14 @@ def read_vectors(rows: Any, count: int, *, dimensions: int | None) -> tuple[Vect
     """Read one vector per text from a server's ``data``.
 
     Args:
-        rows: objects or mappings with an ``embedding`` (a list, or little-endian floats as base64) and an ``index``.
+        rows: objects with an ``embedding`` (a list, or little-endian floats as base64) and an ``index``.
         count: how many texts were sent.
         dimensions: the length that was asked for; ``None`` for the model's own.
 
     Raises:
         BadResponseError: names the first text whose vector is missing or no vector.
     """
-    if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
-        raise BadResponseError("the server's data is no list of vectors: check base_url")
-    placed = _place([(_index(_get(row, "index")), _get(row, "embedding")) for row in rows], count)
+    placed = _place([_row(row) for row in items(rows, "data")], count)
     return check_vectors([_unpack(value, at=position) for position, value in enumerate(placed)], dimensions=dimensions)
 
 
@@ -102,5 +101,6 @@ def _index(value: Any) -> int | None:
     return None
 
 
-def _get(row: Any, name: str) -> Any:
-    return row.get(name) if isinstance(row, Mapping) else getattr(row, name, None)
+def _row(row: Any) -> tuple[int | None, Any]:
+    """Read a row as its index and its vector; some servers send the bare vector."""
+    return (_index(row.get("index")), row.get("embedding")) if isinstance(row, Mapping) else (None, row)

@@ -14,6 +14,7 @@ from factflow_llm import (
     AnthropicClient,
     AxisLimit,
     AzureOpenAIClient,
+    BedrockClient,
     BedrockEmbeddingClient,
     Change,
     CompletionResponse,
@@ -111,7 +112,9 @@ def clients() -> list[LLMClientProtocol]:
     return [
         OpenAIClient("gpt-4o-mini", api_key="k"),
         AzureOpenAIClient("gpt-4o", base_url="https://example.openai.azure.com", api_key="k"),
+        OpenAIClient("gpt-5.5", api_key="k", api="responses"),
         AnthropicClient("claude-sonnet-4-5", api_key="k"),
+        BedrockClient("amazon.nova-2-lite-v1:0", region="us-east-1"),
         theirs,
         RateLimitedClient(theirs, limiter),
     ]
