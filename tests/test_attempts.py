@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from factflow_llm.clients.base import BaseLLMClient, Call
 from factflow_llm.clients.pending import PendingClient
 from factflow_llm.clients.timing import TimeBound
 from factflow_llm.errors import DeadlineExceededError, InvalidRequestError
@@ -240,3 +241,34 @@ def test_the_deadline_covers_the_import_of_an_sdk() -> None:
         assert client.client is True
 
     asyncio.run(main())
+
+
+def test_a_request_is_worded_once_for_all_its_attempts() -> None:
+    """A client of ours checks a call and says it in its SDK's words once, however often it is sent."""
+
+    class Counting(BaseLLMClient):
+        provider = "counting"
+        worded = sent = 0
+
+        def _request(self, call: Call) -> dict[str, Any]:
+            self.worded += 1
+            return {"messages": len(call.messages)}
+
+        async def _complete(self, request: dict[str, Any]) -> CompletionResponse:
+            self.sent += 1
+            if self.sent < 4:
+                raise TimeoutError
+            return CompletionResponse(str(request["messages"]), "m", Usage(1, 1), FinishReason.STOP)
+
+        def _stream(self, request: dict[str, Any]) -> Any:
+            raise NotImplementedError
+
+        async def _close(self) -> None:
+            """Do nothing."""
+
+    async def main() -> None:
+        inner = Counting("m")
+        assert (await limited(inner).complete(HELLO)).text == "1"
+        assert (inner.worded, inner.sent) == (1, 4)
+
+    run_virtually(main())
