@@ -161,6 +161,28 @@ def test_a_slow_reader_is_not_cut_off() -> None:
     run_virtually(main())
 
 
+def test_a_wait_that_swallows_its_cancellation_leaves_no_trace() -> None:
+    """What answers although it was given up has answered, and the task is not left half cancelled."""
+
+    async def stubborn() -> str:
+        try:
+            await asyncio.sleep(FOREVER_S)
+        except asyncio.CancelledError:
+            return "all the same"
+        return "late"
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        bound = TimeBound(total_s=5.0, expired=TimeoutError)
+        assert await bound.wait(stubborn()) == "all the same"
+        assert task.cancelling() == 0
+        with pytest.raises(TimeoutError):
+            await bound.wait(asyncio.sleep(1.0))
+
+    run_virtually(main())
+
+
 def test_a_classifier_that_raises_leaks_no_permit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong between an attempt's end and its settlement, the permit comes back."""
 

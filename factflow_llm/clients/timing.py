@@ -55,7 +55,8 @@ class TimeBound:
         try:
             return await awaitable
         except asyncio.CancelledError:
-            if self._rang and task.uncancel() <= cancelled_before:
+            rang, self._rang = self._rang, False
+            if rang and task.uncancel() <= cancelled_before:
                 error = self._expired()
                 error.__suppress_context__ = True  # the cancellation is our own
                 raise error  # noqa: B904
@@ -63,6 +64,9 @@ class TimeBound:
         finally:
             self._task = None
             self._left_s -= loop.time() - now
+            if self._rang:  # what was awaited ended all the same, or took the cancellation for its own
+                self._rang = False
+                task.uncancel()
 
     def close(self) -> None:
         """Let the timer go."""
