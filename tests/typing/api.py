@@ -33,6 +33,7 @@ from factflow_llm import (
     OpenAIClient,
     Outcome,
     Permit,
+    ProfileStatus,
     RateLimitConfig,
     RateLimitedClient,
     RateLimitedEmbeddingClient,
@@ -66,6 +67,8 @@ async def an_adapter(factory: LLMClientFactory) -> str:
     embedder = factory.create_embedding_client(provider_name="embed")
     assert_type(embedder, LimitedEmbeddingClientProtocol)
     assert_type(await embedder.embed(["a", "b"], dimensions=256), EmbeddingResponse)
+    assert_type(factory.status()["embed"], ProfileStatus)
+    assert_type(await factory.drain(timeout_s=30, refuse_waiting=False), int)
     await factory.aclose()
     return response.text
 
