@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from factflow_llm.errors.account import reason_of_account
-from factflow_llm.errors.evidence import Evidence, chains, extract, type_name
+from factflow_llm.errors.evidence import ErrorEvidence, chains, extract, type_name
 from factflow_llm.errors.metadata import (
     REASONS,
     Consequence,
@@ -125,7 +125,7 @@ def _gravity(metadata: ErrorMetadata) -> tuple[bool, int, float]:
     return metadata.fatal, _SEVERITY.index(metadata.classification), metadata.retry_after_s or 0.0
 
 
-def _describe(evidence: Evidence, now_utc: datetime, patience_s: float) -> ErrorMetadata:
+def _describe(evidence: ErrorEvidence, now_utc: datetime, patience_s: float) -> ErrorMetadata:
     headers = LimitHeaders(evidence.headers, now_utc=now_utc)
     limits = headers.limits() or evidence.limits
     reason = evidence.reason or _judge(evidence)
@@ -165,7 +165,7 @@ def _describe(evidence: Evidence, now_utc: datetime, patience_s: float) -> Error
     )
 
 
-def _judge(evidence: Evidence) -> ErrorReason:
+def _judge(evidence: ErrorEvidence) -> ErrorReason:
     """Find the reason in an answer: machine codes, then the status, then wordings that refine either."""
     if not evidence.answered:
         return ErrorReason.UNKNOWN
@@ -187,21 +187,21 @@ def _judge(evidence: Evidence) -> ErrorReason:
     return reason
 
 
-def _is_overload(evidence: Evidence) -> bool:
+def _is_overload(evidence: ErrorEvidence) -> bool:
     return evidence.status == 503 or any(CODES.get(word) is ErrorReason.OVERLOADED for word in evidence.words)
 
 
-def _of_account(evidence: Evidence) -> ErrorReason | None:
+def _of_account(evidence: ErrorEvidence) -> ErrorReason | None:
     """Say what the refusal of a request tells of the account or the place; nothing where a parameter is blamed."""
     return None if evidence.param else reason_of_account(evidence.message)
 
 
-def _refills(evidence: Evidence) -> bool:
+def _refills(evidence: ErrorEvidence) -> bool:
     """Tell whether what a code calls a spent quota is a limit that refills: a minute's, or any of Alibaba's."""
     return evidence.host.endswith(".aliyuncs.com") or REFILLS.search(evidence.message) is not None
 
 
-def _is_google(evidence: Evidence) -> bool:
+def _is_google(evidence: ErrorEvidence) -> bool:
     """Tell whether Google refused: the wait it states with a day's quota is a minute's, and not to be believed."""
     return bool(evidence.quota_ids) or "resourceexhausted" in evidence.words or "for metric" in evidence.message
 
@@ -225,7 +225,7 @@ def _by_codes(words: tuple[str, ...]) -> ErrorReason | None:
     return found
 
 
-def _by_status(evidence: Evidence) -> ErrorReason:
+def _by_status(evidence: ErrorEvidence) -> ErrorReason:
     status = evidence.status
     if status is not None and status >= 300:
         return reason_of_status(status)
@@ -242,7 +242,7 @@ def _reword(text: str, wordings: Mapping[ErrorReason, tuple[str, ...]]) -> Error
     return next((reason for reason, phrases in wordings.items() if any(phrase in text for phrase in phrases)), None)
 
 
-def _reword_rate_limit(evidence: Evidence) -> ErrorReason:
+def _reword_rate_limit(evidence: ErrorEvidence) -> ErrorReason:
     text = evidence.message
     if LIMIT_ZERO.search(text):
         return ErrorReason.QUOTA
@@ -260,11 +260,11 @@ def _reword_rate_limit(evidence: Evidence) -> ErrorReason:
     return ErrorReason.RATE_LIMIT if fits and reason is ErrorReason.REQUEST_EXCEEDS_LIMIT else reason
 
 
-def _is_daily(evidence: Evidence) -> bool:
+def _is_daily(evidence: ErrorEvidence) -> bool:
     return any(phrase in text for text in evidence.quota_ids or (evidence.message,) for phrase in DAILY_WORDINGS)
 
 
-def _heed_advice(consequence: Consequence, evidence: Evidence) -> Consequence:
+def _heed_advice(consequence: Consequence, evidence: ErrorEvidence) -> Consequence:
     """Heed ``x-should-retry``: "false" vetoes any retry; "true" saves a 4xx of which no code says that it is final."""
     advice = evidence.headers.get("x-should-retry", "").lower()
     if advice == "false":
@@ -275,7 +275,9 @@ def _heed_advice(consequence: Consequence, evidence: Evidence) -> Consequence:
     return consequence
 
 
-def _wait(evidence: Evidence, headers: LimitHeaders, axis: Axis | None, *, refused: bool) -> tuple[float, str] | None:
+def _wait(
+    evidence: ErrorEvidence, headers: LimitHeaders, axis: Axis | None, *, refused: bool
+) -> tuple[float, str] | None:
     """Climb the ladder: a header, a body field, the reset of a used-up limit, prose. Nothing is capped."""
     if found := headers.stated_wait():
         return found
@@ -307,7 +309,7 @@ def _span_s(unit: str) -> float:
     return next(seconds for start, seconds in _SPAN_S if unit.startswith(start))
 
 
-def _axis(evidence: Evidence, limits: tuple[AxisLimit, ...]) -> Axis | None:
+def _axis(evidence: ErrorEvidence, limits: tuple[AxisLimit, ...]) -> Axis | None:
     """Name the dimension that refused: by type, by quota id, by wording, by policy, or as the only one used up."""
     if evidence.axis is not None:
         return evidence.axis

@@ -32,7 +32,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @dataclass(slots=True)
-class Evidence:
+class ErrorEvidence:
     """What one chain of exceptions tells.
 
     Attributes:
@@ -112,12 +112,12 @@ def _last_attempt(error: BaseException) -> BaseException | None:
     return inner if isinstance(inner, BaseException) else None
 
 
-def extract(chain: list[BaseException]) -> Evidence:
+def extract(chain: list[BaseException]) -> ErrorEvidence:
     """Gather what a chain of exceptions tells, outermost first; the first that knows something decides.
 
     A transport error is read to the bottom, where its phase and a TLS or address mistake are told.
     """
-    evidence = Evidence(types=tuple(type_name(type(error)) for error in chain))
+    evidence = ErrorEvidence(types=tuple(type_name(type(error)) for error in chain))
     strangers: list[BaseException] = []
     for error in chain:
         if isinstance(error, PartialEmbeddingError) and error is not chain[-1]:
@@ -145,7 +145,7 @@ def extract(chain: list[BaseException]) -> Evidence:
     return evidence
 
 
-def _add(rule: Rule, evidence: Evidence) -> None:
+def _add(rule: Rule, evidence: ErrorEvidence) -> None:
     reason, phase = rule
     if evidence.reason is None or (evidence.reason in _TRANSPORT and reason in _BENEATH):
         evidence.reason = reason
@@ -199,7 +199,7 @@ def _words(error: BaseException) -> str:
         return ""
 
 
-def _read_answer(error: BaseException, evidence: Evidence) -> bool:
+def _read_answer(error: BaseException, evidence: ErrorEvidence) -> bool:
     """Read the provider's answer that an exception carries; return whether there is one."""
     response = _get(error, "response")
     if isinstance(response, Mapping) and isinstance(response.get("Error"), Mapping):
@@ -232,7 +232,7 @@ def _read_answer(error: BaseException, evidence: Evidence) -> bool:
     return True
 
 
-def _read_aws(error: BaseException, response: Mapping[str, Any], evidence: Evidence) -> None:
+def _read_aws(error: BaseException, response: Mapping[str, Any], evidence: ErrorEvidence) -> None:
     told, meta = response["Error"], response.get("ResponseMetadata")
     meta = meta if isinstance(meta, Mapping) else {}
     code = scalar(told.get("Code"))

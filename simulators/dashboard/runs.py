@@ -29,7 +29,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Watched:
+class WatchedPolicy:
     """A policy whose every request first reports the virtual time; what hears it may raise, and so end the run."""
 
     policy: Policy
@@ -132,7 +132,7 @@ class Job:
             self.error = error
 
     def _run(self, policy: Policy) -> SimResult:
-        run = simulate(self.scenario, Watched(policy, self._heard), seed=self.seed, clients=self.clients).run
+        run = simulate(self.scenario, WatchedPolicy(policy, self._heard), seed=self.seed, clients=self.clients).run
         return SimResult(self.scenario, policy, self.seed, self.clients, run)
 
     def _heard(self, now: float) -> None:

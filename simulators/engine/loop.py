@@ -19,7 +19,7 @@ from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal
 from simulators.attempts import CANCELLED, Ending
 from simulators.engine.run_log import Collect, Run, RunLog
 from simulators.policies.base import Controller, PatientPolicy, Policy
-from simulators.policies.tickets import Request
+from simulators.policies.tickets import RequestTicket
 from simulators.providers.machine import ProviderMachine
 from simulators.scenarios.demand import Sessions, calls
 from simulators.scenarios.neighbours import Traffic
@@ -71,7 +71,7 @@ class _Loop:
         self.sequence = 0
         self.at_once: deque[int] = deque()
         self.log = RunLog(collect, scenario.horizon_s, clients)
-        self.open: dict[int, Request] = {}
+        self.open: dict[int, RequestTicket] = {}
         self.jitter = self.streams.stream("jitter", "uniform", _JITTERS)
         self.patience = self.streams.stream("patience", "uniform", 1)
         self.patience_left = self.streams.stream("patience length", "exponential", 1)
@@ -168,7 +168,7 @@ class _Loop:
 
     def begin(self, now: float, call: Call, client: int) -> None:
         scenario, deadline_s = self.scenario, self.retry.deadline_s
-        request = Request(call, now, client, math.inf if deadline_s is None else now + deadline_s)
+        request = RequestTicket(call, now, client, math.inf if deadline_s is None else now + deadline_s)
         self.open[call.index] = request
         if deadline_s is not None:
             self.push(request.deadline_s, _DEADLINE, request)
@@ -176,7 +176,7 @@ class _Loop:
             self.push(now + scenario.patience_s * self.patience_left.row(call.index)[0], _GIVE_UP, call.index)
         self.submit(now, request)
 
-    def submit(self, now: float, request: Request) -> None:
+    def submit(self, now: float, request: RequestTicket) -> None:
         request.submitted_s = now
         client = request.client
         if self.controllers[client].submit(now, request):
@@ -186,7 +186,7 @@ class _Loop:
         else:
             self.arm(client)
 
-    def send(self, now: float, request: Request) -> None:
+    def send(self, now: float, request: RequestTicket) -> None:
         controller = self.controllers[request.client]
         request.rate, request.concurrency = controller.rate, controller.concurrency
         request.reason = controller.last_reason
@@ -211,7 +211,7 @@ class _Loop:
             self.timers[client] = (wake_at, self.sequence, client)
             self.sequence += 1
 
-    def answer(self, now: float, request: Request) -> None:
+    def answer(self, now: float, request: RequestTicket) -> None:
         verdict, client, call = request.verdict, request.client, request.call
         if verdict.handle is not None:
             self.machine.finish(now, verdict.handle)
@@ -237,7 +237,7 @@ class _Loop:
         else:
             self.failed(now, request, error, heard_s)
 
-    def failed(self, now: float, request: Request, error: str, retry_after_s: float | None) -> None:
+    def failed(self, now: float, request: RequestTicket, error: str, retry_after_s: float | None) -> None:
         consequence = _CONSEQUENCES[error]
         if consequence.classification is LLMErrorClassification.TERMINAL:
             never = error == ErrorReason.REQUEST_EXCEEDS_LIMIT
@@ -258,7 +258,7 @@ class _Loop:
             request.attempt += 1
             self.push(now + delay_s, _RETRY, request)
 
-    def refused(self, now: float, request: Request) -> None:
+    def refused(self, now: float, request: RequestTicket) -> None:
         late = request.refusal is Refusal.DEADLINE
         self.finish(now, request, Ending.REFUSED_DEADLINE if late else Ending.REFUSED_BREAKER)
 
@@ -274,7 +274,7 @@ class _Loop:
         self.decide(now, request.client)
         self.finish(now, request, Ending.CANCELLED)
 
-    def overdue(self, now: float, request: Request) -> None:
+    def overdue(self, now: float, request: RequestTicket) -> None:
         """End a call whose deadline passes while it is answered; one in line is refused by the line itself."""
         if request.ended or not self.hang_up(now, request):
             return
@@ -283,7 +283,7 @@ class _Loop:
         self.decide(now, request.client)
         self.finish(now, request, Ending.REFUSED_DEADLINE)
 
-    def hang_up(self, now: float, request: Request) -> bool:
+    def hang_up(self, now: float, request: RequestTicket) -> bool:
         """Drop the request's connection and return whether it had one."""
         if request.state is not _GRANTED:
             return False
@@ -300,14 +300,14 @@ class _Loop:
         fresh = []
         for old in mine:
             old.ended = True
-            request = self.open[old.call.index] = Request(old.call, old.arrival_s, old.client, old.deadline_s)
+            request = self.open[old.call.index] = RequestTicket(old.call, old.arrival_s, old.client, old.deadline_s)
             request.attempt = old.attempt + self.hang_up(now, old)
             request.sends = old.sends
             fresh.append(request)
         for request in fresh:
             self.submit(now, request)
 
-    def finish(self, now: float, request: Request, ending: Ending) -> None:
+    def finish(self, now: float, request: RequestTicket, ending: Ending) -> None:
         request.ended = True
         del self.open[request.call.index]
         self.log.request(now, request, ending)

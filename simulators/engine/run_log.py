@@ -28,7 +28,7 @@ from simulators.engine.tally import Tally
 if TYPE_CHECKING:
     from factflow_llm.signals import Axis, Change
     from simulators.attempts import Ending
-    from simulators.policies.tickets import Request
+    from simulators.policies.tickets import RequestTicket
 
 CHUNK_BYTES: Final = 1 << 19
 _NAN: Final = math.nan
@@ -79,7 +79,7 @@ class RunLog:
         self._collector = Frames() if collect == "frames" else Tally(horizon_s, clients)
         self._wasted_tokens = 0
 
-    def attempt(self, now: float, request: Request, outcome: str) -> None:
+    def attempt(self, now: float, request: RequestTicket, outcome: str) -> None:
         """Write down an attempt that ended now."""
         verdict = request.verdict
         if outcome is not _SUCCEEDED and verdict.status == 200:
@@ -87,12 +87,14 @@ class RunLog:
         told_s = verdict.retry_after_s
         self._attempt(now, request, outcome, request.granted_s + verdict.first_chunk_s, told_s)
 
-    def unanswered(self, request: Request) -> None:
+    def unanswered(self, request: RequestTicket) -> None:
         """Write down an attempt in flight when the run ends: NaN for what is to come, the status the provider chose."""
         first_chunk_s = request.granted_s + request.verdict.first_chunk_s
         self._attempt(_NAN, request, UNANSWERED, first_chunk_s if first_chunk_s <= self._horizon_s else _NAN, None)
 
-    def _attempt(self, now: float, request: Request, outcome: str, first_chunk_s: float, told_s: float | None) -> None:
+    def _attempt(
+        self, now: float, request: RequestTicket, outcome: str, first_chunk_s: float, told_s: float | None
+    ) -> None:
         self._attempts += _pack_attempt(
             request.call.index,
             request.attempt,
@@ -111,7 +113,7 @@ class RunLog:
             request.queued,
         )
 
-    def request(self, now: float, request: Request, ending: Ending) -> None:
+    def request(self, now: float, request: RequestTicket, ending: Ending) -> None:
         """Write down a request that ended now; NaN where it did not."""
         call = request.call
         self._requests += _pack_request(

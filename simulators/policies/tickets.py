@@ -22,7 +22,7 @@ class KnownTicket(Ticket):
         self.call = call
 
 
-class Request(KnownTicket):
+class RequestTicket(KnownTicket):
     """A request on its way: its place in line, and what its rows will tell."""
 
     __slots__ = (

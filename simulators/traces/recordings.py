@@ -152,7 +152,7 @@ def read_recording(path: str | Path) -> Recording:
     path = Path(path)
     if path.is_dir():
         raise TraceError(f"{path}: a folder; give the first file that a Recorder wrote")
-    rows = _Rows()
+    rows = _RecordingRows()
     part, file = 0, path
     while True:
         with Source(file) as source:
@@ -247,7 +247,7 @@ def parquet_library() -> Any:
     return pyarrow.parquet
 
 
-class _Rows:
+class _RecordingRows:
     """The columns of a recording, while its parts are read."""
 
     def __init__(self) -> None:

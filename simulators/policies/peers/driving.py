@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BREATH_S = 1e-6  # nobody is asked twice at one moment
 
 
-class Clock:
+class PeerClock:
     """The simulation's time, in the shape of the ``time`` module, of an event loop and of botocore's clock."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class PeerLine(Borrowed):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock()
+        self.clock = PeerClock()
         self._leave: Any = None
         self._left: dict[Ticket, Any] = {}
 
