@@ -66,8 +66,11 @@ def chat_texts(messages: Iterable[Message], tools: Iterable[Tool | Mapping[str, 
             yield _json(tool)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, default=lambda odd: dict(odd) if isinstance(odd, Mapping) else str(odd))
+def _plain(odd: Any) -> Any:
+    return dict(odd) if isinstance(odd, Mapping) else str(odd)
+
+
+_json = json.JSONEncoder(default=_plain).encode
 
 
 def _schema_text(response_format: Any) -> str:

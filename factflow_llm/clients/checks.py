@@ -6,6 +6,7 @@ A message, a key or a text never appears in an error, only its position, its typ
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import re
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from factflow_llm.clients.base import Wishes
 
+_write = json.JSONEncoder(ensure_ascii=False).encode
 _ROLES = frozenset(Role)
 _SPEAKERS = (Role.USER, Role.SYSTEM, Role.ASSISTANT)
 _SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
@@ -267,6 +269,8 @@ def check_unicode(value: Any, *, where: str) -> None:
                     f"{where} holds half a character at {error.start}: decode or cut the text by characters, "
                     "or mend it with text.encode(errors='replace').decode()"
                 ) from None
+    elif _is_whole(value):
+        return
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             check_unicode(name, where=f"a name in {where}")
@@ -274,6 +278,15 @@ def check_unicode(value: Any, *, where: str) -> None:
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
             check_unicode(inner, where=f"{where}[{index}]")
+
+
+def _is_whole(value: Any) -> bool:
+    """Tell at C's speed whether all texts inside are valid Unicode; false also for what is no JSON."""
+    try:
+        text = _write(value)
+        return text.isascii() or bool(text.encode())
+    except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+        return False
 
 
 def _check_shown(part: Any, *, role: Role, where: str) -> None:
