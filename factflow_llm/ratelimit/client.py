@@ -119,6 +119,7 @@ class _Limited(Generic[ClientT]):
 
     async def _time_left_s(self, deadline_s: float | None) -> float | None:
         """Make the client inside ready, within the call's deadline; return what is left of that."""
+        check_event_loop()
         client: Any = self.client
         if not isinstance(client, PendingClient):
             return deadline_s
@@ -146,7 +147,6 @@ class _Limited(Generic[ClientT]):
         priority: int,
         deadline_s: float | None,
     ) -> Attempts:
-        check_event_loop()
         check_max_tokens(max_tokens)
         check_turn(priority, deadline_s)
         return Attempts(
@@ -195,9 +195,6 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             Exception: the SDK's own, unchanged, when it is terminal or attempts have run out.
         """
         deadline_s = await self._time_left_s(deadline_s)
-        input_tokens = self._input_tokens(messages, tools, response_format)
-        bound = _bound(max_tokens, provider_options.get("n"))
-        call = self._begin("chat", input_tokens, bound, priority, deadline_s)
         send, _ = self._ways(
             messages,
             max_tokens=max_tokens,
@@ -207,6 +204,9 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             response_format=response_format,
             **provider_options,
         )
+        input_tokens = count_request(self._count_tokens, messages, tools=tools, response_format=response_format)
+        bound = _bound(max_tokens, provider_options.get("n"))
+        call = self._begin("chat", input_tokens, bound, priority, deadline_s)
         while True:
             async with call:
                 return call.answered(await call.within(send()))
@@ -243,11 +243,11 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
         self, messages: Sequence[Message], priority: int, deadline_s: float | None, asked: dict[str, Any], made_at: str
     ) -> AsyncIterator[StreamChunk]:
         deadline_s = await self._time_left_s(deadline_s)
-        input_tokens = self._input_tokens(messages, asked["tools"], asked["response_format"])
-        bound = _bound(asked["max_tokens"], asked.get("n"))
-        call = self._begin("chat", input_tokens, bound, priority, deadline_s)
-        call.made_at = made_at
         _, start = self._ways(messages, **asked)
+        read = {name: asked[name] for name in ("tools", "response_format")}
+        bound = _bound(asked["max_tokens"], asked.get("n"))
+        call = self._begin("chat", count_request(self._count_tokens, messages, **read), bound, priority, deadline_s)
+        call.made_at = made_at
         while True:
             async with call:
                 chunks = start()
@@ -268,14 +268,9 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
         if isinstance(client, BaseLLMClient):
             request = client.prepare(messages, **arguments)
             return partial(client.send, request), partial(client.start, request)
-        return partial(client.complete, messages, **arguments), partial(client.stream, messages, **arguments)
-
-    def _input_tokens(
-        self, messages: Sequence[Message], tools: Sequence[Tool | Mapping[str, Any]] | None, response_format: Any
-    ) -> int:
         check_messages(messages)
-        check_tools(tools)
-        return count_request(self._count_tokens, messages, tools=tools, response_format=response_format)
+        check_tools(arguments["tools"])
+        return partial(client.complete, messages, **arguments), partial(client.stream, messages, **arguments)
 
 
 class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
