@@ -22,7 +22,7 @@ _LOGGERS = (
     *(f"httpcore{two}.{part}" for two in ("", "2") for part in ("connection", "http11", "http2", "proxy", "socks")),
 )
 _TELLING_KEYS = re.compile(
-    r"header|query|prox|cookie|(?:^|_)(?:api_?key|key|token|secret|password|auth\w*|credentials?)$", re.IGNORECASE
+    r"header|query|prox|cookie|(?:^|_|api)(?:(?<!cache_)key|token|secret|password|auth\w*|credentials?)$", re.IGNORECASE
 )
 _USER_INFO = re.compile(r"(?<=//)[^/@\s]*@")
 _QUERY = re.compile(r"\?.*", re.DOTALL)
