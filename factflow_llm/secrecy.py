@@ -19,6 +19,7 @@ _SHORTEST = 6  # anything shorter is found in innocent words
 _MOST = 10_000
 _LOGGERS = (
     *("openai", "openai._base_client", "anthropic", "anthropic._base_client", "httpx", "httpx2"),
+    *("botocore.endpoint", "botocore.auth", "botocore.parsers", "urllib3.connectionpool"),
     *(f"httpcore{two}.{part}" for two in ("", "2") for part in ("connection", "http11", "http2", "proxy", "socks")),
 )
 _TELLING_KEYS = re.compile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import pickle
 import random
 from base64 import b64encode
@@ -391,6 +392,22 @@ def test_no_region_is_told_with_the_remedy() -> None:
     """A client that does not know where to ask is not made."""
     with pytest.raises(ConfigurationError, match="set AWS_DEFAULT_REGION"):
         BEDROCK.make("http://127.0.0.1:1", region=None)
+
+
+def test_no_secret_in_botocores_own_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At DEBUG botocore logs whole requests: without the session's token and the headers that were configured."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a-token-of-the-session")
+
+    async def main(url: str) -> None:
+        async with BEDROCK.make(url, headers={"x-team": "a-secret-of-the-team"}) as client:
+            await client.complete(HELLO)
+
+    with caplog.at_level(logging.DEBUG), Loopback(Reply(SAID)) as server:
+        asyncio.run(main(server.url))
+        assert server.asked[0].headers["x-amz-security-token"] == "a-token-of-the-session"
+    assert "x-team" in caplog.text
+    assert "a-token-of-the-session" not in caplog.text
+    assert "a-secret-of-the-team" not in caplog.text
 
 
 def _mutated(value: Any, chance: random.Random) -> Any:

@@ -7,6 +7,7 @@ A connection is bound to no event loop.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from factflow_llm.clients.checks import check_count, check_headers, check_positive, check_url
 from factflow_llm.errors import BadResponseError, ConfigurationError, ErrorReason, ExtraMissingError, get_error_metadata
+from factflow_llm.secrecy import enrol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK")
 _AHEAD = 256  # events a thread reads before the consumer has taken them
 _EVENT_STREAM = "application/vnd.amazon.eventstream"
 _NO_ANSWER = "Bedrock's answer cannot be read: check endpoint_url"
@@ -56,6 +59,7 @@ class BedrockConnection:
         aws_profile: str | None,
     ) -> None:
         check_count(max_concurrency, name="max_concurrency")
+        enrol(*map(os.environ.get, _SECRETS))
         self._headers = check_headers(headers)
         self._client = _connect(
             region=region,
