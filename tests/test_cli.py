@@ -114,6 +114,28 @@ def test_simulate_takes_settings_from_a_file() -> None:
     assert slow["goodput_ratio"] < _document("simulate", *_SMALL)["figures"]["ours"]["goodput_ratio"]
 
 
+def test_a_log_of_ones_own_is_read_by_its_map() -> None:
+    """--columns and --time-unit say what is what; people are told what was read, machines on another channel."""
+    Path("log.csv").write_text("t;asked\n0;900\n1500;400\n")
+    unread = _run("simulate", "log.csv")
+    assert unread.exit_code == 2
+    assert "looks like" not in unread.stderr
+    assert "sim.read_trace" in unread.stderr or "no columns=" in unread.stderr
+    result = _run("simulate", "log.csv", "--columns", "time=t,input_tokens=asked", "--time-unit", "ms")
+    assert result.exit_code == 0, result.output
+    assert "read log.csv: 2 requests in 1.5 s, 1,300 input tokens; times: milliseconds, as given" in result.stderr
+    refused = _run("simulate", "log.csv", "--columns", "time:t")
+    assert "write FIELD=COLUMN" in refused.stderr
+
+
+def test_quotas_of_ones_own_on_the_command_line() -> None:
+    """--quota takes the place of the provider's, and a misspelt one gets the nearest."""
+    fewer = _document("simulate", *_SMALL, "--quota", "requests=60/min")["figures"]["ours"]["goodput"]
+    assert fewer < 0.5 * _document("simulate", *_SMALL)["figures"]["ours"]["goodput"]
+    refused = _run("simulate", *_SMALL, "--quota", "request=60/min")
+    assert "--quota request_per_minute: no such limit; did you mean 'requests_per_minute'?" in refused.stderr
+
+
 def test_requests_larger_than_the_quota_are_counted() -> None:
     """Some requests can never be admitted: the others run, and people are told."""
     Path("small.toml").write_text('[[quotas]]\nkind = "bucket"\naxis = "tokens"\nlimit = 3000\n')

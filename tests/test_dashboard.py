@@ -374,6 +374,18 @@ def test_a_trace_from_a_file_becomes_a_workload(dashboard: sim.Dashboard, tmp_pa
     assert dashboard.controls["length_s"].options[0][1] == math.inf
 
 
+def test_a_log_is_opened_with_its_map(dashboard: sim.Dashboard, tmp_path: Path) -> None:
+    """What the command line understands, the field for a trace does, and the code repeats it."""
+    path = tmp_path / "log.csv"
+    path.write_text("t,asked\n0,900\n1500,400\n")
+    dashboard.controls["trace"].value = f"{path} --columns time=t,input_tokens=asked --time-unit ms"
+    assert not dashboard.messages.is_error, dashboard.messages.text
+    labels = [label for label, name in dashboard.controls["workload"].options if name == "file: log"]
+    assert labels == ["file: log: 2 requests in 1.5 s, 1,300 input tokens"]
+    columns = {"time": "t", "input_tokens": "asked"}
+    assert f"sim.read_trace({str(path)!r}, columns={columns!r}, time_unit='ms')" in dashboard.code()
+
+
 def test_a_trace_without_a_name_is_written_beside_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside a notebook nothing has a name, and the code must run all the same."""
     monkeypatch.chdir(tmp_path)

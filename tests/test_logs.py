@@ -282,11 +282,14 @@ def test_an_unknown_file_is_answered_with_its_map(tmp_path: Path) -> None:
     path = put(tmp_path, table("id,created_at,prompt_tok,completion_tok", lambda t, i, o: [7, iso(t), i, o], ";"))
     with pytest.raises(TraceError) as caught:
         read_trace(path)
-    call = str(caught.value).partition("sim.read_trace('log.txt', columns=")[2].partition("})")[0] + "}"
+    call = str(caught.value).partition(f"sim.read_trace({str(path)!r}, columns=")[2].partition("})")[0] + "}"
     columns = json.loads(call.replace("'", '"'))
     assert columns == {"time": "created_at", "input_tokens": "prompt_tok", "output_tokens": "completion_tok"}
     assert len(read_trace(path, columns=columns)) == len(CALLS)
     assert "--columns 'time=created_at,input_tokens=prompt_tok,output_tokens=completion_tok'" in str(caught.value)
+    relative = put(tmp_path, table("t,n_in,n_out", lambda t, i, o: [t, i, o]))
+    with pytest.raises(TraceError, match=r"with a time_unit \('s', 'ms', 'us', 'ns'\) for the numbers of 't'"):
+        read_trace(relative)
     nested = put(tmp_path, lines(lambda t, i, o: {"at": iso(t), "usage": {"in_tokens": i, "out_tokens": o}}))
     with pytest.raises(TraceError, match=r"'input_tokens': 'usage.in_tokens', 'output_tokens': 'usage.out_tokens'"):
         read_trace(nested)

@@ -24,20 +24,21 @@ _NO_TOKENS = "cach|cost|price|audio|imag|max|limit|total|reason"
 _NAMES: Mapping[str, Sequence[str]] = {
     "time": (
         f"(request)?(timestamp|starttime|startedat|createdat|requestedat|requesttime|receivedat|arrival(time)?){_UNITS}",
-        f"(ts|time|date|datetime|created|started|start|at|when|@timestamp){_UNITS}",
+        f"(ts|t|time|date|datetime|created|started|start|at|when|zeit|@timestamp){_UNITS}",
         f"(?!.*({_NO_START})).*(time|date|stamp|created|started|arriv|zeit|datum).*",
+        f"(?!.*({_NO_START})).*(logged|asked|sent|issued|called|queried|made)at",
     ),
     "input_tokens": (
         f"(.*\\.)?{_INPUTS}s?{_SIZES}.*",
         f"(?!.*({_NO_TOKENS})).*({_INPUTS}|^in).*{_SIZES}.*",
         f"(?!.*({_NO_TOKENS}|out)).*{_SIZES}.*({_INPUTS}|in)",
-        "prompt|input|in",
+        "(n|num)?(prompt|input|in)s?(tok.*)?",
     ),
     "output_tokens": (
         f"(.*\\.)?{_OUTPUTS}[a-z]{{0,3}}{_SIZES}.*",
         f"(?!.*({_NO_TOKENS})).*({_OUTPUTS}|^out).*{_SIZES}.*",
         f"(?!.*({_NO_TOKENS})).*{_SIZES}.*({_OUTPUTS}|out)",
-        "completion|output|out|generated",
+        "(n|num)?(completion|output|out|gen|generated)s?(tok.*|len.*)?",
     ),
     "max_tokens": ("max(completion|output|new)?tokens",),
     "session": ("(session|conversation|thread|chat)(id)?",),
@@ -68,13 +69,18 @@ def probable(rows: Sequence[Mapping[str, Any]], names: Mapping[str, Path]) -> di
 
 def needs_unit(rows: Sequence[Mapping[str, Any]], path: Path, name: str) -> bool:
     """Whether the numbers of a column of times may count anything."""
-    numbers = [float(str(value)) for row in rows if _is_number(value := within(row, path))]
+    numbers = [_number(value) for row in rows if _is_number(value := within(row, path))]
     return bool(numbers) and min(numbers) < 9e8 and unit_in_name(name) is None
+
+
+def _number(value: Any) -> float:
+    """Return a number, whose fraction may stand after a comma."""
+    return float(str(value).replace(",", ".", 1))
 
 
 def _is_number(value: Any) -> bool:
     try:
-        float(str(value))
+        _number(value)
     except ValueError:
         return False
     return not isinstance(value, bool)
@@ -87,7 +93,7 @@ def _is_time(values: Sequence[Any]) -> bool:
 
 def _is_count(values: Sequence[Any]) -> bool:
     known = [value for value in values if value not in (None, "")]
-    return bool(known) and all(_is_number(value) and float(str(value)) % 1 == 0 for value in known)
+    return bool(known) and all(_is_number(value) and _number(value) % 1 == 0 for value in known)
 
 
 def _is_any(values: Sequence[Any]) -> bool:

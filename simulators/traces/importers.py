@@ -186,10 +186,10 @@ def _unknown(
     start = f"looks like {lacking[0]} but lacks {lacking[1]}; {found}" if lacking else "not a trace of a known format"
     if "time" in fitting and len(fitting) > 1:
         unit = needs_unit(rows, names[fitting["time"]], fitting["time"])
-        call = f"sim.read_trace({source.path.name!r}, columns={fitting!r}{', time_unit=…' if unit else ''})"
+        call = f"sim.read_trace({str(source.path)!r}, columns={fitting!r})"
         option = ",".join(f"{key}={name}" for key, name in fitting.items())
-        asked = " with time_unit 's', 'ms', 'us' or 'ns', whichever it counts" if unit else ""
-        return source.fault(f"{start}; probably {call}{asked}, or --columns {option!r}", 1)
+        asked = f", with a time_unit ('s', 'ms', 'us', 'ns') for the numbers of {fitting['time']!r}" if unit else ""
+        return source.fault(f"{start}; probably {call}, or --columns {option!r}{asked}", 1)
     if lacking:
         return source.fault(start, 1)
     return source.fault(f"{start} ({_FORMATS}), and no columns= that probably fit; {found}", 1)

@@ -70,7 +70,11 @@ def read_spans(source: Source) -> Trace:
         starts.append(start_s)
         ends.append(end_s)
         for column, spelt in zip(tokens, (_INPUT, _OUTPUT, _MAX), strict=True):
-            column.append(known_count(source, line, attributes, _first(attributes, spelt)))
+            name = _first(attributes, spelt)
+            value = attributes.get(name)
+            if isinstance(value, str) and value.isdigit():
+                attributes[name] = int(value[:20])
+            column.append(known_count(source, line, attributes, name))
         session = attributes.get(_first(attributes, _SESSION))
         sessions.append(names.setdefault(str(session), len(names)) if session else UNKNOWN)
     if not starts:
