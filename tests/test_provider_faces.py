@@ -46,7 +46,7 @@ def ask(server: SimulatedServer) -> Any:
 
 def refusal(spec: Provider, most: int = 60) -> openai.APIStatusError:
     """Call until the provider refuses, and return how it did."""
-    with running_server(spec, waits=False, seed=3) as server:
+    with running_server(spec, waits=False, seed=3, clock=lambda: 0.0) as server:
         for _ in range(most):
             try:
                 ask(server)
