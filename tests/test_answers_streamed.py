@@ -203,6 +203,20 @@ def test_a_second_message_in_the_middle_is_no_answer() -> None:
     assert repeated.message == appended.message == ask(ANTHROPIC.answer, ANTHROPIC).message
 
 
+def test_blocks_and_pieces_without_a_kind_are_told_by_what_they_hold() -> None:
+    """Anthropic's language without types, indices and openings is read all the same."""
+    pieces = [{"text": "Hel"}, {"type": "text_delta", "text": ["lo"]}, {"thinking": "6 x 7"}]
+    call = {"name": "now", "id": "c", "input": {"zone": "CET"}}
+    events = [
+        *({"type": "content_block_delta", "delta": piece} for piece in pieces),
+        {"type": "content_block_start", "content_block": call},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+    ]
+    _, answer = follow(*events, face=ANTHROPIC)
+    assert (answer.text, answer.reasoning, answer.tool_calls[0].arguments) == ("Hello", "6 x 7", '{"zone": "CET"}')
+    assert (answer.finish_reason, answer.usage) == (FinishReason.TOOL_CALLS, Usage())
+
+
 def test_half_characters_are_mended() -> None:
     """A character cut in two between pieces is whole again; a half that stays alone is replaced."""
     body = json.dumps({"content": "\ud83d"}).encode(), json.dumps({"content": "\ude00!"}).encode()

@@ -95,6 +95,7 @@ def _kind(block: Mapping[str, Any]) -> str:
 
 
 _BY_KEY = (("text", "text"), ("thinking", "thinking"), ("tool_use", "input"))
+_DELTA_BY_KEY = (("text_delta", "text"), ("thinking_delta", "thinking"), ("input_json_delta", "partial_json"))
 
 
 class _Block:
@@ -193,7 +194,7 @@ class MessageReader:
         return block or (self._blocks[-1] if self._blocks else None)
 
     def _delta(self, block: _Block | None, delta: Mapping[str, Any]) -> Piece | None:
-        kind = delta.get("type")
+        kind = delta.get("type") or next((kind for kind, key in _DELTA_BY_KEY if key in delta), None)
         if kind == "text_delta":
             return _spoken(self._in(block, "text").words.add(spelt(delta.get("text"), "delta.text")))
         if kind == "thinking_delta":
@@ -262,7 +263,7 @@ class MessageReader:
         return {
             block.call: json_text(block.fields.get("input"), "content_block.input")
             for block in self._blocks
-            if block.call is not None
+            if block.call is not None and not str(self._calls.calls[block.call].arguments).strip()
         }
 
 
