@@ -67,7 +67,8 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into ``site``; any warning is an error."""
-    session.run(str(HERE / "python"), "-m", "reports", "api", "--write", external=True)
+    for made in ("api", "commands"):
+        session.run(str(HERE / "python"), "-m", "reports", made, "--write", external=True)
     _run(session, "zensical", "build", "--clean", "--strict")
 
 

@@ -30,7 +30,9 @@ class Report(NamedTuple):
 
 REPORTS = {
     "api": Report("api", "the pages of the documentation that tell the API; never committed", "seconds"),
-    "commands": Report("commands", "the page of the documentation that tells the commands", "a second"),
+    "commands": Report(
+        "commands", "the page of the documentation that tells the commands; never committed", "a second"
+    ),
     "presets": Report("presets", "every preset under five policies", "a minute"),
     "ours": Report("suite", "our limiter in every world of the suite", "10 minutes"),
     "everybody": Report("suite", "everybody's limiter in every world of the suite", "hours"),

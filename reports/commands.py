@@ -18,7 +18,7 @@ as they are unless `--overwrite` is given.
 
 `factflow-llm --install-completion` completes commands and options in your shell.
 
-<!-- made by: python -m reports commands --write -->
+<!-- made by: nox -s docs -->
 """
 
 
