@@ -16,6 +16,7 @@ from factflow_llm.errors import DeadlineExceededError, InvalidRequestError
 from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+from factflow_llm.ratelimit.road import Road
 from factflow_llm.types import CompletionResponse, EmbeddingResponse, FinishReason, Message, StreamChunk, Usage
 from tests.support.virtual_loop import run_virtually
 
@@ -294,3 +295,26 @@ def test_a_request_is_worded_once_for_all_its_attempts() -> None:
         assert (inner.worded, inner.sent) == (1, 4)
 
     run_virtually(main())
+
+
+@pytest.mark.parametrize(
+    ("usage", "free", "counted"),
+    [
+        (Usage(900, 7), False, (900, 7)),
+        (Usage(900, 7, cached_input_tokens=800), False, (900, 7)),
+        (Usage(900, 7, cached_input_tokens=800), True, (100, 7)),
+        (Usage(10**9, 7), False, (None, 7)),
+        (Usage(900, 10**15), False, (900, None)),
+        (Usage(-5, None), True, (None, None)),
+        (Usage(), True, (None, None)),
+    ],
+)
+def test_what_counts_of_a_usage(usage: Usage, free: bool, counted: tuple[int | None, int | None]) -> None:
+    """Cached tokens are left out where they are free, and a count that no call can have is unknown."""
+    road = Road(None, RetryConfig(), None, lambda: 0.5, "m", "p", cache_is_free=free)
+
+    metered = road.metered(usage)
+
+    assert metered is not None
+    assert (metered.input_tokens, metered.output_tokens) == counted
+    assert road.metered(None) is None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from factflow_llm.types import Usage
 
 _log = logging.getLogger(__name__)
+_MOST_TOKENS = 100_000_000  # ten times the longest context there is, and more than any answer's length
 
 
 @dataclass(slots=True, eq=False)
@@ -51,10 +52,16 @@ class Road:
     _over: asyncio.Future[None] | None = field(default=None, init=False, repr=False)
 
     def metered(self, usage: Usage | None) -> Usage | None:
-        """Return what the provider's limits count of a call's tokens."""
-        if usage is None or not self.cache_is_free or not usage.cached_input_tokens or usage.input_tokens is None:
+        """Return what the provider's limits count of a call's tokens; a count that no call can have is unknown."""
+        if usage is None:
+            return None
+        read, written, cached = usage.input_tokens, usage.output_tokens, usage.cached_input_tokens
+        if self.cache_is_free and cached and read is not None:
+            read = max(0, read - cached)
+        read, written = (count if _is_plausible(count) else None for count in (read, written))
+        if (read, written) == (usage.input_tokens, usage.output_tokens):
             return usage
-        return replace(usage, input_tokens=max(0, usage.input_tokens - usage.cached_input_tokens))
+        return replace(usage, input_tokens=read, output_tokens=written)
 
     def record(self, row: AttemptRow) -> None:
         """Hand a row on; a recorder that raises costs the row, never the call."""
@@ -101,6 +108,10 @@ class Road:
         while self.calls:
             self._over = asyncio.get_running_loop().create_future()
             await self._over
+
+
+def _is_plausible(count: int | None) -> bool:
+    return count is None or 0 <= count <= _MOST_TOKENS
 
 
 def _end(future: asyncio.Future[None]) -> None:
