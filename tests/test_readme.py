@@ -55,10 +55,12 @@ def command(name: str) -> str:
 
 MADE = ("api/", "commands.md")
 LONG = ("README", "gallery", "tutorial")
+RUN_ELSEWHERE = ("asking",)
+"""Pages whose examples share a client: ``test_asking.py`` runs them over a loopback server."""
 PROGRAMS = [
     pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG))
     for page in PAGES
-    if any(map(is_python, blocks(page)))
+    if page.stem not in RUN_ELSEWHERE and any(map(is_python, blocks(page)))
 ]
 
 
