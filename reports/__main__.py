@@ -38,6 +38,7 @@ REPORTS = {
     "everybody": Report("suite", "everybody's limiter in every world of the suite", "hours"),
     "ablations": Report("ablations", "what each mechanism of the limiter is worth", "half an hour"),
     "hidden": Report("calibration", "how well calibration tells hidden providers", "10 minutes"),
+    "shaken": Report("shaken", "whether calibration invents anything", "5 minutes"),
     "over_http": Report("calibration", "the same in real time, by the real SDK", "20 minutes", repeatable=False),
 }
 

@@ -19,8 +19,8 @@ from simulators.calibration.calibrate import Calibration, calibrate
 from simulators.calibration.evidence import Evidence, currencies
 from simulators.calibration.findings import Finding, Known, roundest
 from simulators.calibration.habits import retry_after, wilson
+from simulators.calibration.judging import Sample, judge
 from simulators.calibration.replay import refusals, verdicts
-from simulators.calibration.search import judge
 from simulators.calibration.shapes import BucketShape, FixedShape, Ledger, Shape, SlidingShape, SlotsShape
 from simulators.policies.yardsticks import RetryOnly
 from simulators.providers.calls import Settlement
@@ -279,9 +279,9 @@ def test_a_named_dimension_is_believed(refused: tuple[Provider, Trace, Recording
     phase_s = float((3.0 - refused[1].arrival_s[0]) % 60.0)
     shapes = (BucketShape(200 / 60), requests, "tokens"), (FixedShape(60.0, phase_s), tokens, "requests")
     for its_shape, currency, other in shapes:
-        candidate = judge(its_shape, Ledger(evidence, currency), None)
+        candidate = judge(its_shape, Ledger(evidence, currency), Sample.of(evidence))
         assert candidate.explained.any()
-        assert not (candidate.explained & (named == other)).any()
+        assert not (named[evidence.turned_away][candidate.explained] == other).any()
     assert Evidence.of(attempts.assign(axis=None)).speaks_for(Axis.REQUESTS).all()
 
 
@@ -290,7 +290,7 @@ def test_costs_are_the_quotas_own(refused: tuple[Provider, Trace, Recording]) ->
     from simulators.calibration.replay import _calls
 
     evidence = Evidence.of(refused[2].attempts)
-    calls = _calls(evidence)
+    calls = [_calls(evidence)(index) for index in range(len(evidence))]
     listed = currencies(evidence)
     assert len({currency.name for currency in listed}) == len(listed) > 5
     for currency in listed:
@@ -326,12 +326,12 @@ def test_critical_capacity_says_what_the_meter_says(quota: Quota, shape: Shape, 
     evidence = Evidence.of(recording.attempts)
     assert evidence.refused.sum() > 20
     currency = next(each for each in currencies(evidence) if each.axis is Axis.REQUESTS)
-    found = judge(shape, Ledger(evidence, currency), None)
+    found = judge(shape, Ledger(evidence, currency), Sample.of(evidence))
     size = 160 / 60 * 10 if isinstance(shape, BucketShape) else quota.limit
     assert found.cost == 0
     assert found.floor <= size + 1e-4
     assert found.ceiling > size - 1e-4
-    assert (found.explained == evidence.refused).all()
+    assert found.explained.all()
 
 
 def test_whole_answers_tell_the_latency_model() -> None:

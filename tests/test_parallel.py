@@ -8,9 +8,10 @@ import pytest
 
 import simulators as sim
 from factflow_llm.errors import ConfigurationError
+from simulators.progress import reporting
 from simulators.providers.catalogue import Provider
 from simulators.providers.quotas import Bucket
-from simulators.studies.parallel import make_worlds, processes, quotas, reporting, with_yardsticks
+from simulators.studies.parallel import make_worlds, processes, quotas, with_yardsticks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,6 +21,19 @@ Bools = npt.NDArray[np.bool_]
 _UNSET_OUTPUT_TOKENS = 16
 _AXES = tuple(Axis)
 _NONE = -1
+_COLUMNS = (
+    "sent_s",
+    "end_s",
+    "admitted",
+    "refused",
+    "rejected",
+    "named",
+    "told_s",
+    "by_reset",
+    "answer_s",
+    "rows",
+    "judged",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +55,7 @@ class Evidence:
         answer_s: how long the answer took or would have taken: as long as that of the same call when it was let in, or
             the typical one.
         rows: positions in the recording's frame.
-        delay_s: attempts reach the provider up to so much after they were sent; 0 where time is virtual.
+        judged: the attempts in question; of those before it only matters what they used up.
     """
 
     sent_s: Floats
@@ -58,7 +71,7 @@ class Evidence:
     embeds: bool
     answer_s: Floats
     rows: Integers
-    delay_s: float = 0.0
+    judged: Bools
 
     @classmethod
     def of(cls, attempts: pd.DataFrame) -> Evidence:
@@ -96,19 +109,24 @@ class Evidence:
             embeds=bool((attempts["operation"] == "embeddings").all()),
             answer_s=answer.to_numpy(dtype=np.float64)[order],
             rows=order,
+            judged=np.ones(len(order), dtype=bool),
         )
 
     def __len__(self) -> int:
         return len(self.sent_s)
 
-    def thinned(self, refusals: int) -> Evidence:
-        """Return the same with at most so many refusals, spread over time: the others hardly tell more."""
-        at = np.flatnonzero(self.refused)
-        if len(at) <= refusals:
-            return self
-        kept = np.zeros(len(self), dtype=bool)
-        kept[at[np.linspace(0, len(at) - 1, refusals).astype(np.int64)]] = True
-        return replace(self, refused=kept)
+    def between(self, since_s: float, until_s: float) -> Evidence:
+        """Return the same up to ``until_s``, where only what was sent from ``since_s`` on is in question."""
+        early = self.part(slice(int(np.searchsorted(self.sent_s, until_s))))
+        judged = early.sent_s >= since_s
+        return replace(early, refused=early.rejected & judged, judged=judged)
+
+    def part(self, places: slice) -> Evidence:
+        """Return only these attempts."""
+        parts = {name: getattr(self, name)[places] for name in _COLUMNS}
+        tokens = {name: each[places] for name, each in self.tokens.items()}
+        resets = {axis: each[places] for axis, each in self.reset_s.items()}
+        return replace(self, **parts, tokens=tokens, reset_s=resets)
 
     @cached_property
     def taken(self) -> Integers:
@@ -116,9 +134,19 @@ class Evidence:
         return np.flatnonzero(self.admitted)
 
     @cached_property
+    def passed(self) -> Integers:
+        """Numbers of the admitted attempts in question."""
+        return np.flatnonzero(self.admitted & self.judged)
+
+    @cached_property
     def turned_away(self) -> Integers:
-        """Numbers of the refused attempts."""
+        """Numbers of the refused attempts in question."""
         return np.flatnonzero(self.refused)
+
+    @cached_property
+    def ends_s(self) -> Floats:
+        """When the answers of admitted attempts were over, in order."""
+        return np.sort(self.end_s[self.admitted])
 
     def speaks_for(self, axis: Axis) -> Bools:
         """Return whether attempts may have been refused on that axis: the refusal named it, or none."""
@@ -127,8 +155,9 @@ class Evidence:
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the first attempt to the last."""
-        return float(self.sent_s[-1] - self.sent_s[0]) if len(self) else 0.0
+        """Seconds from the first attempt in question to the last."""
+        sent_s = self.sent_s[self.judged]
+        return float(sent_s[-1] - sent_s[0]) if len(sent_s) else 0.0
 
 
 @dataclass(frozen=True)
@@ -154,6 +183,11 @@ class Currency:
             str(value) for key, value in self.fields.items() if key != "axis" and str(value) not in ("sum", "never")
         ]
         return " ".join([self.axis.replace("_", " "), *(f"({word.replace('_', ' ')})" for word in about)])
+
+
+def counted(evidence: Evidence) -> list[Currency]:
+    """Return all that quotas may count: calls that run at once, and the currencies."""
+    return [Currency(Axis.CONCURRENCY, np.ones(len(evidence))), *currencies(evidence)]
 
 
 def currencies(evidence: Evidence) -> list[Currency]:

@@ -25,6 +25,12 @@ class Known(StrEnum):
         width = (high - low) / high if high else 0.0
         return cls.PINNED if width <= 0.03 else cls.ROUGH if width <= 0.3 else cls.LOOSE
 
+    @classmethod
+    def worse(cls, one: Known, other: Known) -> Known:
+        """Return the less certain word of two."""
+        listed = list(cls)
+        return max(one, other, key=listed.index)
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -44,8 +44,9 @@ def retry_after(evidence: Evidence, said: Verdicts, only_slots: bool) -> tuple[R
         return RetryAfter(), Finding(name, f"always {np.median(told_s):g} s", note=note)
     rounding_s = 1.0 if whole else 0.001
     took_s = (evidence.end_s - evidence.sent_s)[evidence.refused]
-    jitter_s = float(np.subtract(*np.percentile(took_s, [95, 5])))  # between sending and the provider's clock
-    true = np.abs(told_s - wait_s - rounding_s / 2) <= rounding_s / 2 + _EXACT_S + max(evidence.delay_s, jitter_s)
+    took_s = took_s[np.isfinite(took_s)]
+    jitter_s = float(np.subtract(*np.percentile(took_s, [95, 5]))) if len(took_s) else 0.0
+    true = np.abs(told_s - wait_s - rounding_s / 2) <= rounding_s / 2 + _EXACT_S + jitter_s
     if judged.any() and true[judged].mean() > 0.8:
         return RetryAfter(shown_in=shown_in), Finding(name, f"true, {shown_in.replace('_', ' ')}", note=note)
     if np.ptp(np.percentile(told_s, [5, 95])) < 1e-6:
@@ -95,7 +96,7 @@ def latency(attempts: pd.DataFrame) -> tuple[LatencyModel, list[Finding]]:
     """Fit how long answers take, and refusals; whole answers tell first token and pace by duration and length."""
     sent = attempts["sent_s"]
     frame = attempts.assign(first_chunk_s=attempts["first_chunk_s"] - sent, duration_s=attempts["end_s"] - sent)
-    answered = frame[frame["outcome"] == Outcome.SUCCEEDED]
+    answered = frame[(frame["outcome"] == Outcome.SUCCEEDED) & frame["duration_s"].notna()]
     streamed = int(answered["first_chunk_s"].notna().sum())
     if len(answered) < _FEWEST:
         note = f"{len(answered)} answers; a model needs {_FEWEST}: these are the defaults"

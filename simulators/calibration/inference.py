@@ -1,33 +1,42 @@
-"""Which quotas a recording shows: those that were reached, by refusals; those that were not, by headers if at all."""
+"""Which quotas a recording shows: those that were reached, by refusals; those that were not, by headers if at all.
+
+A finding is held against its own replay. Quotas that nearly foretell who was refused, whose spans are long beside what
+the network shook, and that refuse as many when the recorded sends are played to them once more, are named; anything
+else is not identified, and what else may be the cause is said.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from factflow_llm.signals import Axis
+from simulators.calibration import causes
 from simulators.calibration.evidence import currencies
+from simulators.calibration.explanation import Explanation, explain
 from simulators.calibration.findings import Finding, Known
-from simulators.calibration.search import Candidate, Told, find, joint_cost, left_by, polished
+from simulators.calibration.judging import Sample
+from simulators.calibration.replay import refusals
+from simulators.calibration.search import left_by
+from simulators.calibration.shapes import SlotsShape
 from simulators.calibration.shown import read_quota
 from simulators.calibration.sizes import sized
+from simulators.providers.quotas import Bucket
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from simulators.calibration.evidence import Evidence, Floats
+    from simulators.calibration.evidence import Evidence
+    from simulators.calibration.watch import Watch
     from simulators.providers.quotas import Quota
 
-_FORGIVEN = 0.05  # while shapes are sought, a Retry-After may be off by this share
-_FORGIVEN_S = 0.01
-_STRICT_S = (0.002, 0.02, 0.1)  # once they are found, by as little as goes: clocks and networks differ
-_STRICT_SHARE = 0.02
-_MISREAD = 0.1  # share of refusals that may speak against reading Retry-After as truth
-_EXPLAINED = 0.05  # share of refusals that may stay unexplained before delays are considered
-_DELAYS = (25, 75, 95)  # percentiles of the time that refusals took
-_SPANS = 3.0  # a quota that looks back over fewer delays than this explains anything: each may have overtaken the other
+_EXACT = 0.03  # a quota that is pinned down refuses as many as were refused, up to this share,
+_NEAR = (0.1, 0.05, 0.05)  # and one, two or three that are named at all up to these
+_PLAYED = 200_000  # attempts are played to the quotas at most
+_NEARLY = 0.01  # of the recording, before and after a quota moved, that is not looked at
+_PARTS = (0.34, 0.15)  # a quota that moved is sought in so much of the recording's begin and end
 
 
 @dataclass(frozen=True)
@@ -38,86 +47,167 @@ class Inference:
         quotas: to be simulated.
         findings: what is known of them.
         unexplained: refusals that fit none of them.
-        delay_s: delay between sending and arrival that had to be granted.
+        back_s: an answer is over at the provider so much before it has come.
     """
 
     quotas: tuple[Quota, ...]
     findings: tuple[Finding, ...]
     unexplained: int
-    delay_s: float
+    back_s: float
 
 
-def infer(evidence: Evidence, attempts: pd.DataFrame) -> Inference:
-    """Return the fewest quotas that explain the refusals, then those that only headers tell of."""
+@dataclass(frozen=True)
+class Held:
+    """An explanation, held against its own replay.
+
+    Attributes:
+        explanation: in question.
+        quotas: as they would be named; none where they may not be.
+        findings: what is known of them.
+        back_s: an answer is over at the provider so much before it has come.
+        foretold: refusals by the quotas, and those by chance.
+        recorded: the same in truth, as far as they were played.
+    """
+
+    explanation: Explanation
+    quotas: tuple[Quota, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    back_s: float = 0.0
+    foretold: float = 0.0
+    recorded: int = field(default=0)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the replay refuses as many as were refused."""
+        return bool(self.quotas) and _off(self.foretold, self.recorded) <= _EXACT
+
+
+def infer(evidence: Evidence, attempts: pd.DataFrame, watch: Watch) -> Inference:
+    """Return the fewest quotas that explain the refusals, then those that only headers tell of.
+
+    Args:
+        evidence: what was sent, and what became of it.
+        attempts: the same as recorded, for the headers.
+        watch: who waits for it.
+    """
     quoted = _quoted(attempts)
     quotas: list[Quota] = []
     findings: list[Finding] = []
-    unexplained = 0
+    unexplained, back_s = 0, 0.0
     if evidence.refused.any():
-        evidence, told, chosen, weighed = _least_delay(evidence)
-        for each in chosen:
-            left = left_by((other for other in chosen if other is not each), evidence)
-            one = sized(each, told, left, weighed, quoted)
-            quotas.append(one.quota)
-            findings.extend(one.findings)
-        unexplained = int((left_by(chosen, evidence) & evidence.refused).sum())
-        if unexplained <= 0.02 * evidence.refused.sum():
-            unexplained = 0
+        held = _held(explain(evidence, watch), quoted)
+        if not held.agrees and not watch.cancelled:
+            moved = None
+            with watch.patience():
+                moved = _moved(evidence, quoted, watch)
+            if moved is not None:
+                held, about = moved
+                findings.append(about)
+        quotas.extend(held.quotas)
+        findings.extend(held.findings)
+        if held.quotas:
+            back_s = held.back_s
+            unexplained = held.explanation.silent
+            if unexplained <= 0.02 * held.explanation.refusals:
+                unexplained = 0
+        else:
+            unexplained = held.explanation.refusals
+        findings.extend(causes.others(held.explanation, bool(held.quotas)))
+        if watch.cancelled:
+            note = "cancelled before every kind of quota was tried; another may fit better"
+            findings = [replace(each, known=Known.worse(each.known, Known.ROUGH)) for each in findings]
+            findings.append(Finding("search", "cancelled", known=Known.UNKNOWN, note=note))
     found = {quota.axis for quota in quotas}
     for axis, limit in quoted.items():
         if axis not in found:
-            quota, about = read_quota(evidence, attempts, axis, limit)
+            quota, about_it = read_quota(evidence, attempts, axis, limit)
             quotas.append(quota)
-            findings.extend(about)
+            findings.extend(about_it)
     findings.extend(_floors(evidence, found | set(quoted)))
-    if evidence.delay_s:
-        note = "refusals cannot be explained without some delay between sending and arrival"
-        findings.append(Finding("network: delay up to, s", evidence.delay_s, known=Known.ROUGH, note=note))
-    return Inference(tuple(quotas), tuple(findings), unexplained, evidence.delay_s)
+    return Inference(tuple(quotas), tuple(findings), unexplained, back_s)
 
 
-def _least_delay(evidence: Evidence) -> tuple[Evidence, Told | None, list[Candidate], list[Candidate]]:
-    """Grant the network as little delay as explains the refusals: none, or up to what a refusal itself took."""
-    refusals = evidence.refused.sum()
-    took_s = (evidence.end_s - evidence.sent_s)[evidence.refused]
-    best = (evidence, *_best_reading(evidence))
-    for delay_s in np.percentile(took_s, _DELAYS).tolist():
-        cost = joint_cost(best[2], best[0])
-        if cost <= _EXPLAINED * refusals:
-            break
-        delayed = replace(evidence, delay_s=delay_s)
-        tried = (delayed, *_best_reading(delayed))
-        seen = all(each.span_s > _SPANS * delay_s for each in tried[2])
-        if seen and joint_cost(tried[2], delayed) < cost / 2:
-            best = tried
-    return best
+def _held(explained: Explanation, quoted: dict[Axis, float]) -> Held:
+    """Play the attempts to the quotas once more, and name them as surely as they refuse what was refused."""
+    if not explained.named:
+        return Held(explained)
+    evidence = explained.evidence
+    back_s = max((each.shape.back_s for each in explained.chosen if isinstance(each.shape, SlotsShape)), default=0.0)
+    each_sized = []
+    for each in explained.chosen:
+        left = left_by((other for other in explained.chosen if other is not each), evidence)
+        each_sized.append(sized(replace(each, sample=Sample.of(evidence).only(left)), explained, quoted))
+    quotas = tuple(one.quota for one in each_sized)
+    played = evidence.part(slice(int(np.argmax(evidence.judged)) + _PLAYED))
+    refused = refusals(quotas, played, back_s) & played.judged
+    by_chance = explained.silent / max(len(evidence.passed) + explained.silent, 1)
+    foretold = float(refused.sum())
+    recorded = int(played.refused.sum())
+    expected = foretold + by_chance * float((~refused & played.judged).sum())
+    apart = _off(expected, recorded)
+    if apart > _NEAR[len(quotas) - 1]:
+        return Held(explained, foretold=expected, recorded=recorded)
+    pinned = apart <= _EXACT and _off(foretold, recorded) <= _EXACT
+    findings = []
+    for one in each_sized:
+        first, *figures = one.findings
+        if pinned:
+            note = f"{first.note}; replayed, {foretold:.0f} refusals for {recorded}"
+        else:
+            note = f"{first.note}; replayed, only {foretold:.0f} refusals for {recorded}"
+            figures = [replace(each, known=Known.worse(each.known, Known.ROUGH)) for each in figures]
+            first = replace(first, known=Known.worse(first.known, Known.ROUGH))
+        findings.extend([replace(first, note=note), *figures])
+    if explained.slack_s > 0.0002:
+        note = "so far sends and arrivals are apart, by the refusals"
+        findings.append(Finding("network: times shaken by, s", explained.slack_s, known=Known.ROUGH, note=note))
+    return Held(explained, quotas, tuple(findings), back_s, expected, recorded)
 
 
-def _best_reading(evidence: Evidence) -> tuple[Told | None, list[Candidate], list[Candidate]]:
-    """Read Retry-After as truth if quotas can be found that fit it about as well as when it is ignored."""
-    refusals = int(evidence.refused.sum())
-    if not np.isfinite(evidence.told_s).any():
-        return (None, *find(evidence, None))
-    told = _as_truth(evidence.told_s, _FORGIVEN, _FORGIVEN_S)
-    chosen, weighed = find(evidence, told)
-    cost = joint_cost(chosen, evidence)
-    if not chosen or cost > _MISREAD / 2 * refusals:
-        plain, plain_weighed = find(evidence, None)
-        if not chosen or cost > joint_cost(plain, evidence) + _MISREAD * refusals + 2:
-            return None, plain, plain_weighed
-    for slack_s in _STRICT_S:
-        strictly = _as_truth(evidence.told_s, 0.0, slack_s)
-        fitted = polished(chosen, strictly)
-        if joint_cost(fitted, evidence) <= cost + _STRICT_SHARE * refusals:
-            return strictly, fitted, weighed
-    return told, chosen, weighed
+def _off(foretold: float, recorded: int) -> float:
+    """Return how far off a count is; two are no error."""
+    apart = abs(foretold - recorded)
+    return 0.0 if apart <= 2.0 else apart / max(recorded, 1)
 
 
-def _as_truth(told_s: Floats, forgiven: float, forgiven_s: float) -> Told:
-    heard = told_s[np.isfinite(told_s)]
-    rounding_s = 1.0 if np.all(heard == np.round(heard)) else 0.001
-    slack_s = forgiven * told_s + forgiven_s
-    return Told(told_s, slack_s + rounding_s, slack_s)
+def _moved(evidence: Evidence, quoted: dict[Axis, float], watch: Watch) -> tuple[Held, Finding] | None:
+    """Return what is in force at the end, if begin and end of the recording each show quotas, and other ones."""
+    begun_s, over_s = float(evidence.sent_s[0]), float(evidence.sent_s[-1])
+    for share in _PARTS:
+        part_s = share * (over_s - begun_s)
+        early = explain(evidence.between(begun_s, begun_s + part_s), watch)
+        late = explain(evidence.between(over_s - part_s, np.inf), watch)
+        if not (early.chosen and late.chosen):
+            continue
+        wrong = [causes.wrong(each, evidence) for each in (early, late)]
+        cut = int(np.argmin(np.cumsum(wrong[0]) - np.cumsum(wrong[1])))
+        at_s = float(evidence.sent_s[cut])
+        near_s = _NEARLY * (over_s - begun_s)  # nobody knows the moment exactly
+        before = _held(explain(evidence.between(begun_s, at_s - near_s), watch), quoted)
+        after = _held(explain(evidence.between(at_s + near_s, np.inf), watch), quoted)
+        if before.quotas and after.quotas:
+            note = f"from {causes.in_words(before.findings)} to {causes.in_words(after.findings)}, which is calibrated"
+            about = Finding("quota moved at, s", at_s, at_s - near_s, at_s + near_s, Known.ROUGH, note)
+            return _as_full_as(before, after), about
+    return None
+
+
+def _as_full_as(before: Held, after: Held) -> Held:
+    """Return what is in force after a move, with bursts as before: nobody knows how full its buckets were then."""
+    bursts = {quota.axis: quota.burst_s for quota in before.quotas if isinstance(quota, Bucket)}
+    quotas = tuple(
+        quota.model_copy(update={"burst_s": bursts[quota.axis]})
+        if isinstance(quota, Bucket) and quota.axis in bursts
+        else quota
+        for quota in after.quotas
+    )
+    findings = tuple(
+        replace(each, value=None, low=None, high=None, known=Known.UNKNOWN, note="taken to be as before it moved")
+        if ": burst" in each.name
+        else each
+        for each in after.findings
+    )
+    return replace(after, quotas=quotas, findings=findings)
 
 
 def _quoted(attempts: pd.DataFrame) -> dict[Axis, float]:

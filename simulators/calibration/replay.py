@@ -11,7 +11,7 @@ import numpy as np
 from simulators.providers.calls import Call, CallKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from simulators.calibration.evidence import Bools, Evidence, Floats
     from simulators.providers.meters import Meter
@@ -43,12 +43,12 @@ def verdicts(quotas: Sequence[Quota], evidence: Evidence) -> Verdicts:
     return Verdicts(wait_s > 0, wait_s, blamed)
 
 
-def refusals(quotas: Sequence[Quota], evidence: Evidence) -> Bools:
+def refusals(quotas: Sequence[Quota], evidence: Evidence, back_s: float = 0.0) -> Bools:
     """Return which attempts fresh meters refuse, if nothing but the sends is known: they go by their own verdicts.
 
     Near a limit a network decides who comes first. Meters that are charged with what was admitted in truth then forgive
     whoever was sent before the last that was admitted; those that go by themselves refuse another, but as many.
-    Answers end at the provider ``Evidence.delay_s`` before they end here.
+    Answers end at the provider ``back_s`` before they end here.
     """
     books = _Books(quotas, evidence)
     refused = np.zeros(len(evidence), dtype=bool)
@@ -59,9 +59,9 @@ def refusals(quotas: Sequence[Quota], evidence: Evidence) -> Bools:
         if refused[index]:
             books.reject(now, costs)
         else:
-            known = evidence.admitted[index]
+            known = evidence.admitted[index] and math.isfinite(evidence.end_s[index])
             end_s = evidence.end_s[index] if known else now + evidence.answer_s[index]
-            books.admit(index, now, costs, float(max(end_s - evidence.delay_s, now)))
+            books.admit(index, now, costs, float(max(end_s - back_s, now)))
     return refused
 
 
@@ -86,19 +86,19 @@ class _Books:
     def __init__(self, quotas: Sequence[Quota], evidence: Evidence) -> None:
         self.meters = [quota.meter() for quota in quotas]
         self._rules = [(quota.cost_rule(), quota.final_rule(), quota.rejections_count) for quota in quotas]
-        self._calls = _calls(evidence)
+        self._call = _calls(evidence)
         self._open: list[tuple[float, int, list[tuple[int, Any, float]]]] = []
 
     def opened(self, index: int, now: float) -> list[float]:
         """Correct what ended by ``now``, and return what the attempt costs."""
         while self._open and self._open[0][0] <= now:
             end_s, number, receipts = heapq.heappop(self._open)
-            ended = self._calls[number]
+            ended = self._call(number)
             for place, receipt, reserved in receipts:
                 _, final, _ = self._rules[place]
                 assert final is not None
                 self.meters[place].correct(end_s, receipt, final(ended, ended.output_tokens) - reserved)
-        return [1.0 if cost is None else cost(self._calls[index]) for cost, _, _ in self._rules]
+        return [1.0 if cost is None else cost(self._call(index)) for cost, _, _ in self._rules]
 
     def admit(self, index: int, now: float, costs: Sequence[float], end_s: float) -> None:
         """Charge the attempt, whose answer ends at ``end_s``."""
@@ -117,17 +117,19 @@ class _Books:
                 self.meters[place].penalise(now, costs[place])
 
 
-def _calls(evidence: Evidence) -> list[Call]:
+def _calls(evidence: Evidence) -> Callable[[int], Call]:
+    """Return what makes the call of an attempt."""
     read, written, bound = (evidence.tokens[name] for name in ("input_tokens", "output_tokens", "max_tokens"))
     typical = float(np.nanmedian(read)) if np.isfinite(read).any() else 0.0
     kind = CallKind.EMBEDDING if evidence.embeds else CallKind.CHAT
-    return [
-        Call(
+
+    def call(index: int) -> Call:
+        return Call(
             index,
             int(typical if math.isnan(read[index]) else read[index]),
             0 if math.isnan(written[index]) else int(written[index]),
             None if math.isnan(bound[index]) else int(bound[index]),
             kind,
         )
-        for index in range(len(evidence))
-    ]
+
+    return call

@@ -5,8 +5,9 @@ size: a quota of the shape must be at least as large as the critical capacity of
 than that of everything it refused. One pass over the recording thus tells all sizes that can be true, and how often
 each is contradicted.
 
-Between sending and arrival lies a network. Where it may matter, an admitted attempt is given the critical capacity that
-it has at the least, and a refused one what it has at the most, over all delays up to ``Evidence.delay_s``.
+Between sending and arrival lies a network. ``leeway_s`` says how far moments may be off: the attempt came so much later
+and what was sent that shortly before came after it (positive: the least that it may have needed), or the other way
+round (negative: the most).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from simulators.calibration.evidence import Bools, Currency, Evidence, Floats, Integers
 
 SLACK_S = 2e-6  # recordings round times to the microsecond
-
-
-class Bound(IntEnum):
-    """Which of the critical capacities that delays allow is meant."""
-
-    LEAST = -1
-    RECORDED = 0
-    MOST = 1
 
 
 class Emptied(NamedTuple):
@@ -60,14 +52,14 @@ class Ledger:
         charged_s: when the booking's call was sent.
         units: what was booked.
         total: sum of all bookings before each; one longer than they are.
-        before: number of bookings before each attempt; by ``Bound``: at the least, as recorded, at the most.
+        before: number of bookings before each attempt.
     """
 
     def __init__(self, evidence: Evidence, currency: Currency) -> None:
         self.evidence = evidence
         self.currency = currency
         self.asked = currency.reserved
-        taken = np.flatnonzero(evidence.admitted)
+        taken = evidence.taken
         sent_s = evidence.sent_s[taken]
         charge, when, charged_s = currency.reserved[taken], sent_s, sent_s
         is_charge = np.ones(len(taken))
@@ -84,43 +76,40 @@ class Ledger:
         self.units: Floats = charge[order]
         self.total: Floats = np.concatenate([[0.0], np.cumsum(self.units)])
         earlier: Integers = np.cumsum(evidence.admitted) - evidence.admitted
-        recorded: Integers = earlier + np.searchsorted(np.sort(corrected_s), evidence.sent_s, side="right")
-        self.before = {Bound.RECORDED: recorded, Bound.LEAST: recorded, Bound.MOST: recorded}
-        if evidence.delay_s:
-            for bound in (Bound.LEAST, Bound.MOST):
-                horizon_s = evidence.sent_s + bound * evidence.delay_s
-                self.before[bound] = np.searchsorted(self.booked_s, horizon_s, side="right")
+        self.before: Integers = earlier + np.searchsorted(np.sort(corrected_s), evidence.sent_s, side="right")
 
-    def seen(self, at: Integers, bound: Bound, later_s: Floats | float) -> tuple[Integers, Floats]:
-        """Return how many bookings the attempts ``at`` find, and when they come: the least or the most of both."""
-        arrival_s: Floats = self.evidence.sent_s[at] + later_s - bound * self.evidence.delay_s
-        return self.before[bound][at], arrival_s
+    def seen(self, at: Integers, later_s: Floats | float, leeway_s: float) -> tuple[Integers, Floats]:
+        """Return how many bookings the attempts ``at`` find, and when they come."""
+        sent_s, before = self.evidence.sent_s[at], self.before[at]
+        if abs(leeway_s) > SLACK_S:
+            shaken = np.searchsorted(self.booked_s, sent_s - leeway_s, side="right")
+            before = np.minimum(before, shaken) if leeway_s > 0 else np.maximum(before, shaken)
+        return before, sent_s + later_s + leeway_s
 
     @cached_property
     def emptied(self) -> Emptied:
         """When rejections emptied the bucket, if they count."""
         numbers = np.flatnonzero(self.evidence.rejected)
-        return Emptied(numbers, self.evidence.sent_s[numbers], self.before[Bound.RECORDED][numbers])
+        return Emptied(numbers, self.evidence.sent_s[numbers], self.before[numbers])
 
-    def since_emptied(self, at: Integers, bound: Bound, again: Bools | bool = False) -> tuple[Integers, Floats, Floats]:
+    def since_emptied(self, at: Integers, again: Bools | bool = False) -> tuple[Integers, Floats, Floats]:
         """Return, for the attempts ``at``, the first booking after the last rejection, its time, and units since.
 
         Args:
             at: attempts.
-            bound: how many bookings they find.
             again: they were rejected themselves, and the next attempt is meant.
         """
         times = np.searchsorted(self.emptied.numbers, at) + again
         first = np.append(0, self.emptied.booked)[times]
-        used = self.total[self.before[bound][at]] - self.total[np.minimum(first, self.before[bound][at])]
+        used = self.total[self.before[at]] - self.total[np.minimum(first, self.before[at])]
         return first, np.append(-np.inf, self.emptied.at_s)[times], used
 
-    def demanded(self, at: Integers) -> Floats:
-        """Return the rates at which an emptied bucket must have been refilled for the attempts ``at``, in order."""
-        _, since_s, used = self.since_emptied(at, Bound.RECORDED)
+    def demanded(self, at: Integers) -> tuple[Integers, Floats]:
+        """Return for which of the attempts ``at`` an emptied bucket's rate is told, and which rate they demand."""
+        _, since_s, used = self.since_emptied(at)
         waited_s = self.evidence.sent_s[at] - since_s
         known = np.isfinite(waited_s) & (waited_s > SLACK_S)
-        return np.sort((used + self.asked[at])[known] / waited_s[known])
+        return at[known], (used + self.asked[at])[known] / waited_s[known]
 
     @cached_property
     def rate(self) -> float:
@@ -132,7 +121,7 @@ class Shape(ABC):
     """A kind of quota with all its parameters but its size."""
 
     @abstractmethod
-    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0, leeway_s: float = 0.0) -> Floats:
         """Return critical capacities of the attempts ``at``, had they come ``later_s`` later and none in between.
 
         It is ``inf`` where no size would do.
@@ -158,22 +147,22 @@ class BucketShape(Shape):
     rejections_count: bool = False
 
     @override
-    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0, leeway_s: float = 0.0) -> Floats:
         refilled = self.rate * ledger.booked_s
         level, lowest = ledger.total[1:] - refilled, ledger.total[:-1] - refilled
-        before, arrival_s = ledger.seen(at, bound, later_s)
+        before, arrival_s = ledger.seen(at, later_s, leeway_s)
         last = np.maximum(before - 1, 0)
         drained = self.rate * np.maximum(arrival_s - ledger.booked_s[last], 0.0)
         if not self.rejections_count:
             missing = level - np.minimum.accumulate(lowest)
             needed: Floats = (before > 0) * np.maximum(missing[last] - drained, 0.0) + ledger.asked[at]
             return needed
-        first, since_s, used = ledger.since_emptied(at, bound, np.asarray(later_s) != 0.0)
+        first, since_s, used = ledger.since_emptied(at, np.asarray(later_s) != 0.0)
         fall = 2.0 * (np.ptp(lowest) if len(lowest) else 0.0) + 1.0
         spells = fall * np.searchsorted(ledger.emptied.booked, np.arange(len(lowest)), side="right")
         missing = level - (np.minimum.accumulate(lowest - spells) + spells)
         needed = (before > first) * np.maximum(missing[last] - drained, 0.0) + ledger.asked[at]
-        short = used + ledger.asked[at] > self.rate * (arrival_s + SLACK_S - since_s)
+        short = used + ledger.asked[at] > self.rate * (arrival_s - since_s)
         return np.where(short, np.inf, needed)
 
     @override
@@ -196,13 +185,13 @@ class FixedShape(Shape):
     phase_s: float
 
     @override
-    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
-        numbers = self._number(ledger.booked_s)
-        lost = (ledger.units < 0) & (self._number(ledger.charged_s) != numbers)
-        total = np.concatenate([[0.0], np.cumsum(np.where(lost, 0.0, ledger.units))])
-        before, arrival_s = ledger.seen(at, bound, later_s)
-        late_s = ledger.evidence.delay_s if bound is Bound.MOST else 0.0  # what was sent before may have come after
-        begin_s = self._number(arrival_s) * self.window_s + self.phase_s - SLACK_S - late_s
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0, leeway_s: float = 0.0) -> Floats:
+        total = ledger.total
+        if ledger.currency.settled is not None:  # what is given back after its window has ended is lost
+            lost = (ledger.units < 0) & (self._number(ledger.charged_s) != self._number(ledger.booked_s))
+            total = np.concatenate([[0.0], np.cumsum(np.where(lost, 0.0, ledger.units))])
+        before, arrival_s = ledger.seen(at, later_s, leeway_s)
+        begin_s = self._number(arrival_s) * self.window_s + self.phase_s - SLACK_S
         first = np.searchsorted(ledger.booked_s, begin_s)
         used: Floats = total[before] - total[np.minimum(first, before)] + ledger.asked[at]
         return used
@@ -219,7 +208,11 @@ class FixedShape(Shape):
     def quota(self, capacity: float, fields: dict[str, Any], per_s: float) -> Quota:
         over_s = self.window_s if per_s > self.window_s else None
         return FixedWindow(
-            limit=capacity * per_s / self.window_s, per_s=per_s, enforced_over_s=over_s, phase_s=self.phase_s, **fields
+            limit=capacity * per_s / self.window_s,
+            per_s=per_s,
+            enforced_over_s=over_s,
+            phase_s=self.phase_s % self.window_s,
+            **fields,
         )
 
 
@@ -230,9 +223,9 @@ class SlidingShape(Shape):
     window_s: float
 
     @override
-    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
-        before, arrival_s = ledger.seen(at, bound, later_s)
-        horizon = arrival_s - self.window_s + SLACK_S
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0, leeway_s: float = 0.0) -> Floats:
+        before, arrival_s = ledger.seen(at, later_s, leeway_s)
+        horizon = arrival_s - self.window_s
         first = np.searchsorted(ledger.booked_s, horizon, side="right")
         used: Floats = ledger.total[before] - ledger.total[np.minimum(first, before)] + ledger.asked[at]
         return used
@@ -249,17 +242,18 @@ class SlidingShape(Shape):
 
 @dataclass(frozen=True)
 class SlotsShape(Shape):
-    """A number of calls that may run at once; who is refused hears ``retry_after_s``."""
+    """A number of calls that may run at once; who is refused hears ``retry_after_s``.
+
+    An answer gives its slot back ``back_s`` before it has come all the way.
+    """
 
     retry_after_s: float
+    back_s: float = 0.0
 
     @override
-    def critical(self, ledger: Ledger, at: Integers, bound: Bound, later_s: Floats | float = 0.0) -> Floats:
-        evidence = ledger.evidence
-        begun, arrival_s = ledger.seen(at, bound, later_s)
-        late_s = evidence.delay_s if bound is Bound.LEAST else 0.0  # an answer's end travels, too
-        ends_s = np.sort(evidence.end_s[evidence.admitted])
-        ended = np.searchsorted(ends_s, np.maximum(arrival_s, evidence.sent_s[at]) + late_s + SLACK_S, side="right")
+    def critical(self, ledger: Ledger, at: Integers, later_s: Floats | float = 0.0, leeway_s: float = 0.0) -> Floats:
+        begun, arrival_s = ledger.seen(at, later_s, leeway_s)
+        ended = np.searchsorted(ledger.evidence.ends_s, arrival_s + self.back_s, side="right")
         return np.asarray(begun - ended + 1.0, dtype=np.float64)
 
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +82,7 @@ class Validation:
 
 def validate(
     provider: Provider,
-    delay_s: float,
+    back_s: float,
     recording: Recording,
     since_s: float,
     policy: Policy | RateLimitConfig | None,
@@ -122,7 +122,7 @@ def validate(
         since_s=since_s,
         until_s=until_s,
         figures=figures,
-        decisions=_decisions(provider, replace(Evidence.of(attempts), delay_s=delay_s), since_s),
+        decisions=_decisions(provider, Evidence.of(attempts), back_s, since_s),
         timing_gap=_gap(recorded_s[recorded_s >= since_s], np.concatenate(refused_s)),
     )
 
@@ -147,9 +147,9 @@ def _figures(calls: pd.DataFrame, refused_s: Floats, since_s: float, until_s: fl
     return pd.Series(figures)
 
 
-def _decisions(provider: Provider, evidence: Evidence, since_s: float) -> pd.Series[Any]:
+def _decisions(provider: Provider, evidence: Evidence, back_s: float, since_s: float) -> pd.Series[Any]:
     held_out = evidence.sent_s >= since_s
-    recorded, predicted = evidence.refused & held_out, refusals(provider.quotas, evidence) & held_out
+    recorded, predicted = evidence.refused & held_out, refusals(provider.quotas, evidence, back_s) & held_out
     counts = {"recorded": recorded.sum(), "predicted": predicted.sum(), "same": (recorded & predicted).sum()}
     return pd.Series(counts, dtype=np.int64)
 

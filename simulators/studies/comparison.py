@@ -11,8 +11,9 @@ import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
 from simulators.policies.ours import as_policy
+from simulators.progress import Progress, reporting
 from simulators.studies.journal import opened
-from simulators.studies.parallel import Jobs, Progress, World, make_worlds, processes, reporting
+from simulators.studies.parallel import Jobs, World, make_worlds, processes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

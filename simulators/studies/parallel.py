@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from simulators.streams import Seeds
     from simulators.studies.journal import Journal
 
-Progress = bool | Callable[[int, int], None]
-"""True shows a bar where somebody watches (terminal, notebook), False none; a function hears (done, total)."""
-
 Jobs = int | Executor | None
 """Processes, ``None`` for one per core; or an executor: ``dask.distributed.Client(address).get_executor()``."""
 
@@ -193,29 +190,6 @@ def _executed(
 
 def _placed(function: Callable[[Item], Result], place: int, item: Item) -> tuple[int, Result]:
     return place, function(item)
-
-
-@contextmanager
-def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[], None]]:
-    """Yield a function to call when one more of ``total`` is done."""
-    if callable(progress):
-        done = 0
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            progress(done, total)
-
-        yield count
-    else:
-        from tqdm.auto import tqdm
-
-        with tqdm(total=total, desc=what, disable=None if progress else True, leave=False) as bar:
-
-            def advance() -> None:
-                bar.update()
-
-            yield advance
 
 
 def _in_words(quota: Quota) -> str:

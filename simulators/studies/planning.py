@@ -15,13 +15,14 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.signals import Axis
 from simulators.engine.simulate import simulate
 from simulators.numerals import readable
+from simulators.progress import Progress, reporting
 from simulators.providers import catalogue
 from simulators.providers.catalogue import Provider
 from simulators.providers.machine import ProviderMachine
 from simulators.scenarios.demand import calls
 from simulators.scenarios.scenario import Backlog, Scenario
 from simulators.streams import Seeds, Streams, seeds_of
-from simulators.studies.parallel import Jobs, Progress, processes, reporting
+from simulators.studies.parallel import Jobs, processes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

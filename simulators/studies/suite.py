@@ -19,11 +19,12 @@ from simulators.policies import published
 from simulators.policies.ours import as_policy
 from simulators.policies.peers import PEERS, Peer, peers
 from simulators.policies.yardsticks import classic_aimd, retry_only
+from simulators.progress import Progress, reporting
 from simulators.scenarios.worlds import MeasuredWorld, Targets, absent_worlds, random_worlds, read_world, suite
 from simulators.streams import Seeds, seeds_of
 from simulators.studies.comparison import Comparison, half_width, shown
 from simulators.studies.journal import opened
-from simulators.studies.parallel import Jobs, Progress, World, processes, reporting
+from simulators.studies.parallel import Jobs, World, processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -25,9 +25,10 @@ from factflow_llm.files import write_new
 from factflow_llm.ratelimit.config import RateLimitConfig
 from simulators.numerals import readable
 from simulators.policies.ours import Adaptive
+from simulators.progress import Progress, reporting
 from simulators.studies.comparison import HEADLINES
 from simulators.studies.journal import Journal, opened
-from simulators.studies.parallel import Each, Jobs, Progress, World, make_worlds, processes, reporting, with_yardsticks
+from simulators.studies.parallel import Each, Jobs, World, make_worlds, processes, with_yardsticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

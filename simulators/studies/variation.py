@@ -16,9 +16,10 @@ from simulators.studies.comparison import HEADLINES, compare
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from simulators.progress import Progress
     from simulators.scenarios.scenario import Scenario
     from simulators.streams import Seeds
-    from simulators.studies.parallel import Jobs, Progress
+    from simulators.studies.parallel import Jobs
 
 Settings = dict[str, Any]
 
