@@ -238,7 +238,7 @@ def test_bent_answers_are_read_or_refused(name: str) -> None:
     assert refused > 30
 
 
-@pytest.mark.slow
+@pytest.mark.report
 @pytest.mark.parametrize("name", FACES)
 def test_two_hundred_thousand_bent_bodies_are_read_or_refused(name: str) -> None:
     """The same for 200,000 bodies per API, half of them streams."""
