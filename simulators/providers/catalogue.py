@@ -177,7 +177,9 @@ def provider(name_or_path: str | Path) -> Provider:
         names = provider_names()
         if str(name_or_path) not in names:
             near = difflib.get_close_matches(str(name_or_path), names, n=3, cutoff=0.4) or names
-            msg = f"no provider is called {str(name_or_path)!r}; known: {', '.join(near)}; a file's name ends in .toml"
+            more = f" and {len(names) - len(near)} more" if len(near) < len(names) else ""
+            known = f"{', '.join(near)}{more}"
+            msg = f"no provider is called {str(name_or_path)!r}; known: {known}; a file's name ends in .toml"
             raise ConfigurationError(msg)
         path = _PRESETS / f"{name_or_path}.toml"
     return _load(path.resolve())

@@ -178,7 +178,8 @@ def _unknown(
     source: Source, what: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, tuple[str, ...]]
 ) -> TraceError:
     """Return the answer to a file of no known format: the map that probably fits, ready to paste."""
-    found = f"found {what} {', '.join(shown(name) for name in list(names)[:10])}"
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    found = f"found {what} {', '.join(shown(name) for name in list(names)[:10])}{more}"
     fitting = probable(rows, names)
     if any("num_model_requests" in str(row) for row in rows):
         return source.fault(f"holds sums over many requests, not the requests; export single ones ({found})", 1)
