@@ -67,7 +67,7 @@ def test_the_account_is_readable() -> None:
     conduct.note(REFUSED)
     assert str(conduct) == "1 requests: 0 served, 1 rejected, 0 failed\n  the client did nothing wrong"
     conduct.note(Asked(1.0, "a", "POST /", 200))
-    assert "1 x ignored_retry_after: a refused request came back before the time it was told" in str(conduct)
+    assert "1 x ignored_retry_after: a rejected request came back before the time it was told" in str(conduct)
 
 
 def test_a_line_tells_one_request() -> None:
