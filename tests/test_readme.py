@@ -146,7 +146,7 @@ def test_laboratory_command_ends_in_a_laboratory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "smaller"),
     [
-        ("picture", ["--duration", "60", "--seeds", "1", "--jobs", "1", "--plot", "picture.png"]),
+        ("picture", ["--duration", "1260", "--seeds", "1", "--jobs", "1", "--plot", "picture.png"]),
         ("tune", ["--duration", "60", "--seeds", "1", "--jobs", "1", "--trials", "2"]),
     ],
 )

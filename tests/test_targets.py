@@ -29,7 +29,7 @@ def test_targets_are_met(name: str) -> None:
     policies = {"ours": as_policy(None), "retry only": retry_only()}
     if targets.added_wait_p99_s is None:
         del policies["retry only"]
-    assert missed(targets, run_suite(policies, SEEDS, jobs=1, worlds=[name], progress=False), name) == []
+    assert missed(targets, run_suite(policies, seeds=SEEDS, jobs=1, worlds=[name], progress=False), name) == []
 
 
 def test_nothing_is_said_to_be_missed_that_is_not_asked_for() -> None:
