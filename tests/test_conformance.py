@@ -52,8 +52,13 @@ def demand(kind: str, seed: int) -> object:
     return synthesize(6.0, 60.0, cv=3.0, seed=seed)
 
 
+QUICK = ("anthropic-start", "azure-30k", "bucket", "openai-tier-1", "slots")  # one preset per shape of quota
+
+
 @pytest.mark.parametrize("kind", ["open", pytest.param("closed", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("preset", provider_names())
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in provider_names()]
+)
 def test_shell_and_engine_agree(preset: str, kind: str) -> None:
     """Twenty seeds of a preset, with an event, cancellations and a deadline, give the same rows from both drivers."""
     config = RateLimitConfig(retry=RetryConfig(deadline_s=40.0))
