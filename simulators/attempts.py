@@ -41,6 +41,7 @@ class Ending(StrEnum):
     NEVER_ADMISSIBLE = "never_admissible"
     REFUSED_DEADLINE = "refused_deadline"
     REFUSED_BREAKER = "refused_breaker"
+    REFUSED_QUEUE_FULL = "refused_queue_full"
     CANCELLED = "cancelled"
     UNFINISHED = "unfinished"
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+from factflow_llm.ratelimit.budget import Budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from factflow_llm.ratelimit.budget import Budget
 
 
 def test_without_a_rate_everything_fits() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from factflow_llm.ratelimit.estimate import RecentQuantile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
-from factflow_llm.ratelimit.estimate import RecentQuantile
 from factflow_llm.ratelimit.line import Ticket
 from factflow_llm.signals import Outcome, RateLimitSignal
 

@@ -129,6 +129,12 @@ class BreakerOpenError(FactflowLLMError):
         self.resumes_at = resumes_at
 
 
+class QueueFullError(FactflowLLMError):
+    """As many calls wait as the settings allow (``max_queue``), and none of them is less urgent; it was not sent."""
+
+    reason = ErrorReason.QUEUE_FULL
+
+
 class WrongEventLoopError(FactflowLLMError, RuntimeError):
     """A limiter or client is used in another event loop than the one it belongs to."""
 

@@ -57,6 +57,7 @@ class ErrorReason(StrEnum):
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     CLOSED = "closed"
+    QUEUE_FULL = "queue_full"
     MISUSE = "misuse"
     UNKNOWN = "unknown"
 
@@ -136,6 +137,7 @@ REASONS: dict[ErrorReason, Consequence] = {
     ErrorReason.CANCELLED: _TERMINAL,
     ErrorReason.DEADLINE: _TERMINAL,
     ErrorReason.CLOSED: _FATAL,
+    ErrorReason.QUEUE_FULL: _FATAL,
     ErrorReason.MISUSE: _TERMINAL,
     ErrorReason.UNKNOWN: _TERMINAL,
 }

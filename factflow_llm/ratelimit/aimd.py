@@ -1,134 +1,98 @@
-"""The rule by which a rate moves: additive increase, multiplicative decrease, around a measured ceiling.
+"""The rule by which a rate moves around what was measured: a tooth that climbs through it, or a search away from it.
 
-A rejection tells more than "too much": the provider's budget is empty *now*. What was admitted between two moments at
-which it opened again after being empty, divided by the time between them, is the quota itself: of a bucket, whatever
-its burst, and of a window, for whole windows lie between. That measured rate is the *ceiling*. After a rejection (a
-*cut*) the rate restarts a little below the ceiling and climbs through it::
+::
 
     rate
-      |                     search: the ceiling proved stale, double until the next rejection
+      |                     search: more was admitted than the measurement explains, double until refused
       |                   /
-      |   ceiling ----+--/------x-----   x = rejection: measure anew, restart at decrease * ceiling
+      |  measured ----+--/------x-----   x = refusal: measure anew, restart a little below
       |           _.-'  |    _.-'
-      |   ___.--''      |.--'' probe: a straight climb to the ceiling, faster and faster above it
+      |   ___.--''      |.--'' tooth: a straight climb to what was measured, faster and faster above it
       +---------------------------------> time
 
-Nothing moves while demand, not the limit, is what binds. Time constants follow the quota (so many requests per climb)
-and the provider's window, once a long block has shown that there is one. A ceiling that was confirmed is tried half as
-often. Where others draw on the same quota, all cut deeper and climb for the same time, however large their shares: who
-has more is refused more often, so shares draw level.
-
-Time is an argument everywhere; units are requests or tokens. What was sent is handed in as a running total, of which
-the rule remembers marks.
+A measurement that rests on a few calls is no reason to wait: the rate is searched from there. Nothing moves while
+demand, not the limit, is what binds. Time is an argument everywhere; units are requests or tokens.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from factflow_llm.ratelimit.sharing import Sharing, came_early
+from factflow_llm.ratelimit.openings import Opening, Openings
+from factflow_llm.ratelimit.sharing import Sharing
 from factflow_llm.signals import Reason
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
 
-SOUND_SAMPLE = 20
-"""Calls admitted between two cuts from which a quota can be measured; with fewer, one call more or less is over 5 %."""
-_PRIOR_CALLS = 5.0
-"""What the old ceiling weighs, in calls, against a measurement that is not sound."""
-_GROWN = 1.4
-"""A search that was admitted at so many times the measured rate has found a larger quota, not a full bucket."""
-_SHORT_BLOCK_S = 1.0
-"""A provider shut for longer than this meters by windows, and what was admitted lately is no rate."""
-_WINDOW_BLOCK_S = 0.4
-"""A provider shut for longer than this, and than three calls take, is waiting for its window to end."""
-_FORGET_WINDOW = 3
-"""Sound cuts in a row without such a block, after which the window is forgotten."""
-_EARLY = 0.3
-"""Of the time between a refusal and the next admission, the share after which the provider is taken to have opened."""
-_WHOLE = 0.05
-"""So near to a whole number of windows counts as one."""
-_USED = 0.8
-"""The share of the rate that must really have been sent for the limit to count as used."""
-_UNUSED_CLIMBS = 1.0
-"""Not used for so many climbs, a limit has measured no more than that the quota is not smaller than what was sent."""
-_CONVEX = 2.0
-"""How fast the climb above the ceiling steepens."""
-_STALE_S = 2.0
-"""Seconds' worth of the ceiling that, admitted on top of it, prove it stale; more where more was normal before."""
-_STALE_CALLS = 8.0
+_CONVEX: Final = 2.0
+"""How fast the climb above the measured rate steepens."""
+_STALE_S: Final = 1.0
+"""Seconds' worth of the measured rate that, admitted on top of it, prove it stale, beside what was usual before."""
+_STALE_CALLS: Final = 5.0
 """The same for small quotas, in calls."""
-_LEAST_TOKENS_PER_S = 1.0
-"""No token axis is paced more slowly than this, whatever was measured."""
-_CONFIRMED_CLIMB = 2.0
-"""A confirmed ceiling is climbed to in so many times the time."""
-_CLOSE = 0.1
-"""A measurement so near to the ceiling confirms it."""
-_SHARED_DEPTH = 0.06
-"""How deep a cut is, at least, where others draw on the quota."""
-_SHARED_CLIMB_S = 30.0
-"""How long a climb lasts there, for all alike."""
-_SHARED_CLIMB_CALLS = 20.0
+_USED: Final = 0.8
+"""The share of the rate that must really have been sent for the limit to count as used."""
+_IDLE: Final = 0.1
+"""The share of the time since an opening that may go unused before a sample is no more than a lower bound."""
+_EARLY: Final = 0.85
+"""A rejection before this share of the climb is early."""
+_BELIEVED_TEETH: Final = 8
+"""Teeth for which a sample is believed once a higher rate than sampled was rejected early."""
+_LOST: Final = 0.5
+"""Calls fewer than measured at a rejection which say that what was not used was lost."""
+_RAISE_SURE: Final = 1.03
+_RAISE_UNSURE: Final = 1.25
+"""How far a rate that was lost is raised above its sample, at most."""
+_SHARED_DEPTH: Final = 0.08
+"""How deep a cut is, at least, where others draw on the quota: 0.06 costs 0.4 points of 429s with eight clients."""
+_SHARED_CLIMB_S: Final = 45.0
+"""How long a climb lasts there, for all alike, so that shares draw level; 30 costs 0.2 points of 429s."""
+_SHARED_CLIMB_CALLS: Final = 20.0
 """The least it lasts for the smallest of shares."""
-_DOUBTFUL = 0.4
-"""With more doubt than this, what was reached counts for nothing beside what was measured."""
-_DOUBT_FADES = 0.9
-"""What a refusal above the ceiling leaves of the doubt that one below it raised: nine of them end it."""
-_LIKELY = 0.8
-"""A measurement that is not sound but at least so much of the ceiling does not contradict it."""
-_FEW_CALLS = 5.0
-"""The fewest calls that say anything."""
-_STEPS_PER_CLIMB = 20.0
-_OPEN_WINDOW_S = 60.0
-"""How far back the first rejection of all looks: the minute for which most quotas are quoted."""
+_BLOCK_S: Final = 0.4
+_BLOCK_CALLS: Final = 3.0
+"""A provider shut for longer than this, and than so many calls take, meters by windows."""
+_FORGET_WINDOW: Final = 3
+"""Openings in a row without such a block, after which the window is forgotten."""
+_CAREFUL: Final = 0.9
+"""What is used of a burst that the provider was seen to hold."""
+_LEAST_TOKENS_PER_S: Final = 1.0
+"""No token axis is paced more slowly than this, whatever was measured."""
+_RECENT_S: Final = 30.0
+"""How far back a first rejection looks for a rate."""
+_STEPS: Final = 20.0
+"""Steps in which a climb or a doubling is made."""
 
 
 class Mode(Enum):
-    """Where a rule stands: no evidence yet, climbing around a ceiling, or doubling away from a stale one."""
+    """Where a rule stands: no evidence yet, climbing through what was measured, or doubling away from it."""
 
     OPEN = "open"
     PROBE = "probe"
     SEARCH = "search"
 
 
-class _Cut(NamedTuple):
-    """What a ceiling is measured from; kept until it is known when the provider opened again.
-
-    ``recent`` is the rate admitted since the search last doubled, at ``recent_since_s``; ``net`` what was sent beyond
-    the ceiling since the last cut; ``slack`` what such an excess used to be; ``climbed`` how many times the climb to
-    the ceiling was behind it.
-    """
-
-    time_s: float
-    since_s: float
-    mode: Mode
-    ceiling: float
-    rate: float
-    admitted: float
-    recent: float
-    recent_since_s: float
-    net: float
-    slack: float
-    climbed: float
-    sharing: Sharing
-
-
 class RateRule:
-    """One axis' rate: what it is, what it remembers, how it moves.
+    """One axis' rate: what it is and how it moves.
 
     Attributes:
         rate: units per second allowed now; ``inf`` while there is no evidence.
-        ceiling: units per second measured between rejections; ``inf`` likewise.
+        measured: what the quota was measured to be.
+        sharing: whether others draw on it.
         mode: where the rule stands.
+        burst: units that the provider was seen to hold for those who were idle.
+        noisy: whether rejections without a cause are known: then teeth are longer, for each end costs more.
         next_step_s: when ``step`` has something to do.
     """
 
     __slots__ = (
-        "_climbing_s", "_config", "_confirmed", "_cut", "_cut_sent", "_doubt", "_mark", "_net", "_of_requests",
-        "_older_mark", "_opened_s", "_sharing", "_shut_s", "_slack", "_step_s", "_step_sent", "_unblocked_cuts",
-        "_unused_s", "_window_s", "ceiling", "mode", "next_step_s", "rate",
+        "_began_s", "_believed", "_climbing_s", "_config", "_first", "_mark", "_marks", "_net", "_of_requests",
+        "_older_mark", "_rejected_rate", "_rejected_s", "_shut", "_slack", "_step_s", "_step_sent", "_unblocked",
+        "_unused_s", "_window_s", "burst", "measured", "mode", "next_step_s", "noisy", "rate", "sharing",
     )  # fmt: skip
 
     def __init__(
@@ -137,238 +101,201 @@ class RateRule:
         *,
         now: float,
         sent: float = 0.0,
-        ceiling: float = math.inf,
+        known: float = math.inf,
         of_requests: bool = True,
     ) -> None:
-        """Start open, or at ``ceiling`` when the quota is known; the settings bound a rate ``of_requests``."""
+        """Start open, or at ``known`` when the settings name the quota, which bound a rate ``of_requests``."""
         self._config = config
         self._of_requests = of_requests
-        self.mode = Mode.OPEN if ceiling == math.inf else Mode.PROBE
-        self._window_s = 0.0
-        self._confirmed = False
-        self._sharing = Sharing()
-        self.ceiling = ceiling
-        self.rate = self.bounded(ceiling)
-        self._slack = self._net = self._unused_s = self._doubt = 0.0
-        self._climbing_s = self._climb_s(1.0)  # a known quota is stood at, not climbed to
+        self.measured = Openings(known)
+        self.sharing = Sharing()
+        self.mode = Mode.OPEN if known == math.inf else Mode.PROBE
+        self.rate = self.bounded(known)
+        self.burst = 0.0
+        self.noisy = self._shut = False
+        self._began_s = self._step_s = self.next_step_s = now
+        self._step_sent = sent
         self._mark = self._older_mark = (now, sent)
-        self._step_s = self.next_step_s = self._opened_s = now
-        self._step_sent = self._cut_sent = sent
-        self._cut: _Cut | None = None
-        self._shut_s = math.nan
-        self._unblocked_cuts = 0
+        self._marks: deque[tuple[float, float]] = deque()  # what was sent by when, two windows back
+        self._first: tuple[float, float] | None = None  # units and seconds until the first rejection of all
+        self._net = self._unused_s = self._slack = self._window_s = self._rejected_s = self._rejected_rate = 0.0
+        self._believed = self._unblocked = 0
+        self._climbing_s = self._climb_s(1.0)  # a known quota is stood at, not climbed to
 
     def retune(self, config: RateLimitConfig) -> None:
         """Take new settings and keep what was learned, within their bounds."""
         self._config = config
-        free = self.mode is Mode.OPEN
-        self.ceiling = math.inf if free else self.bounded(self.ceiling)
-        self.rate = self.bounded(math.inf if free else self.rate)
+        if self.mode is not Mode.OPEN:
+            self.rate = self.bounded(self.rate)
 
-    def cut(
-        self,
-        now: float,
-        sent_s: float,
-        sent: float,
-        admitted_to: float,
-        *,
-        unit: float = 1.0,
-        retry_after_s: float | None = None,
-    ) -> Reason:
-        """Learn from the rejection of something sent since the last cut.
+    # --- what is heard -----------------------------------------------------------------------------------------------
+
+    def early(self, unit: float) -> bool:
+        """Tell whether a rejection now would come before its time."""
+        return self.mode is Mode.OPEN or (self.mode is Mode.PROBE and self._climbing_s < _EARLY * self._climb_s(unit))
+
+    def refused(self, now: float, sent_s: float, admitted: float, unit: float, *, spare: float) -> None:
+        """Note that the provider shut.
 
         Args:
-            now: when the rejection arrived, in seconds.
+            now: when that was heard.
             sent_s: when the rejected call was sent.
-            sent: running total of units sent.
-            admitted_to: running total of units sent before the rejected call; what came later has hardly fared better.
+            admitted: units admitted before it, in all.
             unit: units of a typical call.
-            retry_after_s: when the provider says it will admit again; ``None`` when it does not.
-
-        Returns:
-            ``RATE_LIMITED``; or ``COOL_OFF``, with nothing moved, when not one unit was admitted since the last cut:
-            the provider is shut, which says nothing about its rate.
+            spare: units that the budget should have held.
         """
-        admitted, since_s, recent, recent_since_s = admitted_to - self._cut_sent, self._opened_s, 0.0, now
-        if self.mode is not Mode.OPEN and admitted < 0.5 * unit:
-            self._shut_s = sent_s
-            self._cut_sent = self._step_sent = sent
-            self._step_s = now
-            return Reason.COOL_OFF
+        self._rejected_s, self._rejected_rate = sent_s, self.rate
+        if spare > 3.0 * unit + 0.1 * self.burst:
+            self.burst = _CAREFUL * max(self.burst - spare, 0.0)
         if self.mode is Mode.OPEN:
+            if self.measured.last is None:
+                self._first = self._first or (admitted, sent_s - self._began_s)
+                since_s, mark = self._older_mark
+                if admitted - mark > unit:
+                    self.measured.guess(max((admitted - mark) / max(now - since_s, 1.0), 1e-6))
+        elif self.mode is Mode.PROBE:
+            climbed = self._climbing_s / self._climb_s(unit)
+            if self.measured.sound:
+                self.sharing = self.sharing.after(climbed)
+            self._believed = _BELIEVED_TEETH if climbed < _EARLY else max(self._believed - 1, 0)
+        self._shut, self.next_step_s = True, math.inf
+
+    def opened(self, opening: Opening, unit: float) -> None:
+        """Measure, and begin a tooth: the provider admits again."""
+        measured, last = self.measured, self.measured.last
+        recent = 0.0
+        if self.mode is Mode.SEARCH:
             since_s, mark = self._older_mark
-            admitted = admitted_to - mark
-            sent_s = now
-        elif self.mode is Mode.SEARCH:
-            recent_since_s, mark = self._mark
-            recent = (admitted_to - mark) / max(now - recent_since_s, 1e-3)
-        self._cut = _Cut(
-            time_s=now,
-            since_s=since_s,
-            mode=self.mode,
-            ceiling=self.ceiling,
-            rate=self.rate,
-            admitted=max(admitted, unit),
-            recent=recent,
-            recent_since_s=recent_since_s,
-            net=self._net,
-            slack=self._slack,
-            climbed=self._climbing_s / self._climb_s(unit),
-            sharing=self._sharing,
-        )
-        self._measure(self._cut, sent_s + (retry_after_s or 0.0), unit)
-        if self.mode is Mode.PROBE:
-            self._doubt = 1.0 if came_early(self._cut.climbed) else _DOUBT_FADES * self._doubt
-        self._opened_s = max(self._opened_s, now)
-        self._shut_s = math.nan
-        self.mode = Mode.SEARCH if self.mode is Mode.OPEN else Mode.PROBE
-        self._mark = (now, sent)
+            recent = min((opening.admitted - mark) / max(opening.time_s - since_s, 1e-3), self.rate)
+        used = last is None or self._unused_s <= _IDLE * (opening.time_s - last.time_s)
+        if measured.opened(opening, unit, used=used, recent=recent):
+            self._slack = 0.5 * (self._slack + max(self._net, 0.0))
+        if measured.rate != math.inf:
+            if last is not None:
+                self._notice_window(opening, last, unit)
+            if self._first is not None and measured.sound:
+                self._remember_burst(*self._first)
+                self._first = None
+            if self._window_s:
+                self.burst = 0.0
+            elif self.mode is Mode.PROBE and self._net < -_LOST * unit:
+                self._raise_lost()
+            measured.rate = self.bounded(measured.rate)
+            self.mode = Mode.PROBE if measured.sound else Mode.SEARCH
+            self.rate = self.bounded(measured.rate * (1.0 - self._depth))
+        self._unused_s, self._shut = 0.0, False
+        self._mark = self._older_mark = (opening.time_s, opening.admitted)
         self._net = self._climbing_s = 0.0
-        self._step_s = self.next_step_s = now
-        self._cut_sent = self._step_sent = sent
-        return Reason.RATE_LIMITED
+        self._step_s = self.next_step_s = opening.time_s
+        self._step_sent = opening.admitted
 
-    def admitted_again(self, sent_s: float, unit: float = 1.0) -> bool:
-        """Note that the first call sent after a cut was admitted; return whether that changed the rate.
+    def _remember_burst(self, units: float, elapsed_s: float) -> None:
+        """Take what the first rejection of all came too late for the rate to explain: the provider held it."""
+        self.burst = _CAREFUL * max(units - self.measured.rate * elapsed_s, 0.0)
 
-        If others had been refused in between, the provider opened somewhere between the last of them and this call. The
-        ceiling takes it to have been early: one that is too high is found out at once, one too low only by a climb.
+    def _raise_lost(self) -> None:
+        """Raise the rate to what was rejected: where what is not used is lost, less is admitted than there is.
+
+        Of a quota that fell or is shared, this is found out at once, by an early rejection, and not tried again soon.
         """
-        if self._cut is None or math.isnan(self._shut_s):
-            return False
-        before, blocked_s = self.rate, self._shut_s - self._cut.time_s
-        unknown_s = sent_s - self._shut_s
-        self._measure(self._cut, self._shut_s + _EARLY * unknown_s, unit)
-        self._opened_s = self._shut_s + 0.5 * unknown_s
-        if blocked_s > _SHORT_BLOCK_S:
-            self.mode = Mode.PROBE  # a window was seen from its beginning to its end: nothing is left to search for
-        self._shut_s = math.nan
-        return self.rate != before
+        if self._believed or self.sharing.shared:
+            return
+        measured = self.measured
+        most = (_RAISE_SURE if measured.sound else _RAISE_UNSURE) * measured.rate
+        measured.rate = max(measured.rate, min(self._rejected_rate / (1.0 + 0.5 * self._depth), most))
+
+    def _notice_window(self, opening: Opening, last: Opening, unit: float) -> None:
+        """Take the time between two long blocks for the provider's window; forget it when no more of them come.
+
+        Of windows that nobody was rejected in, the last was filled: what was sent in it is the quota.
+        """
+        blocked_s, elapsed_s = opening.time_s - self._rejected_s, opening.time_s - last.time_s
+        if blocked_s > max(_BLOCK_S, _BLOCK_CALLS * unit / max(self.measured.rate, 1e-9)):
+            self._window_s, self._unblocked = min(self._window_s or math.inf, elapsed_s), 0
+        elif self._window_s:
+            self._unblocked += 1
+            if self._unblocked >= _FORGET_WINDOW:
+                self._window_s = 0.0
+        if self._window_s and self._marks and elapsed_s > 1.5 * self._window_s:
+            filled = opening.admitted - self._sent_by(opening.time_s - self._window_s)
+            self.measured.rate = max(self.measured.rate, filled / self._window_s)
+
+    def _sent_by(self, time_s: float) -> float:
+        """Return about how much had been sent by then."""
+        older = self._marks[0]
+        for mark in self._marks:
+            if mark[0] >= time_s:
+                share = (time_s - older[0]) / max(mark[0] - older[0], 1e-9)
+                return older[1] + min(max(share, 0.0), 1.0) * (mark[1] - older[1])
+            older = mark
+        return older[1]
+
+    def search(self, now: float, sent: float) -> None:
+        """Doubt what was measured, for rejections were about something else: double until one that is about it."""
+        if self.mode is Mode.PROBE:
+            self.mode, self._mark, self._older_mark = Mode.SEARCH, (now, sent), (now, sent)
+
+    # --- how time moves it -------------------------------------------------------------------------------------------
 
     def step(self, now: float, sent: float, *, limited: bool, unit: float = 1.0) -> Reason | None:
         """Move on to ``now``; the rate moves only if the limit was what held calls back. Return why, if it moved."""
         dt, units = now - self._step_s, sent - self._step_sent
+        if dt <= 0.0 or self._shut:
+            return None
         self._step_s, self._step_sent = now, sent
         if self.mode is Mode.OPEN:
             self._older_mark, self._mark = self._mark, (now, sent)
-            self.next_step_s = now + _OPEN_WINDOW_S
+            self.next_step_s = now + _RECENT_S
             return None
-        config, ceiling, before = self._config, self.ceiling, self.rate
-        climb_s, probe_s = self._climb_s(unit), self._probe_s(unit)
-        self.next_step_s = now + probe_s / _STEPS_PER_CLIMB
-        self._net = max(self._net + units - ceiling * dt, -ceiling * climb_s)
-        if not limited or units + unit < _USED * before * dt:
+        before, measured = self.rate, self.measured.rate
+        climb_s, search_s = self._climb_s(unit), self._search_s(unit)
+        self.next_step_s = now + (search_s if self.mode is Mode.SEARCH else climb_s) / _STEPS
+        self._keep_mark(now, sent)
+        self._net = max(self._net + units - measured * dt, -measured * climb_s)
+        if not limited and units + unit < _USED * before * dt:
             self._unused_s += dt
-            if self._unused_s > _UNUSED_CLIMBS * climb_s:
-                sample_s = now - self._opened_s
-                if sample_s > climb_s:
-                    self.ceiling = self.bounded(max(self.ceiling, (sent - self._cut_sent) / sample_s))
-                self._opened_s, self._cut_sent = now, sent
             return None
-        self._unused_s = 0.0
-        if self.mode is Mode.PROBE:
+        if self.mode is Mode.SEARCH:
+            rate = before * 2.0 ** (dt / search_s)
+            if now - self._mark[0] >= search_s:
+                self._older_mark, self._mark = self._mark, (now, sent)
+        else:
             self._climbing_s += dt
             below = max(1.0 - self._climbing_s / climb_s, 0.0)
-            above = max(self._climbing_s - climb_s, 0.0) / probe_s
-            rate = max(before, ceiling * (1.0 + self._depth * (above + _CONVEX * above * above - below)))
-            if self._net > max(2.0 * self._slack, _STALE_S * ceiling, _STALE_CALLS * unit):
-                self.mode, self._mark, self._confirmed = Mode.SEARCH, (now, sent), False
-        else:
-            doubling_s = max(config.search_s, 8.0 * unit / before, self._window_s)
-            rate = before * 2.0 ** (dt / doubling_s)
-            if now - self._mark[0] >= doubling_s:
-                self._mark = (now, sent)
+            above = max(self._climbing_s / climb_s - 1.0, 0.0)
+            rate = max(before, measured * (1.0 + self._depth * (above + _CONVEX * above * above - below)))
+            if self._net > 1.2 * self._slack + max(_STALE_S * measured, _STALE_CALLS * unit):
+                self.search(now, sent)
         self.rate = self.bounded(rate)
         if self.rate == before:
             return None
         return Reason.PROBE if self.mode is Mode.PROBE else Reason.RECOVER
 
-    def search(self, now: float, sent: float) -> None:
-        """Doubt the ceiling, for refusals were about something else: double until the next one that is about it."""
-        if self.mode is Mode.PROBE:
-            self.mode, self._mark = Mode.SEARCH, (now, sent)
+    def _keep_mark(self, now: float, sent: float) -> None:
+        marks = self._marks
+        marks.append((now, sent))
+        while len(marks) > 1 and marks[1][0] <= now - 2.0 * self._window_s:
+            marks.popleft()
+
+    def _search_s(self, unit: float) -> float:
+        """Return how long a search takes to double: a call worth half a minute of tokens is waited for."""
+        seconds = self._config.search_s
+        return seconds if self._of_requests else max(seconds, min(unit / self.rate, self._config.cool_off_cap_s / 2.0))
 
     def _climb_s(self, unit: float) -> float:
-        """Return how long a climb from a cut to the ceiling lasts."""
-        calm = self._confirmed and not self._window_s and not self._sharing.shared
-        return (_CONFIRMED_CLIMB if calm else 1.0) * self._probe_s(unit)
-
-    def _probe_s(self, unit: float) -> float:
-        """Return the time scale of a probe: that of the climb above the ceiling, and of one to it that is in doubt."""
-        config = self._config
-        if self._sharing.shared and not self._window_s:
-            return max(_SHARED_CLIMB_S, config.probe_s, _SHARED_CLIMB_CALLS * unit / self.ceiling)
-        return max(config.probe_s, config.probe_requests * unit / self.ceiling, 3.0 * self._window_s)
+        """Return how long a climb from a cut to the measured rate lasts."""
+        rate, config = self.measured.rate, self._config
+        if rate == math.inf:
+            return config.probe_s
+        if self.sharing.shared:
+            return max(_SHARED_CLIMB_S, config.probe_s, _SHARED_CLIMB_CALLS * unit / rate)
+        calls = config.probe_requests if self._of_requests else config.probe_requests / 3.0  # tokens move more at once
+        return (2.0 if self.noisy else 1.0) * max(config.probe_s, calls * unit / rate, 0.5 * self._window_s)
 
     @property
     def _depth(self) -> float:
-        """What a cut takes off the ceiling: half where a window refills all at once, for no debt need be worked off."""
-        return 0.5 * (1.0 - self._config.decrease) if self._window_s else self._bucket_depth(self._sharing)
-
-    def _bucket_depth(self, sharing: Sharing) -> float:
         depth = 1.0 - self._config.decrease
-        return max(depth, _SHARED_DEPTH) if sharing.shared else depth
-
-    def _measure(self, cut: _Cut, opened_s: float, unit: float) -> None:
-        """Set the ceiling to what was admitted between the provider's last two openings, per second."""
-        elapsed_s = max(opened_s - cut.since_s, 1e-3)
-        measured = cut.admitted / elapsed_s
-        sound = cut.admitted >= SOUND_SAMPLE * unit
-        blocked_s = opened_s - cut.time_s
-        close = abs(measured - cut.ceiling) < _CLOSE * cut.ceiling
-        likely = cut.admitted >= _FEW_CALLS * unit and measured > _LIKELY * cut.ceiling
-        if cut.mode is Mode.PROBE and not self._window_s and (close if sound else likely):
-            self._sharing = cut.sharing.after(cut.climbed)
-        if cut.mode is Mode.OPEN:
-            ceiling = measured
-        elif not sound:
-            weighed = (cut.admitted + _PRIOR_CALLS * unit) / (elapsed_s + _PRIOR_CALLS * unit / cut.ceiling)
-            least = 0.25 if cut.mode is Mode.SEARCH else 0.5  # a search ends where nothing is known yet
-            ceiling = min(max(weighed, least * cut.ceiling), 0.95 * cut.ceiling)
-        elif cut.recent > _GROWN * measured and blocked_s < _SHORT_BLOCK_S:
-            ceiling = min(cut.recent, cut.rate)
-        else:
-            self._confirmed = close
-            ceiling = 0.5 * (cut.ceiling + measured) if close else min(measured, cut.rate)
-            ceiling = max(ceiling, self._reached(cut, measured, blocked_s))
-            if cut.recent > 0.0 and opened_s > cut.recent_since_s:
-                # the end of a search: what filled the last window counts, not the slow climb before
-                filled = cut.recent * (cut.time_s - cut.recent_since_s) / (opened_s - cut.recent_since_s)
-                ceiling = max(ceiling, min(filled, cut.rate))
-            self._slack = 0.5 * (cut.slack + max(cut.net, 0.0))
-        self._notice_window(blocked_s > max(_WINDOW_BLOCK_S, 3.0 * unit / ceiling), sound, elapsed_s)
-        self.ceiling = self.bounded(ceiling)
-        self.rate = self.bounded(self.ceiling * (1.0 - self._depth))
-        self._opened_s = opened_s
-
-    def _reached(self, cut: _Cut, measured: float, blocked_s: float) -> float:
-        """Return what quota the rate speaks of that was refused: where unused quota is lost, less was admitted.
-
-        A bucket that loses nothing is refused at a higher rate the lower the climb began. To take that for its quota is
-        found out at once, by a refusal below the ceiling; only where others share it do such refusals say nothing.
-        """
-        if self._window_s:
-            full = cut.rate * max(1.0 - blocked_s / self._window_s, 0.0)
-            return min(0.5 * (measured + full), 1.05 * measured)
-        if self._doubt > _DOUBTFUL and not cut.sharing.shared:
-            return 0.0
-        return min(cut.rate / (1.0 + 2.0 * self._bucket_depth(cut.sharing)), 1.03 * measured)
-
-    def _notice_window(self, blocked: bool, sound: bool, elapsed_s: float) -> None:
-        """Take the time between two long blocks for the provider's window; forget it when no more of them come.
-
-        Who keeps to a window's quota is refused only at its very end: openings that lie whole windows apart confirm it.
-        """
-        if blocked:
-            self._window_s = min(self._window_s or math.inf, elapsed_s)
-            self._unblocked_cuts = 0
-        elif sound and self._window_s:
-            windows = elapsed_s / self._window_s
-            if abs(windows - round(windows)) < _WHOLE:
-                return
-            self._unblocked_cuts += 1
-            if self._unblocked_cuts >= _FORGET_WINDOW:
-                self._window_s = 0.0
+        return max(depth, _SHARED_DEPTH) if self.sharing.shared else depth
 
     def bounded(self, rate: float) -> float:
         """Return the rate within the settings' bounds."""

@@ -222,10 +222,8 @@ class Attempts:
     def _admitted(self, limiter: AdaptiveRateLimiter | None) -> _Admission:
         if limiter is None:
             return _Admission(asyncio.get_running_loop().time(), NEVER, 0, 0, "")
-        ticket, metrics = self.ticket, limiter.metrics
-        return _Admission(
-            ticket.granted_s, metrics.requests_per_s, ticket.in_flight, ticket.queued, metrics.last_reason.value
-        )
+        ticket = self.ticket
+        return _Admission(ticket.granted_s, ticket.rate, ticket.in_flight, ticket.queued, ticket.reason.value)
 
     def _metadata(self, error: BaseException | None) -> ErrorMetadata | None:
         if not isinstance(error, Exception):

@@ -104,6 +104,7 @@ class RateLimitConfig(FrozenSettings):
         initial_concurrency: calls in flight before anything is known; doubles each round trip, or second if that is
             shorter, while none is rejected. 4 costs 0.5 of goodput; 64 costs 2 of 429s at first where quotas are small.
         max_concurrency: calls in flight, at most. It protects this process, not the provider.
+        max_queue: calls that may wait; of more, the last of the lowest priority fails at once. ``None`` lets all wait.
         decrease: multiplicative decrease: after a rejection the rate falls to this share of the *admitted* rate. 0.9
             costs 1.0 of goodput, 0.5 costs 12; 0.985 gains 0.2 and loses 1.4 where a quota grows.
         probe_s: additive increase: seconds in which the rate climbs from the cut back to the remembered ceiling,
@@ -130,9 +131,10 @@ class RateLimitConfig(FrozenSettings):
     initial_concurrency: int = Field(default=16, ge=1)
     max_concurrency: int = Field(default=1024, ge=1)
     decrease: float = Field(default=0.97, gt=0, lt=1)
-    probe_s: PositiveFloat = 8.0
+    probe_s: PositiveFloat = 10.0
     probe_requests: PositiveFloat = 60.0
     search_s: PositiveFloat = 4.0
+    max_queue: int | None = Field(default=None, ge=1)
     cool_off_s: PositiveFloat = 0.1
     cool_off_cap_s: PositiveFloat = 120.0
     breaker_s: PositiveFloat = 60.0

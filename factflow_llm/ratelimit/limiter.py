@@ -16,6 +16,7 @@ from factflow_llm.errors import (
     InvalidRequestError,
     LLMErrorClassification,
     PermitSettledError,
+    QueueFullError,
     WrongEventLoopError,
     get_error_metadata,
 )
@@ -97,6 +98,7 @@ class AdaptiveRateLimiter:
             InvalidRequestError: for tokens below 0, or a deadline that is no time.
             DeadlineExceededError: on entering, when the deadline passes first.
             BreakerOpenError: on entering, while the quota is exhausted.
+            QueueFullError: on entering, when ``max_queue`` calls of no lower priority wait already.
             WrongEventLoopError: on entering, from another event loop than the first.
         """
         deadline_s = NEVER if deadline is None else deadline
@@ -118,6 +120,17 @@ class AdaptiveRateLimiter:
         """Call ``subscriber`` at every change of a limit; return what ends the subscription."""
         self._subscribers.append(subscriber)
         return lambda: self._subscribers.remove(subscriber)
+
+    def explain(self) -> str:
+        """Say in a sentence what holds calls back now, since when, and what would lift it."""
+        return self.metrics.explain()
+
+    def reset_breaker(self) -> None:
+        """Let calls go again at once: somebody has paid, or mended the key. Without an open breaker, do nothing."""
+        if self._loop is not None:
+            now = self._now()
+            self._tell(self._core.reset_breaker(now))
+            self._advance(now)
 
     def retune(self, config: RateLimitConfig) -> None:
         """Take new settings at once; what was learned and who waits stay."""
@@ -177,6 +190,11 @@ class AdaptiveRateLimiter:
             return DeadlineExceededError(
                 f"not admitted by its deadline: {self!r}; give more time, ask for less, or raise the quota"
             )
+        if ticket.refusal is Refusal.QUEUE_FULL:
+            return QueueFullError(
+                f"not sent: {self.config.max_queue} calls wait already (max_queue), and this one is of no higher "
+                "priority; send less, raise max_queue, or raise the quota"
+            )
         cause = self._exhausted_by
         resumes = f"access returns at {cause.resumes_at:%Y-%m-%d %H:%M %Z}; " if cause.resumes_at else ""
         return BreakerOpenError(
@@ -198,7 +216,10 @@ class AdaptiveRateLimiter:
         """Let those go whose turn has come, and set the timer for the next."""
         core = self._core
         if core.wake_at <= now:
-            for ticket in core.advance(now):
+            granted, refused, changes = core.advance(now)
+            if changes:
+                self._tell(changes)
+            for ticket in (*granted, *refused):
                 assert isinstance(ticket, CallTicket)
                 assert ticket.future is not None
                 if not ticket.future.done():

@@ -2,23 +2,31 @@
 
 Higher priorities go first, but every tenth turn belongs to whoever has waited longest: nobody starves.
 
-Whoever decides *when* the head of the line may go derives from ``Line`` and answers ``Line.turn_s``. A
-waiting ticket holds no send time; ``wake_at`` says when somebody may have a turn as things stand, and any transition
-can move it: whoever drives the line calls ``Line.advance`` when it has come.
+A driver's verbs are ``submit``, ``advance``, ``settle`` and ``cancel``. A waiting ticket holds no send time;
+``wake_at`` says when somebody may have a turn as things stand, and any verb can move it: the driver calls ``advance``
+when it has come.
+
+Whoever decides *when* the head of the line may go derives from ``Line`` and answers its hooks: ``opened``,
+``passed``, ``turn_s``, ``held``, ``grant`` and, while it is ``refusing``, ``refusal``.
 """
 
 from __future__ import annotations
 
 import math
 from enum import Enum
-from heapq import heappop, heappush
-from typing import Final
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from factflow_llm.errors.exceptions import PermitSettledError
 from factflow_llm.ratelimit.native import mypyc_attr
+from factflow_llm.signals import Outcome, RateLimitSignal
+
+if TYPE_CHECKING:
+    from factflow_llm.signals import Change, Reason
 
 NEVER: Final = math.inf
 AT_ONCE: Final = -math.inf
+NO_CHANGES: Final[tuple[Change, ...]] = ()
 OLDEST_EVERY: Final = 10
 """One turn in so many goes by age instead of priority."""
 
@@ -39,10 +47,24 @@ class Refusal(Enum):
 
     DEADLINE = "deadline"
     BREAKER = "breaker"
+    QUEUE_FULL = "queue_full"
 
+
+class Decisions(NamedTuple):
+    """What one advance decided, each in order, and what it changed on the way."""
+
+    granted: list[Ticket]
+    refused: list[Ticket]
+    changes: tuple[Change, ...]
+
+
+_LITTER: Final = 4
+"""Entries for every ticket that waits, above which those who left are cleared away: it costs no more than they did."""
+_FEW: Final = 256
 
 _WAITING: Final = TicketState.WAITING
 _GRANTED: Final = TicketState.GRANTED
+_IGNORED: Final = RateLimitSignal(Outcome.IGNORED)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -60,20 +82,27 @@ class Ticket:
         granted_s: when it was last granted; NaN before.
         in_flight: tickets under way at that moment, this one included.
         queued: tickets that still waited at that moment.
+        rate: requests per second allowed at that moment, where a limiter learns.
+        reason: why a limit had last changed.
 
     What a grant sets is unset before it.
     """
 
     __slots__ = (
-        "deadline_s", "epoch", "granted_s", "in_flight", "input_tokens", "order", "output_tokens", "priority", "queued",
-        "refusal", "reserved_input", "reserved_output", "sent_before", "state",
+        "deadline_s", "granted_s", "in_flight", "input_tokens", "number", "order", "output_tokens", "priority",
+        "queued", "rate", "reason", "refunded_before", "refusal", "rejected", "reserved_input", "reserved_output",
+        "sent_before", "state",
     )  # fmt: skip
-    epoch: int
+    number: int
+    rejected: bool
     in_flight: int
     queued: int
+    rate: float
+    reason: Reason
     reserved_input: float
     reserved_output: float
     sent_before: tuple[float, float, float]
+    refunded_before: tuple[float, float, float]
 
     def __init__(
         self,
@@ -100,6 +129,9 @@ class Ticket:
 class Line:
     """A line of tickets of which the head goes when ``turn_s`` says so.
 
+    Args:
+        max_queue: tickets that may wait; of those who are too many, the lowest priority that came last is refused.
+
     Attributes:
         wake_at: when ``advance`` must next be called; at once if that is not later than now, ``inf`` for never.
         queued: tickets waiting.
@@ -109,22 +141,39 @@ class Line:
     refusing = False
     """Whether ``refusal`` has a say; whoever derives turns it on."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_queue: int | None = None) -> None:
         self.wake_at = NEVER
         self.queued = 0
         self.in_flight = 0
+        self.max_queue = max_queue
         self._queue: list[tuple[int, int, Ticket]] = []
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._orders = 0
         self._ages: list[tuple[int, Ticket]] | None = None  # who waits, by age, once priorities differ
         self._turns = 0
+        self._shed: list[Ticket] = []
 
-    def open(self, now: float) -> None:
+    # --- hooks -------------------------------------------------------------------------------------------------------
+
+    def opened(self, now: float) -> None:
         """Begin: the first ticket has come. Time before that taught nothing."""
 
+    def passed(self, now: float) -> None:
+        """Conclude whatever follows from the time that has passed."""
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return what changed since this was last asked."""
+        return NO_CHANGES
+
     def turn_s(self, now: float, ticket: Ticket) -> float:
-        """Return when the ticket may go: ``now`` or earlier means now, ``inf`` that only a settlement can tell."""
+        """Return when the ticket may go: ``now`` or earlier means now, ``inf`` that only a settlement can tell.
+
+        A question, which changes nothing that a driver could see.
+        """
         raise NotImplementedError
+
+    def held(self, now: float, ticket: Ticket) -> None:
+        """Note that the head of the line has to wait."""
 
     def refusal(self, now: float, ticket: Ticket) -> Refusal | None:
         """Return why the ticket may not even wait; asked only while ``refusing``."""
@@ -143,11 +192,17 @@ class Line:
         self.in_flight -= 1
         self.wake_at = now
 
+    # --- the driver's verbs ------------------------------------------------------------------------------------------
+
     def submit(self, now: float, ticket: Ticket) -> bool:
-        """Put a ticket in line; return whether it was granted at once (otherwise look at its state and ``wake_at``)."""
+        """Put a ticket in line; return whether it was granted at once (otherwise look at its state and ``wake_at``).
+
+        Raises:
+            PermitSettledError: when the ticket waits or is granted already.
+        """
         if ticket.order < 0:
             if self._orders == 0:
-                self.open(now)
+                self.opened(now)
             ticket.order = self._orders
             self._orders += 1
         if ticket.state is _WAITING or ticket.state is _GRANTED:
@@ -161,16 +216,20 @@ class Line:
         if refusal is not None:
             ticket.state, ticket.refusal = TicketState.REFUSED, refusal
             return False
-        if not self._queue:
+        self.passed(now)
+        if not self.queued:
             at = self.turn_s(now, ticket)
             if at <= now:
                 self.grant(now, ticket)
                 return True
+            self.held(now, ticket)
             self.wake_at = at
+        elif self.max_queue is not None and self.queued >= self.max_queue and self._make_room(ticket):
+            return False
         ticket.state = _WAITING
         self.queued += 1
         if ticket.priority and self._ages is None:
-            self._ages = sorted((other.order, other) for _, _, other in self._queue)
+            self._ages = sorted((other.order, other) for _, _, other in self._queue if other.state is _WAITING)
         heappush(self._queue, (-ticket.priority, ticket.order, ticket))
         if self._ages is not None:
             heappush(self._ages, (ticket.order, ticket))
@@ -181,15 +240,17 @@ class Line:
             self.wake_at = min(self.wake_at, max(self.turn_s(now, ticket), now))
         return False
 
-    def advance(self, now: float) -> list[Ticket]:
-        """Grant whoever's turn it is and refuse whoever waits in vain; return both, in order of decision."""
-        decided: list[Ticket] = []
+    def advance(self, now: float) -> Decisions:
+        """Grant whoever's turn it is and refuse whoever waits in vain."""
+        granted: list[Ticket] = []
+        refused, self._shed = self._shed, []
+        self.passed(now)
         deadlines = self._deadlines
         while deadlines and (deadlines[0][0] <= now or deadlines[0][2].state is not _WAITING):
             late = heappop(deadlines)[2]
             if late.state is _WAITING:
                 self._refuse(late, Refusal.DEADLINE)
-                decided.append(late)
+                refused.append(late)
         queue = self._queue
         wake = NEVER
         while queue:
@@ -203,27 +264,39 @@ class Line:
                 refusal = self.refusal(now, ticket)
                 if refusal is not None:
                     self._refuse(ticket, refusal)
-                    decided.append(ticket)
+                    refused.append(ticket)
                     continue
             at = self.turn_s(now, ticket)
             if at > now:
+                self.held(now, ticket)
                 wake = at
                 break
             self.queued -= 1
             self._turns += 1
             self.grant(now, ticket)
-            decided.append(ticket)
+            granted.append(ticket)
         if queue and deadlines and deadlines[0][0] < wake:
             wake = deadlines[0][0]
         self.wake_at = wake
-        return decided
+        if len(queue) + len(deadlines) + len(self._ages or ()) > _LITTER * self.queued + _FEW:
+            self._tidy()
+        return Decisions(granted, refused, self.changes())
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Take a waiting ticket out of the line."""
+    def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        """Take a granted ticket back with what its attempt taught; return what changed and why."""
+        raise NotImplementedError
+
+    def cancel(self, now: float, ticket: Ticket) -> tuple[Change, ...]:
+        """Take a ticket out, wherever it stands; one that was granted taught nothing. Return what changed."""
+        if ticket.state is _GRANTED:
+            return self.settle(now, ticket, _IGNORED)
         if ticket.state is _WAITING:
             ticket.state = TicketState.CANCELLED
             self.queued -= 1
             self.wake_at = AT_ONCE
+        return NO_CHANGES
+
+    # --- inside ------------------------------------------------------------------------------------------------------
 
     def _by_age(self, first: Ticket) -> Ticket:
         """Return who goes instead of the first by priority, if it is the turn of whoever has waited longest."""
@@ -237,3 +310,23 @@ class Line:
         self.queued -= 1
         ticket.state = TicketState.REFUSED
         ticket.refusal = refusal
+
+    def _make_room(self, ticket: Ticket) -> bool:
+        """Refuse the last of the lowest priority; return whether that is the ticket itself."""
+        last = max(entry for entry in self._queue if entry[2].state is _WAITING)
+        if (-ticket.priority, ticket.order) > last[:2]:
+            ticket.state, ticket.refusal = TicketState.REFUSED, Refusal.QUEUE_FULL
+            return True
+        self._refuse(last[2], Refusal.QUEUE_FULL)
+        self._shed.append(last[2])
+        self.wake_at = AT_ONCE
+        return False
+
+    def _tidy(self) -> None:
+        """Forget those who left the line otherwise than by its head."""
+        self._queue = [entry for entry in self._queue if entry[2].state is _WAITING]
+        self._deadlines = [entry for entry in self._deadlines if entry[2].state is _WAITING]
+        heapify(self._queue)
+        heapify(self._deadlines)
+        if self._ages is not None:
+            self._ages = sorted((order, waiting) for order, waiting in self._ages if waiting.state is _WAITING)

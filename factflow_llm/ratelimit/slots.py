@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from factflow_llm.ratelimit.aimd import SOUND_SAMPLE, Mode
+from factflow_llm.ratelimit.aimd import Mode
+from factflow_llm.ratelimit.openings import SOUND as SOUND_SAMPLE
 from factflow_llm.signals import Reason
 
 if TYPE_CHECKING:
@@ -93,13 +94,25 @@ class SlotRule:
         self._next_s = now + self._hold_s(round_trip_s)
         return Reason.RATE_LIMITED
 
-    def grows_at(self, now: float) -> float:
-        """Return when a limit that holds calls back will grow, unless something is heard before."""
-        if self.mode is not Mode.OPEN or self.limit >= self._config.max_concurrency:
-            return math.inf
+    def full(self, now: float) -> None:
+        """Note that the limit holds somebody back."""
         if math.isnan(self._full_s):
             self._full_s = now
-        return self._full_s + _NEWS_S
+
+    def free(self) -> None:
+        """Note that the limit holds nobody back."""
+        self._full_s = math.nan
+
+    def grows_at(self, now: float) -> float:
+        """Return when a limit that holds calls back will grow, unless something is heard before; after ``now``."""
+        if self.mode is not Mode.OPEN or self.limit >= self._config.max_concurrency:
+            return math.inf
+        at = self._full_s + _NEWS_S
+        return at if at > now else now + _NEWS_S
+
+    def due(self, now: float) -> bool:
+        """Tell whether a limit that holds calls back may grow, for nothing was heard."""
+        return self.mode is Mode.OPEN and self.limit < self._config.max_concurrency and now >= self._full_s + _NEWS_S
 
     def grow(self, now: float) -> Reason:
         """Grow by one because nothing was heard; at that pace, the limit doubles in the time that news takes."""

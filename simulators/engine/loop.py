@@ -27,8 +27,6 @@ from simulators.scenarios.scenario import Backlog, Restart, Scenario
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from simulators.providers.calls import Call
 
 
@@ -41,11 +39,17 @@ _NEXT_ROUND: Final = 5
 _NEIGHBOUR: Final = 6
 _DEADLINE: Final = 7
 _JITTERS: Final = 16
+_ARMED: Final = -0.5  # a timer set in time goes before the moment's events, and after what happens to the world
 ANSWERED_AT_ONCE_S: Final = 1.0
 """What a caller in a closed loop waits who was answered, or refused, in no time: else no time would pass at all."""
 _CONSEQUENCES: Final[dict[str, Consequence]] = {str(reason): consequence for reason, consequence in REASONS.items()}
 _SUCCEEDED: Final = Outcome.SUCCEEDED
 _GRANTED: Final = TicketState.GRANTED
+_REFUSALS: Final = {
+    Refusal.DEADLINE: Ending.REFUSED_DEADLINE,
+    Refusal.BREAKER: Ending.REFUSED_BREAKER,
+    Refusal.QUEUE_FULL: Ending.REFUSED_QUEUE_FULL,
+}
 
 
 def run(scenario: Scenario, policy: Policy, *, seed: int, clients: int, collect: Collect) -> Run:
@@ -62,7 +66,7 @@ class _Loop:
         self.streams = Streams(seed)
         self.machine = ProviderMachine(scenario.provider, self.streams)
         self.controllers: list[Controller] = [policy.controller(self.machine) for _ in range(clients)]
-        self.timers = [(math.inf, 0, client) for client in range(clients)]
+        self.timers = [(math.inf, _ARMED, 0, client) for client in range(clients)]
         self.retry = policy.retry
         self.retry_delay_s = policy.retry_delay_s if isinstance(policy, PatientPolicy) else retry_delay_s
         self.closed = scenario.closed_loop
@@ -100,7 +104,7 @@ class _Loop:
         alone = len(timers) == 1
         now = 0.0
         while True:
-            wake_at, _, client = timers[0] if alone else min(timers)
+            wake_at, rank, _, client = timers[0] if alone else min(timers)
             if at_once and wake_at > now:
                 self.begin(now, next(self.calls)[1], at_once.popleft())
                 continue
@@ -108,12 +112,12 @@ class _Loop:
                 due_s, place, kind, what = heap[0]
             else:
                 due_s, place = math.inf, 0
-            if wake_at < due_s or (wake_at == due_s and place >= 0):
+            if wake_at < due_s or (wake_at == due_s and rank < place):
                 if wake_at > horizon:
                     break
                 if wake_at > now:
                     now = wake_at
-                timers[client] = (math.inf, 0, client)
+                timers[client] = (math.inf, _ARMED, 0, client)
                 self.decide(now, client)
                 continue
             now = due_s
@@ -184,7 +188,7 @@ class _Loop:
         elif request.state is TicketState.REFUSED:
             self.refused(now, request)
         else:
-            self.arm(client)
+            self.arm(now, client)
 
     def send(self, now: float, request: RequestTicket) -> None:
         controller = self.controllers[request.client]
@@ -196,19 +200,24 @@ class _Loop:
         self.sequence += 1
 
     def decide(self, now: float, client: int) -> None:
-        decided: Iterable[Any] = self.controllers[client].advance(now)
-        for request in decided:
-            if request.state is _GRANTED:
-                self.send(now, request)
-            else:
-                self.refused(now, request)
-        self.arm(client)
+        granted, refused, changes = self.controllers[client].advance(now)
+        if changes:
+            self.log.changes(client, changes)
+        request: Any  # the engine's own tickets, all of them
+        for request in granted:
+            self.send(now, request)
+        for request in refused:
+            self.refused(now, request)
+        self.arm(now, client)
 
-    def arm(self, client: int) -> None:
-        """Set the client's timer; of two for the same moment, the one set first goes first."""
+    def arm(self, now: float, client: int) -> None:
+        """Set the client's timer; of two for the same moment, the one set first goes first.
+
+        One set for this very moment goes after what was due at this moment before it, as in an event loop.
+        """
         wake_at = self.controllers[client].wake_at
         if wake_at != self.timers[client][0]:
-            self.timers[client] = (wake_at, self.sequence, client)
+            self.timers[client] = (wake_at, _ARMED if wake_at > now else self.sequence, self.sequence, client)
             self.sequence += 1
 
     def answer(self, now: float, request: RequestTicket) -> None:
@@ -259,27 +268,23 @@ class _Loop:
             self.push(now + delay_s, _RETRY, request)
 
     def refused(self, now: float, request: RequestTicket) -> None:
-        late = request.refusal is Refusal.DEADLINE
-        self.finish(now, request, Ending.REFUSED_DEADLINE if late else Ending.REFUSED_BREAKER)
+        assert request.refusal is not None
+        self.finish(now, request, _REFUSALS[request.refusal])
 
     def give_up(self, now: float, index: int) -> None:
         request = self.open.get(index)
         if request is None:
             return
-        controller = self.controllers[request.client]
-        if self.hang_up(now, request):
-            self.log.changes(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
-        else:
-            controller.withdraw(request)
-        self.decide(now, request.client)
+        if self.hang_up(now, request) or request.state is TicketState.WAITING:
+            self.log.changes(request.client, self.controllers[request.client].cancel(now, request))
+            self.decide(now, request.client)
         self.finish(now, request, Ending.CANCELLED)
 
     def overdue(self, now: float, request: RequestTicket) -> None:
         """End a call whose deadline passes while it is answered; one in line is refused by the line itself."""
         if request.ended or not self.hang_up(now, request):
             return
-        controller = self.controllers[request.client]
-        self.log.changes(request.client, controller.settle(now, request, RateLimitSignal(Outcome.IGNORED)))
+        self.log.changes(request.client, self.controllers[request.client].cancel(now, request))
         self.decide(now, request.client)
         self.finish(now, request, Ending.REFUSED_DEADLINE)
 
@@ -296,7 +301,7 @@ class _Loop:
         mine = [request for request in self.open.values() if event.client in (None, request.client)]
         for client in range(len(self.controllers)) if event.client is None else [event.client]:
             self.controllers[client] = self.policy.controller(self.machine)
-            self.arm(client)
+            self.arm(now, client)
         fresh = []
         for old in mine:
             old.ended = True

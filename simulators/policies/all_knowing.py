@@ -6,14 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from factflow_llm.ratelimit.line import NEVER, Line, Ticket
+from factflow_llm.ratelimit.line import NEVER, Decisions, Line, Ticket
 from factflow_llm.signals import Change, RateLimitSignal, Reason
 from simulators.policies.base import PATIENT
 from simulators.policies.tickets import KnownTicket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from factflow_llm.ratelimit.config import RetryConfig
     from simulators.policies.base import Controller
     from simulators.providers.machine import ProviderMachine
@@ -36,11 +34,13 @@ class _OracleLine(Line):
         wait_s = self._machine.wait_s(now, ticket.call)
         return now if wait_s == NEVER else now + wait_s  # what never fits is sent, to be told so
 
-    def advance(self, now: float) -> Iterator[Ticket]:  # type: ignore[override]
+    def advance(self, now: float) -> Decisions:
         """Decide one by one: each call depends on what the provider made of the one before."""
-        while decided := super().advance(now):
-            yield from decided
-            self._may_grant = True
+        decisions = super().advance(now)
+        self._may_grant = True
+        if decisions.granted:
+            self.wake_at = now
+        return decisions
 
     def grant(self, now: float, ticket: Ticket) -> None:
         super().grant(now, ticket)

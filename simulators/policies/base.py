@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from factflow_llm.ratelimit.config import RetryConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from factflow_llm.ratelimit.line import Ticket
+    from factflow_llm.ratelimit.line import Decisions, Ticket
     from factflow_llm.ratelimit.signals import Change, RateLimitSignal, Reason
     from simulators.providers.machine import ProviderMachine
 
@@ -39,7 +37,7 @@ class Controller(Protocol):
         """Put a ticket in line; return whether it was granted at once."""
         ...
 
-    def advance(self, now: float) -> Iterable[Ticket]:
+    def advance(self, now: float) -> Decisions:
         """Grant whoever's turn it is and refuse whoever waits in vain."""
         ...
 
@@ -47,8 +45,8 @@ class Controller(Protocol):
         """Take a granted ticket back with what its attempt taught."""
         ...
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Take a waiting ticket out of the line."""
+    def cancel(self, now: float, ticket: Ticket) -> tuple[Change, ...]:
+        """Take a ticket out, wherever it stands; one that was granted taught nothing."""
         ...
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from factflow_llm.ratelimit.line import NEVER, Ticket
 
 if TYPE_CHECKING:
-    from factflow_llm.signals import Reason
     from simulators.providers.calls import Call
     from simulators.providers.machine import Verdict
 
@@ -26,11 +25,9 @@ class RequestTicket(KnownTicket):
     """A request on its way: its place in line, and what its rows will tell."""
 
     __slots__ = (
-        "arrival_s", "attempt", "client", "concurrency", "ended", "rate", "reason", "sends", "submitted_s", "verdict",
+        "arrival_s", "attempt", "client", "concurrency", "ended", "sends", "submitted_s", "verdict",
     )  # fmt: skip
     concurrency: float
-    rate: float
-    reason: Reason
     submitted_s: float
     verdict: Verdict
 

@@ -1,0 +1,125 @@
+"""The gate that a rejection shuts: until when, who tries first, and how far a Retry-After is trusted.
+
+While the provider rejects, one call at a time, the *canary*, tries whether it has opened again. Nobody believes a
+Retry-After blindly: it is waited for up to ``patience_s``, which doubles each time that a canary sent earlier was
+rejected. A teller who proves right is obeyed from the start next time; one who proved wrong, by opening earlier than
+told or by not having opened when told, has to be right several times before that. So a true one costs a few rejections
+once, and one of an hour costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+NEVER: Final = math.inf
+_PATIENCE_S: Final = 0.25
+"""What is waited for a teller nobody knows: shorter than any window, long enough not to hammer."""
+_LESS: Final = 0.9
+"""What is left of the patience after a Retry-After that was obeyed unproved: in time an earlier canary tries."""
+_UNFORGIVEN: Final = 4
+"""Proofs that it takes to believe again who was found wrong."""
+
+
+class Gate:
+    """Shut from the first rejection of an episode until a canary was let through.
+
+    Attributes:
+        shut: whether the provider is thought to reject.
+        until_s: when the next canary may be sent.
+        canary: the number of the call that tries; -1 while none does.
+        due_s: when the canary counts as let through, if nothing is heard of it; ``inf`` without one.
+        patience_s: how long a Retry-After is waited for at the most.
+    """
+
+    __slots__ = (
+        "_early", "_lies", "_pause_s", "_proved", "_rejected_s", "_told_s", "_trust_s", "_waited_s", "canary", "due_s",
+        "patience_s", "shut", "until_s",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.shut = False
+        self.until_s = self._rejected_s = -NEVER
+        self.due_s = NEVER
+        self.canary = -1
+        self.patience_s = self._trust_s = _PATIENCE_S
+        self._told_s = math.nan
+        self._pause_s = self._waited_s = 0.0
+        self._lies = 0
+        self._early = self._proved = False
+
+    @property
+    def opens_s(self) -> float:
+        """When somebody may pass, as things stand."""
+        return self.due_s if self.canary >= 0 else self.until_s
+
+    def rejected(
+        self, now: float, sent_s: float, told: float | None, *, pause_s: float, cap_s: float, lag_s: float, obey: bool
+    ) -> None:
+        """Shut, or stay shut: the call sent at ``sent_s`` was rejected.
+
+        Args:
+            now: when that was heard.
+            sent_s: when the call was sent.
+            told: the Retry-After, in seconds; ``None`` without one.
+            pause_s: how long to wait at first where nothing is told; it doubles.
+            cap_s: no pause is longer.
+            lag_s: how long a rejection takes to come back.
+            obey: whether calls differ so much in size that a small canary would prove nothing.
+        """
+        if not self.shut:
+            self._pause_s, self.patience_s, self._proved = pause_s, self._trust_s, False
+        else:
+            self._pause_s = min(2.0 * self._pause_s, cap_s)
+            if self._early:
+                self.patience_s, self._proved = min(2.0 * self.patience_s, 2.0 * cap_s), True
+            elif not math.isnan(self._told_s) and not obey:
+                self.patience_s = self._trust_s = _PATIENCE_S
+                self._lies = _UNFORGIVEN
+        self.shut, self.canary, self.due_s = True, -1, NEVER
+        self._rejected_s = max(self._rejected_s, sent_s)
+        if told is None:
+            wait_s, self._early, self._told_s = self._pause_s, False, math.nan
+        else:
+            self._told_s = sent_s + told
+            left_s = max(self._told_s + 0.5 * lag_s - now, 0.0)
+            wait_s = min(left_s, cap_s if obey else self.patience_s)
+            self._early = wait_s < left_s
+            if not left_s:  # it has passed, and yet this call was rejected: do not hammer
+                wait_s = min(self._pause_s, 1.0)
+        self.until_s = now + min(wait_s, cap_s)
+
+    def rejected_too(self, sent_s: float) -> None:
+        """Note that another call, sent before the gate was shut, was rejected as well."""
+        self._rejected_s = max(self._rejected_s, sent_s)
+
+    def sent(self, number: int, now: float, news_s: float) -> None:
+        """Note that the canary is under way; a rejection would be heard of within ``news_s``."""
+        self.canary = number
+        self.due_s = now + news_s
+        self._waited_s = now - self._rejected_s
+
+    def canary_lost(self) -> None:
+        """Send another: what became of the canary tells nothing."""
+        self.canary, self.due_s = -1, NEVER
+
+    def admitted(self, canary_s: float) -> tuple[float, float]:
+        """Open: the canary, sent at ``canary_s``, was let through.
+
+        Returns:
+            When the provider opened, and how far off that may be: a time told is exact, if it lies between the last
+            call rejected and the canary, and the teller is believed.
+        """
+        if self._early:
+            self._trust_s, self._lies = max(0.5 * self._waited_s, _PATIENCE_S), _UNFORGIVEN
+        elif self._proved:
+            self._lies = max(self._lies - 1, 0)
+            if not self._lies:
+                self._trust_s = self.patience_s
+        elif not math.isnan(self._told_s):
+            self._trust_s = max(_LESS * self._trust_s, _PATIENCE_S)
+        self.shut, self.canary, self.due_s, self.until_s = False, -1, NEVER, -NEVER
+        if self._rejected_s < self._told_s <= canary_s and not self._early and not self._lies:
+            return self._told_s, 0.0
+        half_s = 0.5 * max(canary_s - self._rejected_s, 0.0)
+        return self._rejected_s + half_s, half_s
