@@ -3,8 +3,8 @@
 A budget that is spent admits hardly more than what has trickled in since. If a handful of calls sent at once pass
 all the same, the rejection may have been noise. One answer proves little, for where others draw on the same quota a
 handful passes now and then; evidence is summed, and only once there is enough of it are rejections forgiven. Asking
-costs rejections where there is a quota, so only those that come as a surprise are questioned, and ever more seldom while
-the answer is always the same.
+costs rejections where there is a quota, so only those that come as a surprise are questioned, and ever more seldom
+while the answer is always the same.
 """
 
 from __future__ import annotations
