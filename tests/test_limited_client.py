@@ -460,7 +460,7 @@ def test_one_row_per_attempt() -> None:
     async def main() -> None:
         shown = {"x_ratelimit_limit_requests": "60", "x_ratelimit_remaining_requests": "0"}
         client = _Chat(_StatusError(429, retry_after="3", **shown), takes_s=2.0)
-        await _wrap(client, recorder=rows).complete(HELLO, max_tokens=50)
+        await _wrap(client, RateLimitConfig(requests_per_minute=600), recorder=rows).complete(HELLO, max_tokens=50)
 
     run_virtually(main())
     refused, answered = rows
@@ -481,7 +481,7 @@ def test_one_row_per_attempt() -> None:
     assert answered.admitted_s >= 5.0
     assert (answered.outcome, answered.input_tokens, answered.output_tokens) == ("ok", 10, 5)
     assert (answered.max_tokens, answered.model, answered.provider) == (50, "gpt-test", "openai")
-    assert answered.reason == "rate_limited"
+    assert answered.reason == "cool_off"
     assert (refused.in_flight, refused.queue_depth) == (1, 0)
     assert SECRET not in repr(rows)
 

@@ -284,15 +284,23 @@ def test_leaving_by_an_exception_classifies(error: Exception, counted: str) -> N
 
 
 def test_an_error_brings_its_retry_after() -> None:
-    """A refusal's wish holds back whoever comes next."""
+    """A rejection's wish shuts the gate for all but a canary, which a teller nobody knows cannot hold back for long."""
 
     async def main() -> None:
-        limiter, log = _limiter(), []
+        limiter = _limiter(requests_per_minute=600)
         with pytest.raises(_StatusError):
             async with limiter.permit():
                 raise _StatusError(429, **{"retry-after": "7"})
-        await _hold(limiter, 0.0, log)
-        assert log[0][0] >= 7.0
+        begun_s = asyncio.get_running_loop().time()
+        async with limiter.permit() as canary:
+            assert 0.2 <= canary.admitted_s - begun_s < 7.0
+            canary.rate_limited(retry_after=6.0)
+        for _ in range(5):  # each wait is twice as long, until what was told has passed
+            async with limiter.permit() as canary:
+                if canary.admitted_s - begun_s >= 7.0:
+                    break
+                canary.rate_limited(retry_after=7.0 - (canary.admitted_s - begun_s))
+        assert 7.0 <= canary.admitted_s - begun_s < 7.5
 
     run_virtually(main())
 
@@ -363,7 +371,7 @@ def test_the_axis_may_be_a_word() -> None:
     """``rate_limited`` takes the axis by name; another word is an error that leaves the permit to be settled."""
 
     async def main() -> None:
-        limiter, told = _limiter(), []
+        limiter, told = _limiter(tokens_per_minute=6000), []
         limiter.subscribe(told.append)
         async with limiter.permit(input_tokens=9) as permit:
             with pytest.raises(ValueError, match="bananas"):
@@ -523,7 +531,8 @@ def test_repr_tells_the_state() -> None:
             waiting = asyncio.ensure_future(_hold(limiter, 0.0))
             await _tick()
             assert repr(limiter) == (
-                "<AdaptiveRateLimiter open, unpaced, 1/1 in flight, 1 waiting, last change: configured>"
+                "<AdaptiveRateLimiter open, unpaced, 1/1 in flight, 1 waiting, bound by concurrency, "
+                "last change: configured>"
             )
         await waiting
 
@@ -534,14 +543,14 @@ def test_subscribers_hear_every_change() -> None:
     """Each change reaches every subscriber and the log; who unsubscribes hears no more."""
 
     async def main() -> None:
-        limiter = _limiter()
+        limiter = _limiter(requests_per_minute=600)
         heard: list[Change] = []
         also: list[Change] = []
         leave = limiter.subscribe(heard.append)
         limiter.subscribe(also.append)
         async with limiter.permit() as permit:
             permit.rate_limited(axis=Axis.REQUESTS)
-        assert [change.reason for change in heard] == [Reason.RATE_LIMITED]
+        assert [change.reason for change in heard] == [Reason.COOL_OFF]
         leave()
         limiter.retune(RateLimitConfig(requests_per_minute=60))
         assert len(heard) == 1
@@ -554,12 +563,12 @@ def test_changes_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """A log line carries axis, both values and the reason's word."""
 
     async def main() -> None:
-        async with _limiter().permit() as permit:
+        async with _limiter(requests_per_minute=600).permit() as permit:
             permit.rate_limited(axis=Axis.REQUESTS)
 
     with caplog.at_level(logging.DEBUG, logger="factflow_llm.ratelimit.limiter"):
         run_virtually(main())
-    assert any("requests limit" in line and "rate_limited" in line for line in caplog.messages)
+    assert any("requests limit" in line and "cool_off" in line for line in caplog.messages)
 
 
 def test_a_failing_subscriber_hurts_nobody() -> None:

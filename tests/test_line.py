@@ -38,10 +38,10 @@ def test_a_waiting_ticket_holds_no_time() -> None:
     assert not line.submit(0.0, ticket)
     assert line.wake_at == 10.0
     line.opens_s = 20.0
-    assert line.advance(10.0) == []
+    assert line.advance(10.0)[:2] == ([], [])
     assert line.wake_at == 20.0
     line.opens_s = 11.0
-    assert line.advance(11.0) == [ticket]
+    assert line.advance(11.0).granted == [ticket]
     assert ticket.granted_s == 11.0
     assert line.wake_at == NEVER
 
@@ -54,7 +54,7 @@ def test_first_come_first_served() -> None:
         line.submit(0.0, ticket)
     line.opens_s = 0.0
     assert not line.submit(0.5, tickets[4])
-    assert line.advance(1.0) == tickets
+    assert line.advance(1.0).granted == tickets
 
 
 def test_priority_goes_first() -> None:
@@ -63,7 +63,7 @@ def test_priority_goes_first() -> None:
     low, high, higher, high_too = (Ticket(priority=priority) for priority in (0, 1, 2, 1))
     for ticket in (low, high, higher, high_too):
         line.submit(0.0, ticket)
-    assert line.advance(1.0) == [higher, high, high_too, low]
+    assert line.advance(1.0).granted == [higher, high, high_too, low]
 
 
 def test_one_turn_in_ten_goes_by_age() -> None:
@@ -73,7 +73,7 @@ def test_one_turn_in_ten_goes_by_age() -> None:
     urgent = [Ticket(priority=5) for _ in range(40)]
     for ticket in (*patient, *urgent):
         line.submit(0.0, ticket)
-    went = line.advance(1.0)
+    went = line.advance(1.0).granted
     assert [went.index(ticket) + 1 for ticket in patient] == [OLDEST_EVERY, 2 * OLDEST_EVERY, 3 * OLDEST_EVERY]
     assert [ticket for ticket in went if ticket in urgent] == urgent
 
@@ -90,8 +90,8 @@ def test_age_counts_for_those_who_came_before_anybody_was_urgent_and_for_retries
     line.submit(1.5, older)
     for _ in range(20):
         line.submit(1.5, Ticket(priority=1))
-    line.withdraw(old[0])
-    went = line.advance(2.0)
+    line.cancel(0.0, old[0])
+    went = line.advance(2.0).granted
     assert [went.index(ticket) for ticket in (older, old[1])] == [OLDEST_EVERY - 1, 2 * OLDEST_EVERY - 1]
     assert old[0] not in went
     assert line.queued == 0
@@ -104,7 +104,7 @@ def test_whoever_overtakes_is_timed_for_itself() -> None:
     line.opens_s = 2.0
     line.submit(1.0, urgent := Ticket(priority=9))
     assert line.wake_at == 2.0
-    assert line.advance(2.0)[0] is urgent
+    assert line.advance(2.0).granted[0] is urgent
 
 
 def test_a_retry_keeps_its_place() -> None:
@@ -116,7 +116,7 @@ def test_a_retry_keeps_its_place() -> None:
     line.opens_s = 3.0
     line.submit(1.0, second)
     line.submit(2.0, first)
-    assert line.advance(3.0) == [first, second]
+    assert line.advance(3.0).granted == [first, second]
 
 
 def test_a_deadline_refuses() -> None:
@@ -126,17 +126,17 @@ def test_a_deadline_refuses() -> None:
     line.submit(0.0, patient)
     line.submit(0.0, hasty)
     assert line.wake_at == 3.0
-    assert line.advance(3.0) == [hasty]
+    assert line.advance(3.0).refused == [hasty]
     assert (hasty.state, hasty.refusal) == (TicketState.REFUSED, Refusal.DEADLINE)
     assert line.wake_at == 10.0
-    assert line.advance(10.0) == [patient]
+    assert line.advance(10.0).granted == [patient]
 
 
 def test_a_turn_at_the_deadline_is_too_late() -> None:
     """Deadline and turn at one moment: the deadline wins, whoever asks first."""
     line, ticket = _Gated(3.0), Ticket(deadline_s=3.0)
     line.submit(0.0, ticket)
-    assert line.advance(3.0) == [ticket]
+    assert line.advance(3.0).refused == [ticket]
     assert ticket.state is TicketState.REFUSED
 
 
@@ -154,13 +154,11 @@ def test_a_withdrawn_ticket_is_gone() -> None:
     first, second = Ticket(deadline_s=2.0), Ticket()
     line.submit(0.0, first)
     line.submit(0.0, second)
-    line.withdraw(first)
+    line.cancel(0.0, first)
     assert line.queued == 1
-    assert line.advance(5.0) == []
-    assert line.advance(10.0) == [second]
+    assert line.advance(5.0)[:2] == ([], [])
+    assert line.advance(10.0).granted == [second]
     assert _states(first, second) == ["cancelled", "granted"]
-    line.withdraw(second)
-    assert second.state is TicketState.GRANTED
 
 
 def test_nothing_due_when_nobody_waits() -> None:
@@ -168,8 +166,8 @@ def test_nothing_due_when_nobody_waits() -> None:
     line = _Gated(1.0)
     line.submit(0.0, Ticket(deadline_s=60.0))
     line.submit(0.0, gone := Ticket(deadline_s=50.0))
-    line.withdraw(gone)
-    assert len(line.advance(1.0)) == 1
+    line.cancel(0.0, gone)
+    assert len(line.advance(1.0).granted) == 1
     assert line.queued == 0
     assert line.wake_at == NEVER
 

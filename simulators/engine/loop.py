@@ -38,6 +38,7 @@ _GIVE_UP: Final = 4
 _NEXT_ROUND: Final = 5
 _NEIGHBOUR: Final = 6
 _DEADLINE: Final = 7
+_SEND: Final = 8
 _JITTERS: Final = 16
 _ARMED: Final = -0.5  # a timer set in time goes before the moment's events, and after what happens to the world
 ANSWERED_AT_ONCE_S: Final = 1.0
@@ -136,6 +137,9 @@ class _Loop:
                 self.give_up(now, what)
             elif kind == _DEADLINE:
                 self.overdue(now, what)
+            elif kind == _SEND:
+                if what.state is _GRANTED:
+                    self.send(now, what)
             elif kind == _NEXT_ROUND:
                 self.begin(now, *what)
             elif kind == _NEIGHBOUR:
@@ -184,16 +188,20 @@ class _Loop:
         request.submitted_s = now
         client = request.client
         if self.controllers[client].submit(now, request):
+            self.admitted(request)
             self.send(now, request)
         elif request.state is TicketState.REFUSED:
             self.refused(now, request)
         else:
             self.arm(now, client)
 
-    def send(self, now: float, request: RequestTicket) -> None:
+    def admitted(self, request: RequestTicket) -> None:
+        """Note the limiter's state at the admission."""
         controller = self.controllers[request.client]
         request.rate, request.concurrency = controller.rate, controller.concurrency
         request.reason = controller.last_reason
+
+    def send(self, now: float, request: RequestTicket) -> None:
         request.sends += 1
         verdict = request.verdict = self.machine.send(now, request.call)
         heappush(self.heap, (now + verdict.duration_s, self.sequence, _ANSWER, request))
@@ -205,7 +213,11 @@ class _Loop:
             self.log.changes(client, changes)
         request: Any  # the engine's own tickets, all of them
         for request in granted:
-            self.send(now, request)
+            self.admitted(request)
+            if self.retry.deadline_s is None:
+                self.send(now, request)
+            else:  # a call whose deadline is this very moment hangs up before, as in an event loop
+                self.push(now, _SEND, request)
         for request in refused:
             self.refused(now, request)
         self.arm(now, client)
