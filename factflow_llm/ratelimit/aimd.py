@@ -42,6 +42,8 @@ _EARLY: Final = 0.85
 """A rejection before this share of the climb is early."""
 _BELIEVED_TEETH: Final = 8
 """Teeth for which a sample is believed once a higher rate than sampled was rejected early."""
+_RAISED_WRONGLY: Final = 0.99
+"""A raised rate was wrong, if the next sample is less than this share of it."""
 _LOST: Final = 0.5
 """Calls fewer than measured at a rejection which say that what was not used was lost."""
 _RAISE_SURE: Final = 1.03
@@ -49,7 +51,7 @@ _RAISE_UNSURE: Final = 1.25
 """How far a rate that was lost is raised above its sample, at most."""
 _SHARED_DEPTH: Final = 0.08
 """How deep a cut is, at least, where others draw on the quota: 0.06 costs 0.4 points of 429s with eight clients."""
-_SHARED_CLIMB_S: Final = 45.0
+_SHARED_CLIMB_S: Final = 40.0
 """How long a climb lasts there, for all alike, so that shares draw level; 30 costs 0.2 points of 429s."""
 _SHARED_CLIMB_CALLS: Final = 20.0
 """The least it lasts for the smallest of shares."""
@@ -90,9 +92,10 @@ class RateRule:
     """
 
     __slots__ = (
-        "_began_s", "_believed", "_climbing_s", "_config", "_first", "_mark", "_marks", "_net", "_of_requests",
-        "_older_mark", "_rejected_rate", "_rejected_s", "_shut", "_slack", "_step_s", "_step_sent", "_unblocked",
-        "_unused_s", "_window_s", "burst", "measured", "mode", "next_step_s", "noisy", "rate", "sharing",
+        "_began_s", "_believed", "_climbed", "_climbing_s", "_config", "_first", "_mark", "_marks", "_net",
+        "_of_requests", "_older_mark", "_raised", "_rejected_rate", "_rejected_s", "_shut", "_slack", "_step_s",
+        "_step_sent", "_unblocked", "_unused_s", "_window_s", "burst", "measured", "mode", "next_step_s", "noisy",
+        "rate", "sharing",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +122,7 @@ class RateRule:
         self._marks: deque[tuple[float, float]] = deque()  # what was sent by when, two windows back
         self._first: tuple[float, float] | None = None  # units and seconds until the first rejection of all
         self._net = self._unused_s = self._slack = self._window_s = self._rejected_s = self._rejected_rate = 0.0
+        self._climbed = self._raised = 0.0
         self._believed = self._unblocked = 0
         self._climbing_s = self._climb_s(1.0)  # a known quota is stood at, not climbed to
 
@@ -153,11 +157,9 @@ class RateRule:
                 since_s, mark = self._older_mark
                 if admitted - mark > unit:
                     self.measured.guess(max((admitted - mark) / max(now - since_s, 1.0), 1e-6))
-        elif self.mode is Mode.PROBE:
-            climbed = self._climbing_s / self._climb_s(unit)
-            if self.measured.sound:
-                self.sharing = self.sharing.after(climbed)
-            self._believed = _BELIEVED_TEETH if climbed < _EARLY else max(self._believed - 1, 0)
+        else:
+            self._net += admitted - self._step_sent - self.measured.rate * (sent_s - self._step_s)
+        self._climbed = self._climbing_s / self._climb_s(unit)
         self._shut, self.next_step_s = True, math.inf
 
     def opened(self, opening: Opening, unit: float) -> None:
@@ -168,8 +170,15 @@ class RateRule:
             since_s, mark = self._older_mark
             recent = min((opening.admitted - mark) / max(opening.time_s - since_s, 1e-3), self.rate)
         used = last is None or self._unused_s <= _IDLE * (opening.time_s - last.time_s)
+        probed = self.mode is Mode.PROBE
         if measured.opened(opening, unit, used=used, recent=recent):
             self._slack = 0.5 * (self._slack + max(self._net, 0.0))
+            if probed and not self._window_s:
+                self.sharing = self.sharing.after(self._climbed)
+        if probed:
+            wrong = self._climbed < _EARLY or measured.rate < _RAISED_WRONGLY * self._raised
+            self._believed = _BELIEVED_TEETH if wrong else max(self._believed - 1, 0)
+        self._raised = 0.0
         if measured.rate != math.inf:
             if last is not None:
                 self._notice_window(opening, last, unit)
@@ -178,7 +187,7 @@ class RateRule:
                 self._first = None
             if self._window_s:
                 self.burst = 0.0
-            elif self.mode is Mode.PROBE and self._net < -_LOST * unit:
+            elif probed and self._net < -_LOST * unit:
                 self._raise_lost()
             measured.rate = self.bounded(measured.rate)
             self.mode = Mode.PROBE if measured.sound else Mode.SEARCH
@@ -202,7 +211,9 @@ class RateRule:
             return
         measured = self.measured
         most = (_RAISE_SURE if measured.sound else _RAISE_UNSURE) * measured.rate
-        measured.rate = max(measured.rate, min(self._rejected_rate / (1.0 + 0.5 * self._depth), most))
+        reached = min(self._rejected_rate / (1.0 + 0.5 * self._depth), most)
+        if reached > measured.rate:
+            measured.rate = self._raised = reached
 
     def _notice_window(self, opening: Opening, last: Opening, unit: float) -> None:
         """Take the time between two long blocks for the provider's window; forget it when no more of them come.

@@ -133,7 +133,7 @@ class RateLimitConfig(FrozenSettings):
     decrease: float = Field(default=0.97, gt=0, lt=1)
     probe_s: PositiveFloat = 10.0
     probe_requests: PositiveFloat = 60.0
-    search_s: PositiveFloat = 4.0
+    search_s: PositiveFloat = 3.0
     max_queue: int | None = Field(default=None, ge=1)
     cool_off_s: PositiveFloat = 0.1
     cool_off_cap_s: PositiveFloat = 120.0

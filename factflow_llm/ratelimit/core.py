@@ -503,7 +503,8 @@ class LimiterCore(Line):
     def _shut(self, now: float, sent_s: float, told_s: float | None) -> None:
         config, paced = self.config, self._blamed
         pause_s = min(max(config.cool_off_s, _PAUSE_CALLS / self.rate), _PAUSE_MOST_S)
-        obey = paced is not None and paced is not self._requests and self._costs.varied
+        foretold = paced is None  # by headers, which a Retry-After only confirms
+        obey = foretold or (paced is not self._requests and self._costs.varied)
         self._gate.rejected(
             now, sent_s, told_s, pause_s=pause_s, cap_s=config.cool_off_cap_s, lag_s=self._lag_s, obey=obey
         )

@@ -13,8 +13,10 @@ import math
 from typing import Final
 
 NEVER: Final = math.inf
-_PATIENCE_S: Final = 0.25
-"""What is waited for a teller nobody knows: shorter than any window, long enough not to hammer."""
+_PATIENCE_S: Final = 2.0
+"""What is waited for a teller nobody knows: little is lost if it lies, and a true one costs few canaries."""
+_LEAST_S: Final = 0.25
+"""What is waited even for a liar: long enough not to hammer."""
 _LESS: Final = 0.9
 """What is left of the patience after a Retry-After that was obeyed unproved: in time an earlier canary tries."""
 _UNFORGIVEN: Final = 4
@@ -74,7 +76,7 @@ class Gate:
             if self._early:
                 self.patience_s, self._proved = min(2.0 * self.patience_s, 2.0 * cap_s), True
             elif not math.isnan(self._told_s) and not obey:
-                self.patience_s = self._trust_s = _PATIENCE_S
+                self.patience_s = self._trust_s = _LEAST_S
                 self._lies = _UNFORGIVEN
         self.shut, self.canary, self.due_s = True, -1, NEVER
         self._rejected_s = max(self._rejected_s, sent_s)
@@ -111,13 +113,13 @@ class Gate:
             call rejected and the canary, and the teller is believed.
         """
         if self._early:
-            self._trust_s, self._lies = max(0.5 * self._waited_s, _PATIENCE_S), _UNFORGIVEN
+            self._trust_s, self._lies = max(0.5 * self._waited_s, _LEAST_S), _UNFORGIVEN
         elif self._proved:
             self._lies = max(self._lies - 1, 0)
             if not self._lies:
                 self._trust_s = self.patience_s
         elif not math.isnan(self._told_s):
-            self._trust_s = max(_LESS * self._trust_s, _PATIENCE_S)
+            self._trust_s = max(_LESS * self._trust_s, _LEAST_S)
         self.shut, self.canary, self.due_s, self.until_s = False, -1, NEVER, -NEVER
         if self._rejected_s < self._told_s <= canary_s and not self._early and not self._lies:
             return self._told_s, 0.0
