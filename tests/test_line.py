@@ -7,17 +7,22 @@ import math
 import pytest
 
 from factflow_llm.ratelimit.line import NEVER, OLDEST_EVERY, Line, Refusal, Ticket, TicketState
+from factflow_llm.signals import Change, RateLimitSignal
 
 
 class _Gated(Line):
     """A line whose head may go from a moment that the test moves; grants cost nothing."""
 
-    def __init__(self, opens_s: float = 0.0) -> None:
-        super().__init__()
+    def __init__(self, opens_s: float = 0.0, max_queue: int | None = None) -> None:
+        super().__init__(max_queue)
         self.opens_s = opens_s
 
     def turn_s(self, now: float, ticket: Ticket) -> float:
         return self.opens_s
+
+    def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        self.release(now, ticket)
+        return ()
 
 
 def _states(*tickets: Ticket) -> list[str]:
@@ -38,10 +43,10 @@ def test_a_waiting_ticket_holds_no_time() -> None:
     assert not line.submit(0.0, ticket)
     assert line.wake_at == 10.0
     line.opens_s = 20.0
-    assert line.advance(10.0)[:2] == ([], [])
+    assert line.advance(10.0) == ([], [], ())
     assert line.wake_at == 20.0
     line.opens_s = 11.0
-    assert line.advance(11.0).granted == [ticket]
+    assert line.advance(11.0) == ([ticket], [], ())
     assert ticket.granted_s == 11.0
     assert line.wake_at == NEVER
 
@@ -90,7 +95,7 @@ def test_age_counts_for_those_who_came_before_anybody_was_urgent_and_for_retries
     line.submit(1.5, older)
     for _ in range(20):
         line.submit(1.5, Ticket(priority=1))
-    line.cancel(0.0, old[0])
+    line.cancel(1.0, old[0])
     went = line.advance(2.0).granted
     assert [went.index(ticket) for ticket in (older, old[1])] == [OLDEST_EVERY - 1, 2 * OLDEST_EVERY - 1]
     assert old[0] not in went
@@ -126,17 +131,17 @@ def test_a_deadline_refuses() -> None:
     line.submit(0.0, patient)
     line.submit(0.0, hasty)
     assert line.wake_at == 3.0
-    assert line.advance(3.0).refused == [hasty]
+    assert line.advance(3.0) == ([], [hasty], ())
     assert (hasty.state, hasty.refusal) == (TicketState.REFUSED, Refusal.DEADLINE)
     assert line.wake_at == 10.0
-    assert line.advance(10.0).granted == [patient]
+    assert line.advance(10.0) == ([patient], [], ())
 
 
 def test_a_turn_at_the_deadline_is_too_late() -> None:
     """Deadline and turn at one moment: the deadline wins, whoever asks first."""
     line, ticket = _Gated(3.0), Ticket(deadline_s=3.0)
     line.submit(0.0, ticket)
-    assert line.advance(3.0).refused == [ticket]
+    assert line.advance(3.0) == ([], [ticket], ())
     assert ticket.state is TicketState.REFUSED
 
 
@@ -148,17 +153,21 @@ def test_who_comes_too_late_is_not_sent() -> None:
     assert line.in_flight == 0
 
 
-def test_a_withdrawn_ticket_is_gone() -> None:
-    """Who leaves the line is neither granted nor refused, and holds nobody back."""
+def test_a_cancelled_ticket_is_gone() -> None:
+    """Who leaves the line is neither granted nor refused, and holds nobody back; who was granted gives its turn back."""
     line = _Gated(10.0)
     first, second = Ticket(deadline_s=2.0), Ticket()
     line.submit(0.0, first)
     line.submit(0.0, second)
-    line.cancel(0.0, first)
+    line.cancel(1.0, first)
     assert line.queued == 1
-    assert line.advance(5.0)[:2] == ([], [])
-    assert line.advance(10.0).granted == [second]
+    assert line.advance(5.0) == ([], [], ())
+    assert line.advance(10.0) == ([second], [], ())
     assert _states(first, second) == ["cancelled", "granted"]
+    line.cancel(10.0, second)
+    line.cancel(10.0, first)
+    assert second.state is TicketState.SETTLED
+    assert (line.queued, line.in_flight) == (0, 0)
 
 
 def test_nothing_due_when_nobody_waits() -> None:
@@ -166,7 +175,7 @@ def test_nothing_due_when_nobody_waits() -> None:
     line = _Gated(1.0)
     line.submit(0.0, Ticket(deadline_s=60.0))
     line.submit(0.0, gone := Ticket(deadline_s=50.0))
-    line.cancel(0.0, gone)
+    line.cancel(1.0, gone)
     assert len(line.advance(1.0).granted) == 1
     assert line.queued == 0
     assert line.wake_at == NEVER
@@ -208,3 +217,99 @@ def test_a_line_must_say_whose_turn_it_is() -> None:
     """The bare line decides nothing."""
     with pytest.raises(NotImplementedError):
         Line().submit(0.0, Ticket())
+
+
+# --- a full line -----------------------------------------------------------------------------------------------------
+
+
+def test_a_full_line_sheds_the_lowest_priority_that_came_last() -> None:
+    """Of those who are too many, whoever counts least and came last goes; an urgent newcomer finds room."""
+    line = _Gated(9.0, max_queue=3)
+    first, low, last = Ticket(priority=1), Ticket(), Ticket()
+    for ticket in (first, low, last):
+        line.submit(0.0, ticket)
+    line.submit(1.0, urgent := Ticket(priority=2))
+    assert (last.state, last.refusal) == (TicketState.REFUSED, Refusal.QUEUE_FULL)
+    assert line.wake_at <= 1.0
+    assert line.advance(1.0) == ([], [last], ())
+    assert line.queued == 3
+    assert line.advance(9.0).granted == [urgent, first, low]
+
+
+def test_a_newcomer_that_counts_least_is_shed_itself() -> None:
+    """It is refused at once, and those who waited are not disturbed."""
+    line = _Gated(9.0, max_queue=2)
+    waiting = [Ticket(), Ticket()]
+    for ticket in (*waiting, newcomer := Ticket()):
+        line.submit(0.0, ticket)
+    assert (newcomer.state, newcomer.refusal) == (TicketState.REFUSED, Refusal.QUEUE_FULL)
+    assert line.advance(9.0) == (waiting, [], ())
+
+
+def test_a_retry_that_is_older_finds_room() -> None:
+    """A call that comes back is as old as it was: of equals, one that came after it is shed."""
+    line = _Gated(0.0, max_queue=1)
+    line.submit(0.0, retry := Ticket())
+    line.opens_s = 9.0
+    line.submit(0.0, newer := Ticket())
+    line.release(1.0, retry)
+    line.submit(1.0, retry)
+    assert line.advance(9.0) == ([retry], [newer], ())
+
+
+# --- no litter -------------------------------------------------------------------------------------------------------
+
+
+class _Counted(Ticket):
+    """A ticket that counts how often the line looks at its state."""
+
+    __slots__ = ("_stands",)
+    looks = 0
+
+    @property
+    def state(self) -> TicketState:
+        """Where it stands."""
+        _Counted.looks += 1
+        return self._stands
+
+    @state.setter
+    def state(self, state: TicketState) -> None:
+        self._stands = state
+
+
+def _entries(line: Line) -> int:
+    return len(line._queue) + len(line._deadlines) + len(line._ages or ())
+
+
+@pytest.mark.parametrize("deadline_s", [NEVER, 1e9])
+def test_the_line_keeps_no_litter_while_urgent_calls_keep_coming(deadline_s: float) -> None:
+    """Hours of calls of changing priority leave entries only for those who wait, some of whom never get to the head."""
+    line, most = _Gated(0.0), 0
+    for number in range(20_000):
+        now = float(number)
+        line.opens_s = NEVER
+        line.submit(now, Ticket(priority=number % 3, deadline_s=deadline_s))
+        line.submit(now, Ticket(priority=5, deadline_s=deadline_s))
+        if number > 20:
+            line.opens_s = now
+            assert len(line.advance(now).granted) >= 2
+        most = max(most, _entries(line))
+    assert line.queued <= 42
+    assert most <= 4 * 42 + 256 + 6
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("calls", [2_000, 100_000])
+def test_leaving_takes_a_linear_number_of_steps(calls: int, *, backwards: bool) -> None:
+    """Of 100,000 that wait, all give up one by one: the line looks at each a few times, whichever end leaves first."""
+    line = _Gated(NEVER)
+    tickets = [_Counted(priority=number % 2, deadline_s=1e9 + number) for number in range(calls)]
+    for ticket in tickets:
+        line.submit(0.0, ticket)
+    _Counted.looks = 0
+    for ticket in reversed(tickets) if backwards else tickets:
+        line.cancel(1.0, ticket)
+        line.advance(1.0)
+    assert (line.queued, line.wake_at) == (0, NEVER)
+    assert _Counted.looks <= 30 * calls
+    assert _entries(line) <= 256

@@ -1,13 +1,21 @@
-"""A paced budget: nothing is handed out ahead of time, nothing is lost between reserve and settle."""
+"""A paced budget: nothing is handed out ahead of time, nothing is lost between reserve and settle.
+
+And the axis that it paces: whatever headers and answers say, nobody is held back by them beyond the axis' patience.
+"""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from factflow_llm.ratelimit.budget import Budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from factflow_llm.ratelimit.aimd import RateRule
+from factflow_llm.ratelimit.axis import Budget, PacedAxis, known_rate
+from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.mirror import Mirror
+from factflow_llm.signals import Axis, AxisLimit
 
 
 def test_without_a_rate_everything_fits() -> None:
@@ -122,3 +130,108 @@ def test_who_comes_back_as_told_is_let_through(rate: float, now: float, cost: fl
     budget = Budget(rate, now=now)
     back = now + budget.wait_s(now, cost)
     assert budget.wait_s(back, cost) <= math.ulp(back) * 2 + 1e-9 * cost / rate
+
+
+def test_a_burst_that_the_provider_holds_is_saved_up() -> None:
+    """Who was idle may send what the provider was seen to hold, and no more."""
+    budget = Budget(10.0)
+    budget.burst = 5.0
+    sent = 0
+    while budget.wait_s(3600.0, 1.0) == 0.0:
+        budget.reserve(1.0)
+        sent += 1
+    assert sent == 5
+
+
+def test_what_is_refilled_stays_until_it_is_taken() -> None:
+    """When the provider opens, what has trickled in meanwhile may be more than one call needs."""
+    budget = Budget(10.0)
+    budget.refill(4.0)
+    sent = 0
+    while budget.wait_s(0.0, 1.0) == 0.0:
+        budget.reserve(1.0)
+        sent += 1
+    assert sent == 4
+
+
+PATIENCE_S = 30.0
+CENTURIES_S = 1e9
+
+
+def _axis(axis: Axis = Axis.REQUESTS, **settings_: float) -> PacedAxis:
+    config = RateLimitConfig(**settings_)
+    rule = RateRule(config, now=0.0, known=known_rate(config, axis), of_requests=axis is Axis.REQUESTS)
+    return PacedAxis(axis, rule, 0.0, PATIENCE_S)
+
+
+def _shows(paced: PacedAxis, limit: float, remaining: float, reset_s: float) -> None:
+    paced.mirror = paced.mirror or Mirror()
+    shown = AxisLimit(paced.axis, limit, remaining, reset_s)
+    paced.mirror.observe(1.0, shown, sent_s=0.5, before=limit - remaining - 1.0, cost=1.0, after=0.0)
+
+
+def test_an_axis_of_which_nothing_is_known_holds_nobody_back() -> None:
+    """Without settings, headers or refusals there is no limit."""
+    paced = _axis()
+    assert (paced.active, paced.rate, paced.wait_s(0.0, 1e9), paced.shared) == (False, math.inf, 0.0, False)
+
+
+@pytest.mark.parametrize("reset_s", [CENTURIES_S, 86_400.0, 3600.0, 61.0])
+def test_a_reset_in_centuries_blocks_no_longer_than_patience(reset_s: float) -> None:
+    """A header that shows nothing to be left until 31 years from now holds the next call back for the cap, no more."""
+    paced = _axis()
+    _shows(paced, 10.0, 0.0, reset_s)
+    paced.reserve(1.0, 1.0)
+    assert 0.0 < paced.wait_s(1.0, 1.0) <= PATIENCE_S
+    assert paced.wait_s(1.0 + PATIENCE_S, 1.0) == 0.0
+
+
+def test_each_call_is_waited_for_anew() -> None:
+    """Patience is counted from the last call: an empty budget is asked once in a while, not hammered."""
+    paced, now, sent = _axis(), 1.0, 0
+    _shows(paced, 10.0, 0.0, CENTURIES_S)
+    while now < 20.0 * PATIENCE_S:
+        while wait_s := paced.wait_s(now, 1.0):
+            now += wait_s
+        paced.reserve(now, 1.0)
+        sent += 1
+    assert 19 <= sent <= 22
+
+
+@pytest.mark.parametrize("used", [1e6, 1e7, 1e300])
+def test_a_debt_is_never_longer_than_patience(used: float) -> None:
+    """An answer that says it used a million times what was reserved delays the next call by the cap, no more."""
+    paced = _axis(Axis.TOKENS, tokens_per_minute=6000)
+    assert paced.wait_s(0.0, 100.0) == 0.0
+    paced.reserve(0.0, 100.0)
+    paced.settle(100.0, used)
+    assert paced.wait_s(0.0, 100.0) == pytest.approx(PATIENCE_S + 1.0)
+
+
+def test_headers_are_held_to_the_highest_rate() -> None:
+    """What headers show beyond the settings' bound is not used."""
+    paced, now, sent = _axis(max_requests_per_minute=60.0), 1.0, 0
+    _shows(paced, 6000.0, 5900.0, 1.0)
+    while now < 21.0:
+        while wait_s := paced.wait_s(now, 1.0):
+            now += wait_s
+        paced.reserve(now, 1.0)
+        sent += 1
+    assert paced.rate <= 1.0
+    assert sent == pytest.approx(20, abs=2)
+
+
+def test_a_blind_mirror_gives_way_to_the_rule() -> None:
+    """Once a refusal has shown the headers to be wrong, what was measured paces."""
+    paced = _axis(requests_per_minute=60.0)
+    _shows(paced, 6000.0, 5900.0, 1.0)
+    assert paced.rate == pytest.approx(100.0)
+    paced.mirror.refused(2.0, 1.0)
+    assert paced.rate == 1.0
+
+
+def test_a_provider_that_opens_gives_what_has_trickled_in_since() -> None:
+    """Reopened two seconds ago at two calls a second, with one sent since: three are there."""
+    paced = _axis(requests_per_minute=120.0)
+    paced.reopen(10.0, 8.0, 1.0)
+    assert paced.spare == pytest.approx(3.0)

@@ -1,0 +1,132 @@
+"""Whether rejections are noise: what an inquiry asks, what its answers weigh, and how seldom it is made."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factflow_llm.ratelimit.line import Ticket
+from factflow_llm.ratelimit.noise import Inquiry, Noise
+
+
+def _ticket(number: int = 10) -> Ticket:
+    ticket = Ticket()
+    ticket.number, ticket.granted_s = number, 1.0
+    return ticket
+
+
+def _inquiry(passed: int, rejected: int = 0, *, early: bool = True, trickled: float = 0.5) -> Inquiry:
+    """Return an inquiry with its answers."""
+    inquiry = Inquiry.about(_ticket(), None, 2.0, sent_after=0, trickled=trickled, early=early)
+    inquiry.sent = passed + rejected
+    for _ in range(rejected):
+        inquiry.refuse(2.0, None)
+    return inquiry
+
+
+def test_it_asks_more_calls_than_may_have_trickled_in() -> None:
+    """A budget that is spent rejects at least two of them."""
+    for trickled in (0.1, 1.0, 7.3):
+        assert _inquiry(0, trickled=trickled).calls >= trickled + 3
+
+
+def test_where_no_rate_is_known_what_is_under_way_tells_most() -> None:
+    """Nobody knows what trickles in: with eight calls under way, more than eight others have to pass."""
+    inquiry = Inquiry.about(_ticket(), None, 2.0, sent_after=8, trickled=0.0, early=True)
+    assert inquiry.calls > 2 * 8
+    for _ in range(8):
+        inquiry.refuse(2.0, None)
+        assert not inquiry.failed
+    for _ in range(2):
+        inquiry.refuse(2.0, None)
+    assert inquiry.failed
+
+
+def test_it_remembers_what_the_last_rejection_said() -> None:
+    """When it ends in a conviction, the gate needs to know since when and for how long."""
+    inquiry = Inquiry.about(_ticket(), 7.0, 2.0, sent_after=0, trickled=1.0, early=True)
+    assert (inquiry.refused_s, inquiry.told_s) == (1.0, 7.0)
+    inquiry.refuse(3.0, 5.0)
+    assert (inquiry.refused_s, inquiry.told_s, inquiry.failed) == (3.0, 5.0, False)
+    inquiry.refuse(4.0, None)
+    assert (inquiry.refused_s, inquiry.told_s, inquiry.failed) == (4.0, None, True)
+
+
+def test_one_answer_proves_little() -> None:
+    """The first rejections are believed, though all calls that asked have passed; after three or so they are not."""
+    noise = Noise()
+    verdicts = [noise.found(_inquiry(4)) for _ in range(4)]
+    assert verdicts == [False, False, True, True]
+    assert noise.known
+
+
+def test_a_rejected_call_weighs_much_against_it() -> None:
+    """Two of four rejected outweigh three inquiries without a rejection."""
+    noise = Noise()
+    for _ in range(3):
+        noise.found(_inquiry(4))
+    assert noise.known
+    assert not noise.found(_inquiry(2, 2))
+    assert not noise.known
+
+
+def test_what_came_late_proves_nothing() -> None:
+    """A rejection that was due teaches nothing of noise, whatever its inquiry says."""
+    noise = Noise()
+    for _ in range(50):
+        noise.found(_inquiry(4, early=False))
+    assert not noise.known
+
+
+def test_only_surprises_are_questioned() -> None:
+    """A rejection that was due is believed; one that ends a search too, unless noise is suspected."""
+    noise = Noise()
+    assert not noise.asks(early=False, searching=False)
+    assert not noise.asks(early=False, searching=True)
+    assert noise.asks(early=True, searching=False)
+    noise.found(_inquiry(4))
+    assert noise.asks(early=False, searching=True)
+
+
+def test_once_known_every_rejection_is_questioned() -> None:
+    """And forgiven only if its own inquiry says so: a quota may come on top of noise."""
+    noise = Noise()
+    for _ in range(4):
+        noise.found(_inquiry(4))
+    assert noise.asks(early=False, searching=False)
+    assert noise.found(_inquiry(4, early=False))
+    assert not noise.found(_inquiry(1, 3, early=False))
+
+
+def test_it_asks_ever_more_seldom_while_the_answer_is_the_same() -> None:
+    """Asking costs rejections: of a thousand surprises in front of a real quota, some twenty are questioned."""
+    noise, asked = Noise(), []
+    for surprise in range(1000):
+        if noise.asks(early=True, searching=False):
+            asked.append(surprise)
+            noise.found(_inquiry(1, 3))
+    gaps = [later - sooner for sooner, later in zip(asked, asked[1:], strict=False)]
+    assert gaps == sorted(gaps)
+    assert len(asked) <= 22
+    assert gaps[-1] <= 65, "never again would be too seldom: noise may begin at any time"
+
+
+def test_noise_that_ends_is_forgotten_soon() -> None:
+    """However long there was noise, a few real rejections are enough to believe them again."""
+    noise = Noise()
+    for _ in range(1000):
+        noise.found(_inquiry(4))
+    answers = [noise.found(_inquiry(1, 3)) for _ in range(3)]
+    assert answers == [False] * 3
+    assert not noise.known
+
+
+@pytest.mark.parametrize("early", [True, False])
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20))))
+def test_a_failed_inquiry_never_forgives(early: bool, answers: list[tuple[int, int]]) -> None:
+    """Whatever was believed before, more rejections than noise explains are taken for what they are."""
+    noise = Noise()
+    for passed, rejected in answers:
+        inquiry = _inquiry(passed, rejected, early=early)
+        assert not (noise.found(inquiry) and inquiry.failed)
