@@ -125,6 +125,8 @@ class LimiterCore(Line):
         if signal.limits:
             self._observe(now, ticket, signal.limits)
         outcome = signal.outcome
+        if outcome is _SUCCEEDED and self._active:
+            self._expire(now, ticket)
         self._counts[outcome] += 1
         self._settle_tokens(ticket, signal)
         if outcome is _SUCCEEDED and ticket is not self._breaker_probe:
@@ -392,6 +394,15 @@ class LimiterCore(Line):
             elif mirror.rate == old_rate:
                 continue
             self._moved(now, [(paced, old)], Reason.HEADER)
+
+    def _expire(self, now: float, ticket: Ticket) -> None:
+        """Give up the mirrors of headers that answers have ceased to show."""
+        for paced in self._active:
+            mirror = paced.mirror
+            if mirror is not None and mirror.outlived(ticket.granted_s):
+                old, paced.mirror = paced.rate, None
+                self._pace()
+                self._moved(now, [(paced, old)], Reason.HEADER)
 
     def _step(self, now: float) -> None:
         """Let every rule that has something to do take its step."""

@@ -109,6 +109,10 @@ class Mirror:
         self._as_of_s = now
         return changed
 
+    def outlived(self, sent_s: float) -> bool:
+        """Tell whether a call sent at ``sent_s``, whose answer showed nothing new, proves that headers are gone."""
+        return sent_s > self._shown_s + _MINUTE_S
+
     def _watch_others(self, sent_s: float, remaining: float, spent: float) -> None:
         """Compare what is left with what should be, had nobody else drawn on it."""
         if self._seen is None:
