@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import pytest
 
@@ -10,7 +11,9 @@ from factflow_llm.errors import PermitSettledError
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.metrics import Bound
 from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal, Reason
+from tests.support.crowd import INPUT_TOKENS, Bucket, Crowd
 
 OK = RateLimitSignal(Outcome.SUCCEEDED)
 LIMITED = RateLimitSignal(Outcome.RATE_LIMITED)
@@ -68,7 +71,7 @@ def test_the_cap_on_calls_in_flight() -> None:
     assert _granted(tickets) == tickets[:3]
     assert (core.in_flight, core.queued, core.wake_at) == (3, 2, NEVER)
     core.settle(1.0, tickets[1], OK)
-    assert core.advance(1.0) == [tickets[3]]
+    assert core.advance(1.0) == ([tickets[3]], [], ())
     assert (core.in_flight, core.queued) == (3, 1)
 
 
@@ -141,54 +144,90 @@ def test_who_waits_is_retimed_by_a_cut() -> None:
     waiting = _submit(core, now, 60)
     while len(flying) < 30:
         now = max(now, core.wake_at)
-        flying += core.advance(now)
+        flying += core.advance(now).granted
     before, granted = core.wake_at, len(_granted(waiting))
     core.settle(now, flying[-1], RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=20.0))
     core.advance(now)
-    assert core.wake_at >= now + 20.0 > before
-    assert len(_granted(waiting)) == granted - 1
+    assert core.wake_at == pytest.approx(now + 0.25), "what nobody has proved is believed for so long"
+    assert core.wake_at > before
+    assert core.advance(core.wake_at - 1e-6).granted == []
+    assert len(core.advance(core.wake_at).granted) == 1, "one canary goes, and no other"
+    assert len(_granted(waiting)) == granted
 
 
 def test_one_burst_of_rejections_is_one_cut() -> None:
     """Of many calls sent together and rejected, only the first counts: the others were sent before the cut."""
-    core = _core(initial_concurrency=64)
+    core = _core(initial_concurrency=64, requests_per_minute=6000)
     tickets = _submit(core, 0.0, 64)
+    _drain(core, tickets, 0.7)
+    assert len(_granted(tickets)) == 64
     for ticket in tickets[:16]:
         core.settle(1.0, ticket, OK)
     first = core.settle(1.1, tickets[16], RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.REQUESTS))
     rate, concurrency = core.rate, core.concurrency
-    assert [change.axis for change in first] == [Axis.REQUESTS]
+    assert [(change.axis, change.reason) for change in first] == [(Axis.REQUESTS, Reason.COOL_OFF)]
     for ticket in tickets[17:]:
-        assert core.settle(1.2, ticket, RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.REQUESTS)) == ()
+        assert core.settle(1.1, ticket, RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.REQUESTS)) == ()
     assert (core.rate, core.concurrency) == (rate, concurrency)
 
 
-def test_retry_after_gates_everybody_and_is_capped() -> None:
-    """Nothing is sent before the moment the provider named, and a wish for hours is cut to the cap."""
-    core = _core(cool_off_cap_s=30.0, initial_concurrency=4)
-    tickets = _submit(core, 0.0, 4)
-    core.settle(1.0, tickets[0], OK)
-    core.settle(1.0, tickets[1], RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=12.0))
-    late = _submit(core, 2.0, 1)
-    assert not _granted(late)
-    core.advance(12.9)
-    assert not _granted(late)
-    _drain(core, late, 60.0)
-    assert late[0].granted_s >= 13.0
-    core.settle(20.0, late[0], RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=86_400.0))
-    assert core.metrics(20.0).blocked_until_s == pytest.approx(50.0)
+def test_a_first_burst_of_rejections_is_one_cut_too() -> None:
+    """Where no rate is known they may be noise; the calls sent to find out end that, once."""
+    core = _core(initial_concurrency=64)
+    tickets, changes = _submit(core, 0.0, 64), []
+    for ticket in tickets[:16]:
+        core.settle(1.0, ticket, OK)
+    for ticket in tickets[16:]:
+        changes += core.settle(1.1, ticket, LIMITED)
+    assert changes == []
+    for ticket in _granted(_submit(core, 1.2, 64)):
+        changes += core.settle(2.2, ticket, LIMITED)
+    assert [(change.axis, change.reason) for change in changes] == [(Axis.REQUESTS, Reason.COOL_OFF)]
+    assert core.metrics(2.2).blocked_until_s is not None
 
 
+def test_retry_after_gates_everybody_as_far_as_it_was_proved() -> None:
+    """Waited for a quarter of a second at first, twice as long after each try that it survived, never beyond the cap."""
+    core, now, pauses = _core(cool_off_cap_s=30.0, requests_per_minute=60), 0.0, []
+    (canary,) = _submit(core, now, 1)
+    _submit(core, now, 20)
+    for _ in range(12):
+        core.settle(now, canary, RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=86_400.0))
+        core.advance(now)
+        until_s = core.metrics(now).blocked_until_s
+        assert until_s is not None
+        assert core.wake_at == until_s
+        pauses.append(until_s - now)
+        now = until_s
+        assert core.advance(now - 1e-6).granted == []
+        (canary,) = core.advance(now).granted
+        assert core.advance(now).granted == [], "one at a time"
+    assert pauses == pytest.approx([min(0.25 * 2.0**tries, 30.0) for tries in range(12)])
+
+
+def test_one_retry_after_of_a_day_costs_nothing() -> None:
+    """The provider admits again after a moment, whatever it said: calls flow as if it had not."""
+    core = _core(requests_per_minute=600)
+    (first,) = _submit(core, 0.0, 1)
+    core.settle(0.1, first, RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=86_400.0))
+    core.advance(0.1)
+    assert _pump(core, 0.1, 10.1) >= 90
+
+
+@pytest.mark.parametrize("known", [None, 60.0])
 @pytest.mark.parametrize("wish", [math.nan, math.inf, -math.inf, -7.0, 1e308])
-def test_a_senseless_retry_after_does_no_harm(wish: float) -> None:
+def test_a_senseless_retry_after_does_no_harm(wish: float, known: float | None) -> None:
     """Whatever a header says, rates stay numbers within bounds and the line moves on within the cap."""
-    core = _core(initial_concurrency=4, cool_off_cap_s=30.0)
+    core = _core(initial_concurrency=4, cool_off_cap_s=30.0, requests_per_minute=known)
     tickets = _submit(core, 0.0, 4)
-    core.settle(1.0, tickets[0], OK)
-    core.settle(1.0, tickets[1], RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=wish, axis=Axis.REQUESTS))
-    assert 0.5 / 60.0 <= core.rate < math.inf
-    late = _submit(core, 2.0, 1)
-    _drain(core, late, 31.0 + 1.0 / core.rate)
+    _drain(core, tickets, 4.0)
+    core.settle(5.0, tickets[0], OK)
+    for ticket in tickets[1:]:
+        core.settle(5.0, ticket, RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=wish, axis=Axis.REQUESTS))
+    assert core.rate >= 0.5 / 60.0
+    assert known is None or core.rate < math.inf
+    late = _submit(core, 6.0, 1)
+    _drain(core, late, 36.0)
     assert _granted(late)
 
 
@@ -282,7 +321,7 @@ def test_a_refused_call_used_no_tokens(signal: RateLimitSignal) -> None:
     core = _core(tokens_per_minute=6000, initial_concurrency=100)
     flying, waiting = _submit(core, 0.0, 2, input_tokens=500, output_tokens=500)
     core.settle(0.0, flying, signal)
-    assert core.advance(0.0) == [waiting]
+    assert core.advance(0.0).granted == [waiting]
 
 
 def test_an_unknown_estimate_is_learned() -> None:
@@ -325,15 +364,11 @@ def test_rounding_opens_no_other_budget(start: float) -> None:
 
 
 def test_tokens_refused_by_name_leave_requests_alone() -> None:
-    """A refusal that names a token axis starts that axis' rule and no other."""
-    core = _core(initial_concurrency=64)
-    tickets = _submit(core, 0.0, 64, input_tokens=1000, output_tokens=200)
-    for ticket in tickets[:32]:
-        core.settle(1.0, ticket, RateLimitSignal(Outcome.SUCCEEDED, input_tokens=1000, output_tokens=200))
-    changes = core.settle(1.1, tickets[40], RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.INPUT_TOKENS))
-    assert {change.axis for change in changes} == {Axis.INPUT_TOKENS}
-    metrics = core.metrics(1.1)
-    assert metrics.input_tokens_per_s < math.inf
+    """Refusals that name a token axis measure that axis' quota and no other."""
+    crowd = Crowd(_core(), Bucket(5.0, axis=Axis.INPUT_TOKENS), waiting=5)
+    crowd.run(120.0)
+    metrics = crowd.core.metrics(120.0)
+    assert metrics.input_tokens_per_s == pytest.approx(5.0 * INPUT_TOKENS, rel=0.15)
     assert (metrics.requests_per_s, metrics.output_tokens_per_s, metrics.tokens_per_s) == (math.inf,) * 3
 
 
@@ -347,7 +382,7 @@ def test_exhausted_opens_the_breaker() -> None:
     waiting = _submit(core, 0.0, 3)
     (change,) = core.settle(1.0, flying[0], EXHAUSTED)
     assert (change.reason, change.new) == (Reason.BREAKER_OPEN, 0.0)
-    assert core.advance(1.0) == waiting
+    assert core.advance(1.0) == ([], waiting, ())
     newcomer = Ticket()
     assert not core.submit(30.0, newcomer)
     for ticket in (*waiting, newcomer):
@@ -434,7 +469,7 @@ def test_cancel_in_every_state() -> None:
     core.cancel(1.0, waiting)
     assert (waiting.state, core.queued) == (TicketState.CANCELLED, 1)
     core.cancel(1.0, flying)
-    assert core.advance(1.0) == [next_one]
+    assert core.advance(1.0).granted == [next_one]
     core.cancel(1.0, flying)
     core.cancel(1.0, waiting)
     assert (core.in_flight, core.queued) == (1, 0)
@@ -446,22 +481,15 @@ def test_cancel_in_every_state() -> None:
 
 def test_retune_keeps_learning_and_waiting() -> None:
     """New settings change neither what was learned nor who waits in which order."""
-    core = _core(initial_concurrency=8)
-    flying = _submit(core, 0.0, 8)
-    waiting = _submit(core, 0.0, 4)
-    for ticket in flying[:4]:
-        core.settle(1.0, ticket, OK)
-        core.advance(1.0)
-    core.settle(1.1, flying[5], RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.REQUESTS))
+    crowd = Crowd(core := _core(initial_concurrency=8), Bucket(5.0), waiting=4)
+    crowd.run(60.0)
     before = (core.rate, core.concurrency, core.in_flight, core.queued)
-    assert before[0] < math.inf
-    assert core.retune(1.2, RateLimitConfig(initial_concurrency=3, probe_s=99.0)) == ()
+    assert before[0] == pytest.approx(5.0, rel=0.2)
+    assert core.retune(60.0, RateLimitConfig(initial_concurrency=3, probe_s=99.0)) == ()
     assert (core.rate, core.concurrency, core.in_flight, core.queued) == before
-    for ticket in (*flying[4:5], *flying[6:]):
-        core.settle(2.0, ticket, OK)
-    _drain(core, waiting, 1000.0)
-    assert core.queued == 0
-    assert [ticket.granted_s for ticket in waiting] == sorted(ticket.granted_s for ticket in waiting)
+    crowd.run(70.0)
+    assert crowd.orders == sorted(crowd.orders)
+    assert crowd.sent_between(60.0, 70.0) == pytest.approx(50, abs=10)
 
 
 def test_retune_to_a_known_quota() -> None:
@@ -519,24 +547,29 @@ def test_repr_tells_the_state() -> None:
 
 
 def test_every_change_joins_on() -> None:
-    """The changes of an axis form a chain: each starts where the one before ended."""
+    """The changes of an axis form a chain, whichever verb tells them: each starts where the one before ended."""
     core = _core(initial_concurrency=8)
     last = {Axis.REQUESTS: core.rate, Axis.CONCURRENCY: core.concurrency}
-    now, flying = 0.0, []
+    now, flying, seen = 0.0, [], set()
     for number in range(3000):
         now += 0.05
         ticket = Ticket()
         if core.submit(now, ticket):
             flying.append(ticket)
-        flying += core.advance(now)
+        decisions = core.advance(now)
+        flying += decisions.granted
+        changes = [*decisions.changes]
         while len(flying) > 4:
             ticket = flying.pop(0)
-            for change in core.settle(now, ticket, LIMITED if number % 97 == 0 else OK):
-                assert change.old == pytest.approx(last[change.axis])
-                assert change.time_s == now
-                last[change.axis] = change.new
-    assert core.rate == last[Axis.REQUESTS]
+            changes += core.settle(now, ticket, LIMITED if number % 97 < 12 else OK)
+        for change in changes:
+            assert change.old == pytest.approx(last[change.axis])
+            assert change.time_s == now
+            last[change.axis] = change.new
+            seen.add(change.reason)
+    assert core.rate == last[Axis.REQUESTS] < math.inf
     assert core.concurrency == last[Axis.CONCURRENCY]
+    assert {Reason.COOL_OFF, Reason.RATE_LIMITED, Reason.RECOVER} <= seen
 
 
 def test_headers_do_not_lift_the_highest_rate() -> None:
@@ -571,13 +604,161 @@ def test_a_refused_call_takes_nothing() -> None:
 
 
 def test_a_small_quota_is_not_pestered() -> None:
-    """Without a Retry-After the first pause is half the time between two calls, not a tenth of a second."""
-    core = _core(requests_per_minute=6.0)
+    """Without a Retry-After the first pause is a second where calls are further apart, and then twice as long."""
+    core, now, pauses = _core(requests_per_minute=6.0), 0.0, []
+    (ticket,) = _submit(core, now, 1)
+    for _ in range(4):
+        core.settle(now, ticket, LIMITED)
+        core.submit(now, ticket)
+        _drain(core, [ticket], now + 60.0)
+        pauses.append(ticket.granted_s - now)
+        now = ticket.granted_s
+    assert pauses == pytest.approx([1.0, 2.0, 4.0, 8.0])
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("axis", "bound"),
+    [
+        ("requests_per_minute", Bound.REQUESTS),
+        ("input_tokens_per_minute", Bound.INPUT_TOKENS),
+        ("output_tokens_per_minute", Bound.OUTPUT_TOKENS),
+        ("tokens_per_minute", Bound.TOKENS),
+    ],
+)
+def test_it_explains_which_quota_binds(axis: str, bound: Bound) -> None:
+    """It names the axis, what is allowed a minute, since when, and who waits."""
+    core = _core(**{axis: 60})
+    _submit(core, 10.0, 3, input_tokens=1000, output_tokens=1000)
+    metrics = core.metrics(14.0)
+    assert metrics.binding is bound
+    text = metrics.explain()
+    assert f"quota of {bound.value.replace('_', ' ')} binds for 4 s: 60 a minute" in text
+    assert "2 waiting, 1 in flight" in text
+
+
+def test_it_explains_that_nothing_binds() -> None:
+    """And what would send more."""
+    core = _core()
+    assert core.metrics(0.0).explain() == (
+        "Nothing binds: calls go at once, and only more demand would send more. (0 waiting, 0 in flight)"
+    )
+    _submit(core, 5.0, 2)
+    assert core.metrics(8.0).explain().startswith("Nothing binds for 3 s")
+    assert "0 waiting, 2 in flight" in core.metrics(8.0).explain()
+
+
+@pytest.mark.parametrize(
+    ("most", "bound", "says"),
+    [
+        (9, Bound.CONCURRENCY, "Calls in flight bind for 0 s: 2 are let through"),
+        (2, Bound.MAX_CONCURRENCY, "max_concurrency binds for 0 s: 2 calls are in flight"),
+    ],
+)
+def test_it_explains_calls_in_flight(most: int, bound: Bound, says: str) -> None:
+    """Whether it is what was learned, or what the settings allow, which somebody could change."""
+    core = _core(initial_concurrency=2, max_concurrency=most)
+    _submit(core, 1.0, 5)
+    assert core.metrics(1.0).binding is bound
+    assert core.metrics(1.0).explain().startswith(says)
+
+
+def test_it_explains_the_gate() -> None:
+    """How long it has been shut, and when somebody tries again."""
+    core = _core(requests_per_minute=600)
     (ticket,) = _submit(core, 0.0, 1)
-    core.advance(0.0)
-    core.settle(0.05, ticket, LIMITED)
-    core.submit(0.05, ticket)
-    _drain(core, [ticket], 4.0)
-    assert ticket.state is TicketState.WAITING
-    _drain(core, [ticket], 7.0)
-    assert ticket.state is TicketState.GRANTED
+    core.settle(0.0, ticket, RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=9.0))
+    _submit(core, 0.0, 1)
+    assert core.metrics(0.05).binding is Bound.GATE
+    assert "the gate has been shut for 0 s; one call tries again in 0.2 s" in core.metrics(0.05).explain()
+
+
+def test_it_explains_an_inquiry() -> None:
+    """A surprise is being asked about: who waits, waits for news."""
+    core = _core()
+    (ticket,) = _submit(core, 0.0, 1)
+    core.settle(1.0, ticket, LIMITED)
+    asking = _submit(core, 1.0, 5)
+    assert len(_granted(asking)) == 3
+    assert core.metrics(1.0).binding is Bound.INQUIRY
+    assert "asking whether it was noise" in core.metrics(1.0).explain()
+
+
+def test_it_explains_the_breaker() -> None:
+    """What to do about it, and by which name."""
+    core = _core()
+    (ticket,) = _submit(core, 0.0, 1)
+    core.settle(1.0, ticket, EXHAUSTED)
+    assert core.metrics(1.0).binding is Bound.BREAKER
+    assert "call reset_breaker()" in core.metrics(1.0).explain()
+
+
+def test_it_explains_noise() -> None:
+    """One call in fifty rejected without a cause: it is recognised, said, and costs hardly anything."""
+    luck = Random(7)
+    crowd = Crowd(_core(), lambda _: LIMITED if luck.random() < 0.02 else OK)
+    crowd.run(300.0)
+    metrics = crowd.core.metrics(300.0)
+    assert metrics.noise
+    assert "rejections without a cause are being ignored" in metrics.explain()
+
+
+# --- the way out -----------------------------------------------------------------------------------------------------
+
+
+def test_reset_breaker_closes_it_at_once() -> None:
+    """Somebody has paid: calls go again without waiting for the next try, and it is told."""
+    core = _core(breaker_s=3600.0)
+    (ticket,) = _submit(core, 0.0, 1)
+    core.settle(1.0, ticket, EXHAUSTED)
+    assert not core.submit(2.0, Ticket())
+    (change,) = core.reset_breaker(3.0)
+    assert (change.reason, change.old, change.new) == (Reason.BREAKER_CLOSED, 0.0, core.rate)
+    assert core.submit(3.0, Ticket())
+    assert not core.metrics(3.0).breaker_open
+    assert core.reset_breaker(4.0) == (), "nothing to close"
+
+
+def test_a_full_line_sheds_the_lowest_priority() -> None:
+    """``max_queue`` holds, also after a retune; whoever is shed is told by the next advance."""
+    core = _core(initial_concurrency=1, max_concurrency=1, max_queue=2)
+    _, first, second = _submit(core, 0.0, 3)
+    (urgent,) = _submit(core, 1.0, 1, priority=1)
+    assert (second.state, second.refusal) == (TicketState.REFUSED, Refusal.QUEUE_FULL)
+    assert core.advance(1.0).refused == [second]
+    (late,) = _submit(core, 2.0, 1)
+    assert (late.state, late.refusal) == (TicketState.REFUSED, Refusal.QUEUE_FULL)
+    core.retune(3.0, RateLimitConfig(max_queue=3))
+    (late,) = _submit(core, 3.0, 1)
+    assert [one.state for one in (first, urgent, late)] == [TicketState.WAITING] * 3
+
+
+# --- nonsense --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("used", [math.nan, math.inf, -math.inf, -5.0, 1e9, 1e300])
+def test_senseless_usage_holds_nobody_up_for_longer_than_the_cap(used: float, told: bool) -> None:
+    """One answer that says it used a thousand million tokens, or none that can be: the line moves within the cap."""
+    core = _core(tokens_per_minute=60_000, cool_off_cap_s=60.0)
+    tokens = {"input_tokens": 500, "output_tokens": 500} if told else {}
+    usual = RateLimitSignal(Outcome.SUCCEEDED, input_tokens=500, output_tokens=500)
+    _pump(core, 0.0, 30.0, usual, **tokens)
+    (odd,) = _submit(core, 40.0, 1, **tokens)
+    core.advance(40.0)
+    core.settle(41.0, odd, RateLimitSignal(Outcome.SUCCEEDED, input_tokens=used, output_tokens=used))
+    late = _submit(core, 41.0, 3, **tokens)
+    _drain(core, late, 41.0 + 60.0 + 3.0)
+    assert _granted(late)
+
+
+def test_the_largest_usage_that_is_believed_is_a_debt_of_the_cap() -> None:
+    """Ten million tokens may be true: those who come after wait for them, but no longer than the cap."""
+    core = _core(tokens_per_minute=60_000, cool_off_cap_s=60.0)
+    (odd,) = _submit(core, 0.0, 1, input_tokens=500, output_tokens=500)
+    core.settle(1.0, odd, RateLimitSignal(Outcome.SUCCEEDED, input_tokens=9_900_000, output_tokens=0))
+    late = _submit(core, 1.0, 1, input_tokens=500, output_tokens=500)
+    _drain(core, late, 1.0 + 60.0 + 1.0)
+    assert _granted(late)

@@ -8,10 +8,35 @@ from heapq import heappop, heappush
 
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Ticket, TicketState
-from factflow_llm.signals import RateLimitSignal
+from factflow_llm.signals import Axis, Outcome, RateLimitSignal
+
+INPUT_TOKENS = OUTPUT_TOKENS = 100
+"""What each call of a crowd reads and writes."""
+SERVED = RateLimitSignal(Outcome.SUCCEEDED, input_tokens=INPUT_TOKENS, output_tokens=OUTPUT_TOKENS)
 
 Answer = Callable[[float], RateLimitSignal]
 """What a provider says to a call that reaches it at that moment."""
+
+
+@dataclass
+class Bucket:
+    """A provider that admits ``rate`` calls a second and as many as ``burst`` at once, and names ``axis`` if it does not."""
+
+    rate: float
+    burst: float = 5.0
+    axis: Axis | None = None
+    retry_after_s: float | None = None
+    level: float = 0.0
+    as_of_s: float = 0.0
+
+    def __call__(self, now: float) -> RateLimitSignal:
+        """Answer a call that comes now."""
+        self.level = min(self.level + (now - self.as_of_s) * self.rate, self.burst)
+        self.as_of_s = now
+        if self.level < 1.0:
+            return RateLimitSignal(Outcome.RATE_LIMITED, self.retry_after_s, self.axis)
+        self.level -= 1.0
+        return SERVED
 
 
 @dataclass
@@ -24,6 +49,7 @@ class Crowd:
     took_s: float = 0.5
     now: float = 0.0
     sent_s: list[float] = field(default_factory=list)
+    orders: list[int] = field(default_factory=list)
     signals: list[RateLimitSignal] = field(default_factory=list)
     _flying: list[tuple[float, int, Ticket, RateLimitSignal]] = field(default_factory=list)
     _idle_wakes: int = 0
@@ -33,7 +59,7 @@ class Crowd:
         core = self.core
         while True:
             while core.queued < self.waiting:
-                ticket = Ticket(100, 100)
+                ticket = Ticket(INPUT_TOKENS, OUTPUT_TOKENS)
                 if core.submit(self.now, ticket):
                     self._send(ticket)
                 elif ticket.state is not TicketState.WAITING:
@@ -44,7 +70,7 @@ class Crowd:
                 continue
             answer_s = self._flying[0][0] if self._flying else NEVER
             next_s = min(core.wake_at, answer_s)
-            assert next_s < NEVER or core.refusing, "all wait for each other"
+            assert next_s < NEVER or core.refusing or not core.queued, "all wait for each other"
             self._idle_wakes = 0 if next_s > self.now else self._idle_wakes + 1
             assert self._idle_wakes < 10_000, "the clock stands still"
             if next_s > until_s:
@@ -68,5 +94,6 @@ class Crowd:
     def _send(self, ticket: Ticket) -> None:
         signal = self.answer(self.now)
         self.sent_s.append(self.now)
+        self.orders.append(ticket.order)
         self.signals.append(signal)
         heappush(self._flying, (self.now + self.took_s, ticket.number, ticket, signal))
