@@ -41,12 +41,16 @@ class Bucket:
 
 @dataclass
 class Crowd:
-    """So many callers wait at any time; ``sent_s`` holds when their calls were sent, ``took_s`` is the round trip."""
+    """So many callers wait at any time, but for calls under way being ``at_once``.
+
+    ``sent_s`` holds when their calls were sent, ``took_s`` is the round trip.
+    """
 
     core: LimiterCore
     answer: Answer
     waiting: int = 20
     took_s: float = 0.5
+    at_once: int = 1000
     now: float = 0.0
     sent_s: list[float] = field(default_factory=list)
     orders: list[int] = field(default_factory=list)
@@ -58,7 +62,7 @@ class Crowd:
         """Go on until then; whoever is under way stays there."""
         core = self.core
         while True:
-            while core.queued < self.waiting:
+            while core.queued < self.waiting and len(self._flying) < self.at_once:
                 ticket = Ticket(INPUT_TOKENS, OUTPUT_TOKENS)
                 if core.submit(self.now, ticket):
                     self._send(ticket)
@@ -66,7 +70,7 @@ class Crowd:
                     break
             for ticket in core.advance(self.now).granted:
                 self._send(ticket)
-            if core.queued < self.waiting and not core.refusing:
+            if core.queued < self.waiting and len(self._flying) < self.at_once and not core.refusing:
                 continue
             answer_s = self._flying[0][0] if self._flying else NEVER
             next_s = min(core.wake_at, answer_s)
