@@ -111,7 +111,7 @@ class Openings:
         chain = self._chain
         while len(chain) > 2 and opening.admitted - chain[1].admitted >= _EXACT * unit:
             del chain[0]
-        units, elapsed_s = opening.admitted - chain[0].admitted, opening.time_s - chain[0].time_s
+        units, elapsed_s = opening.admitted - chain[0].admitted, max(opening.time_s - chain[0].time_s, 1e-3)
         if units >= SOUND * unit or (len(chain) > _AGREEING and units >= _FEWER * SOUND * unit):
             self.rate, self.sound = units / elapsed_s, True
         else:
