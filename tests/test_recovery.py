@@ -5,6 +5,8 @@ The promise that is tested, with demand always waiting and answers after half a 
 - Within ``BACK_S`` of the provider admitting everything, at least ``RATE_PER_S`` calls a second are sent. That is one
   pause of the gate, at most the cap of two minutes; a minute until headers that have ceased are given up, and a cap's
   wait before the call that finds it out; and a search that doubles every four seconds from one call in two minutes.
+- What was measured over many calls is sound, and is left once more is admitted than it explains: two climbs of 60 calls
+  at the measured rate, which for a quota of one call in five seconds are ten minutes.
 - A provider that rejects everything is sent, after two round trips, no more than one call per pause, and pauses double.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +23,7 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import Ticket, TicketState
 from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal
-from tests.support.crowd import SERVED, Crowd
+from tests.support.crowd import SERVED, Bucket, Crowd
 
 ROUND_TRIP_S = 0.5
 RATE_PER_S = 20
@@ -146,3 +149,15 @@ def test_a_provider_that_rejects_everything_is_left_alone(history: list[Chapter]
     crowd.run(shut_s + 600.0)
     assert crowd.sent_between(shut_s, shut_s + LATER_S) <= 30, crowd.core
     assert crowd.sent_between(shut_s + LATER_S, shut_s + 600.0) <= 12, crowd.core
+
+
+@pytest.mark.parametrize("told_s", [None, 1.0, 3600.0])
+@pytest.mark.parametrize("quota", [0.2, 1.0, 5.0])
+def test_a_sound_belief_is_left_once_more_is_admitted_than_it_explains(quota: float, told_s: float | None) -> None:
+    """A measured quota that is lifted: after two climbs and two minutes at most, twenty calls a second are sent."""
+    crowd = Crowd(LimiterCore(RateLimitConfig()), Bucket(quota, retry_after_s=told_s), at_once=DEMAND)
+    crowd.run(100.0 + 60.0 / quota)
+    assert crowd.core.rate == pytest.approx(quota, rel=0.2)
+    crowd.answer, lifted_s = lambda now: SERVED, crowd.now
+    crowd.run(lifted_s + 2.0 * max(10.0, 60.0 / quota) + 120.0)
+    assert crowd.sent_between(crowd.now - 5.0, crowd.now) >= 5 * RATE_PER_S, crowd.core

@@ -6,6 +6,7 @@ import pytest
 
 from factflow_llm.ratelimit.aimd import RateRule
 from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.openings import Opening
 from factflow_llm.ratelimit.sharing import Sharing
 from simulators.engine.simulate import simulate
 from simulators.policies.all_knowing import oracle
@@ -35,22 +36,35 @@ def test_others_are_known_by_early_refusals(climbs: list[float], shared: bool) -
     assert _after(climbs).shared is shared
 
 
-@pytest.mark.parametrize(("probe_s", "height"), [(8.0, 0.98), (300.0, 0.945)])
-def test_a_climb_in_company_lasts_half_a_minute_or_as_long_as_asked_for(probe_s: float, height: float) -> None:
-    """Twenty seconds after a cut, a shared rate has climbed most of the way, or little of it if ``probe_s`` is long."""
-    rule, now, sent = RateRule(RateLimitConfig(probe_s=probe_s), now=0.0, ceiling=20.0), 0.0, 0.0
+@pytest.mark.parametrize(("probe_s", "at_s"), [(8.0, 45.0), (300.0, 300.0)])
+def test_a_climb_in_company_lasts_three_quarters_of_a_minute_or_as_long_as_asked_for(
+    probe_s: float, at_s: float
+) -> None:
+    """From eight hundredths below, a shared rate is back at what was measured then, in a straight line."""
+    rule = RateRule(RateLimitConfig(probe_s=probe_s), now=0.0, known=20.0)
+    rule.sharing = Sharing(1.0, shared=True)
+    rule.refused(0.0, 0.0, 0.0, 1.0, spare=0.0)
+    rule.opened(Opening(0.0, 0.0), 1.0)
+    assert rule.rate == pytest.approx(0.92 * 20.0)
+    now = total = 0.0
+    halfway = 0.0
+    while now < at_s:
+        now, total = now + 0.25, total + 0.25 * rule.rate
+        rule.step(now, total, limited=True)
+        if now <= 0.5 * at_s:
+            halfway = rule.rate
+    assert halfway == pytest.approx(0.96 * 20.0, rel=0.005)
+    assert rule.rate == pytest.approx(20.0, rel=0.005)
 
-    def sends(seconds: float) -> None:
-        nonlocal now, sent
-        for _ in range(round(4 * seconds)):
-            now, sent = now + 0.25, sent + 0.25 * rule.rate
-            rule.step(now, sent, limited=True)
 
-    for _ in range(40):
-        sends(5.0)
-        rule.cut(now, now, sent, sent)
-    sends(20.0)
-    assert rule.rate == pytest.approx(height * rule.ceiling, rel=0.005)
+def test_early_refusals_of_a_rule_tell_it_of_company() -> None:
+    """A rule that is refused again and again right after it began to climb knows that others draw on the quota."""
+    rule = RateRule(RateLimitConfig(), now=0.0, known=20.0)
+    assert not rule.sharing.shared
+    for turn in range(1, 7):
+        rule.refused(5.0 * turn, 5.0 * turn, 100.0 * turn, 1.0, spare=0.0)
+        rule.opened(Opening(5.0 * turn, 100.0 * turn), 1.0)
+    assert rule.sharing.shared
 
 
 def test_one_late_refusal_does_not_end_it() -> None:
