@@ -187,7 +187,7 @@ def test_a_first_burst_of_rejections_is_one_cut_too() -> None:
 
 
 def test_retry_after_gates_everybody_as_far_as_it_was_proved() -> None:
-    """Waited for a quarter of a second at first, twice as long after each try that it survived, never beyond the cap."""
+    """Waited for a quarter of a second at first, twice as long after each try it survived, never beyond the cap."""
     core, now, pauses = _core(cool_off_cap_s=30.0, requests_per_minute=60), 0.0, []
     (canary,) = _submit(core, now, 1)
     _submit(core, now, 20)

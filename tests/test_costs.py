@@ -40,7 +40,7 @@ def test_it_starts_from_the_first_call() -> None:
 
 
 def test_heavy_tails_count_in_full() -> None:
-    """Where one in ten is huge, the sum of a hundred estimates is the sum of what they use; a quantile would miss it."""
+    """Where one in ten is huge, the sum of a hundred estimates is what they use; a quantile would miss it."""
     used = ([100.0] * 9 + [64_000.0]) * 10
     assert 100 * _after(*used) == pytest.approx(sum(used))
 

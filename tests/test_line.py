@@ -7,7 +7,10 @@ import math
 import pytest
 
 from factflow_llm.ratelimit.line import NEVER, OLDEST_EVERY, Line, Refusal, Ticket, TicketState
-from factflow_llm.signals import Change, RateLimitSignal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from factflow_llm.signals import Change, RateLimitSignal
 
 
 class _Gated(Line):
@@ -154,7 +157,7 @@ def test_who_comes_too_late_is_not_sent() -> None:
 
 
 def test_a_cancelled_ticket_is_gone() -> None:
-    """Who leaves the line is neither granted nor refused, and holds nobody back; who was granted gives its turn back."""
+    """Who leaves the line is neither granted nor refused, and holds nobody back; a granted one returns its turn."""
     line = _Gated(10.0)
     first, second = Ticket(deadline_s=2.0), Ticket()
     line.submit(0.0, first)

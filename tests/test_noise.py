@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,7 +108,7 @@ def test_it_asks_ever_more_seldom_while_the_answer_is_the_same() -> None:
         if noise.asks(early=True, searching=False):
             asked.append(surprise)
             noise.found(_inquiry(1, 3))
-    gaps = [later - sooner for sooner, later in zip(asked, asked[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in pairwise(asked)]
     assert gaps == sorted(gaps)
     assert len(asked) <= 22
     assert gaps[-1] <= 65, "never again would be too seldom: noise may begin at any time"

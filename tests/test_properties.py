@@ -180,7 +180,8 @@ class LimiterMachine(RuleBasedStateMachine):
             self.ended += 1
 
     def advance(self) -> None:
-        for ticket in self.core.advance(self.now):
+        decisions = self.core.advance(self.now)
+        for ticket in (*decisions.refused, *decisions.granted):
             self.waiting.remove(ticket)
             if ticket.state is TicketState.GRANTED:
                 ahead = [other for other in self.waiting if _place(other) < _place(ticket)]

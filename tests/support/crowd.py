@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import NEVER, Ticket, TicketState
 from factflow_llm.signals import Axis, Outcome, RateLimitSignal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from factflow_llm.ratelimit.core import LimiterCore
 
 INPUT_TOKENS = OUTPUT_TOKENS = 100
 """What each call of a crowd reads and writes."""
@@ -20,7 +23,7 @@ Answer = Callable[[float], RateLimitSignal]
 
 @dataclass
 class Bucket:
-    """A provider that admits ``rate`` calls a second and as many as ``burst`` at once, and names ``axis`` if it does not."""
+    """A provider that admits ``rate`` calls a second ``burst`` at once, and names ``axis`` when it refuses."""
 
     rate: float
     burst: float = 5.0
