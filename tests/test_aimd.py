@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from factflow_llm.ratelimit.aimd import Mode, RateRule
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.openings import Opening
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 
 from factflow_llm.ratelimit.line import NEVER, OLDEST_EVERY, Line, Refusal, Ticket, TicketState
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from factflow_llm.signals import Change, RateLimitSignal

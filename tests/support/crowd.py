@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.line import NEVER, Ticket, TicketState
 from factflow_llm.signals import Axis, Outcome, RateLimitSignal
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.core import LimiterCore
