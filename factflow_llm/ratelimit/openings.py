@@ -31,6 +31,8 @@ _FLIPS_FADE: Final = 0.8
 _AGREEING: Final = 5
 _FEWER: Final = 0.4
 """So many samples in a row that agree make fewer calls enough."""
+_TOGETHER: Final = 3
+"""Samples in a row that are also held against the measurement together: each of them may be too short to tell."""
 _PRIOR: Final = 2.0
 """What the old rate weighs, in calls, against a contradicting sample of a few."""
 
@@ -93,18 +95,25 @@ class Openings:
         if self.rate == math.inf:
             self.rate, self.sound = max(units / elapsed_s, 1e-9 * unit), units >= SOUND * unit
             return True
-        excess = units - self.rate * elapsed_s
-        slack = max(_SLACK_CALLS * unit, _SLACK * units) + self.rate * (opening.doubt_s + last.doubt_s)
-        if abs(excess) <= slack or (excess < 0.0 and not used and self.sound):
-            if used:
-                self._lengthen(opening, unit)
-            else:
-                del chain[:-1]
-                self.sound = False
+        if not used and self.sound and units < self.rate * elapsed_s:
+            del chain[:-1]
+            self.sound = False
             return True
-        del chain[:-2]
-        self._contradicted(opening, unit, units, elapsed_s, recent, grown=excess > 0.0)
-        return False
+        for number in range(len(chain) - 2, max(len(chain) - 2 - _TOGETHER, -1), -1):
+            earlier = chain[number]
+            units, elapsed_s = opening.admitted - earlier.admitted, max(opening.time_s - earlier.time_s, 1e-3)
+            excess = units - self.rate * elapsed_s
+            slack = max(_SLACK_CALLS * unit, _SLACK * units) + self.rate * (opening.doubt_s + earlier.doubt_s)
+            if abs(excess) > slack:
+                del chain[:number]
+                self._contradicted(opening, unit, units, elapsed_s, recent, grown=excess > 0.0)
+                return False
+        if used:
+            self._lengthen(opening, unit)
+        else:
+            del chain[:-1]
+            self.sound = False
+        return True
 
     def _lengthen(self, opening: Opening, unit: float) -> None:
         """Measure along the whole chain, for the sample agrees."""

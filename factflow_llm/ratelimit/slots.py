@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
 
 
+_HOLD: Final = 1.5
+"""A number of slots that was found is tried again after so many times as many calls as a rate."""
 _GIVE_WAY: Final = 0.9
 _NEWS_S: Final = 1.0
 """A refusal has arrived by then."""
@@ -147,4 +149,4 @@ class SlotRule:
         return Reason.PROBE if self._stride == 2.0 else Reason.RECOVER
 
     def _hold_s(self, round_trip_s: float) -> float:
-        return max(self._config.probe_s, self._config.probe_requests * round_trip_s / self.limit)
+        return max(self._config.probe_s, _HOLD * self._config.probe_requests * round_trip_s / self.limit)
