@@ -129,8 +129,7 @@ class RateRule:
     def retune(self, config: RateLimitConfig) -> None:
         """Take new settings and keep what was learned, within their bounds."""
         self._config = config
-        if self.mode is not Mode.OPEN:
-            self.rate = self.bounded(self.rate)
+        self.rate = self.bounded(math.inf if self.mode is Mode.OPEN else self.rate)
 
     # --- what is heard -----------------------------------------------------------------------------------------------
 

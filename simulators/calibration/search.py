@@ -81,7 +81,7 @@ def _only_spells(candidate: Candidate) -> bool:
     if not getattr(candidate.shape, "rejections_count", False):
         return False
     right = candidate.explained.sum() * candidate.sample.turned_away_weight
-    return candidate.cost > _SPELLS * right
+    return bool(candidate.cost > _SPELLS * right)
 
 
 def _closer(candidate: Candidate, sample: Sample, told: Told | None) -> Candidate:
@@ -100,7 +100,7 @@ def joint_gain(candidates: Iterable[Candidate], evidence: Evidence) -> float:
     taken, away = float(len(evidence.passed)), float(len(evidence.turned_away))
     contradicted = float(refused[evidence.passed].sum())
     silent = away - float(refused[evidence.turned_away].sum())
-    return float(gain(np.float64(contradicted), np.float64(silent), taken, away)[0])
+    return float(gain(np.array([contradicted]), np.array([silent]), taken, away)[0][0])
 
 
 def left_by(others: Iterable[Candidate], evidence: Evidence) -> Bools:
@@ -360,7 +360,10 @@ def _cover(weighed: list[Candidate]) -> list[Candidate]:
     best, most = [int(np.argmax(alone))], float(alone.max())
     passes = 1.0 - stops
     both_pass = passes @ passes.T
-    pairs = worth(len(sample.taken) - both_pass, misses @ misses.T) - 2 * price
+    pairs = (
+        worth(np.asarray(len(sample.taken) - both_pass, dtype=float), np.asarray(misses @ misses.T, dtype=float))
+        - 2 * price
+    )
     first, second = np.unravel_index(int(np.argmax(pairs)), pairs.shape)
     if pairs[first, second] > most:
         best, most = [int(first), int(second)], float(pairs[first, second])
