@@ -113,7 +113,7 @@ def test_the_quota_is_measured(quota: float, burst: float) -> None:
     """
     world = _World(_open(), quota=lambda _: quota, burst=burst)
     world.run(600.0 + 100.0 / quota)
-    assert world.rule.measured.rate == pytest.approx(quota, rel=0.15 if burst == 1.0 else 0.1)
+    assert world.rule.measured.rate == pytest.approx(quota, rel=0.2 if burst == 1.0 else 0.1)
     world.run(world.now + 1200.0)
     assert world.admitted >= 0.88 * quota * 1200.0
     assert world.rejected <= 0.05 * world.admitted
@@ -221,14 +221,14 @@ def test_a_search_begins_where_the_rate_is_not_to_blame() -> None:
     assert free.mode is Mode.OPEN
 
 
-def test_a_search_doubles_every_four_seconds() -> None:
+def test_a_search_doubles_every_three_seconds() -> None:
     """Until it is refused."""
     rule, now, total = RateRule(CONFIG, now=0.0, known=1.0), 0.0, 0.0
     rule.search(now, total)
     for _ in range(100):
         now, total = now + 0.2, total + 0.2 * rule.rate
         rule.step(now, total, limited=True)
-    assert rule.rate == pytest.approx(2.0 ** (20.0 / 4.0), rel=0.01)
+    assert rule.rate == pytest.approx(2.0 ** (20.0 / 3.0), rel=0.01)
 
 
 def test_new_settings_keep_what_was_learned() -> None:
