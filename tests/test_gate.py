@@ -86,7 +86,7 @@ def test_who_told_the_truth_is_obeyed_next_time() -> None:
 
 
 def test_one_retry_after_of_an_hour_costs_nothing() -> None:
-    """The provider is open again after a moment, whatever it said: so are we, after two seconds, and next time sooner."""
+    """The provider is open again after a moment, whatever it said: so are we, in two seconds, and next time sooner."""
     provider = _Provider()
     assert provider.shut_for(0.1, 3600.0) <= 2.0
     assert provider.shut_for(0.1, 3600.0) <= 1.0

@@ -36,14 +36,14 @@ def test_others_are_known_by_early_refusals(climbs: list[float], shared: bool) -
     assert _after(climbs).shared is shared
 
 
-@pytest.mark.parametrize(("probe_s", "at_s"), [(8.0, 40.0), (300.0, 300.0)])
-def test_a_climb_in_company_lasts_forty_seconds_or_as_long_as_asked_for(probe_s: float, at_s: float) -> None:
-    """From eight hundredths below, a shared rate is back at what was measured then, in a straight line."""
+@pytest.mark.parametrize(("probe_s", "at_s"), [(8.0, 30.0), (300.0, 300.0)])
+def test_a_climb_in_company_lasts_half_a_minute_or_as_long_as_asked_for(probe_s: float, at_s: float) -> None:
+    """From six hundredths below, a shared rate is back at what was measured then, in a straight line."""
     rule = RateRule(RateLimitConfig(probe_s=probe_s), now=0.0, known=20.0)
     rule.sharing = Sharing(1.0, shared=True)
     rule.refused(0.0, 0.0, 0.0, 1.0, spare=0.0)
     rule.opened(Opening(0.0, 0.0), 1.0)
-    assert rule.rate == pytest.approx(0.92 * 20.0)
+    assert rule.rate == pytest.approx(0.94 * 20.0)
     now = total = 0.0
     halfway = 0.0
     while now < at_s:
@@ -51,7 +51,7 @@ def test_a_climb_in_company_lasts_forty_seconds_or_as_long_as_asked_for(probe_s:
         rule.step(now, total, limited=True)
         if now <= 0.5 * at_s:
             halfway = rule.rate
-    assert halfway == pytest.approx(0.96 * 20.0, rel=0.005)
+    assert halfway == pytest.approx(0.97 * 20.0, rel=0.005)
     assert rule.rate == pytest.approx(20.0, rel=0.005)
 
 

@@ -49,10 +49,10 @@ _LOST: Final = 0.5
 _RAISE_SURE: Final = 1.03
 _RAISE_UNSURE: Final = 1.25
 """How far a rate that was lost is raised above its sample, at most."""
-_SHARED_DEPTH: Final = 0.08
-"""How deep a cut is, at least, where others draw on the quota: 0.06 costs 0.4 points of 429s with eight clients."""
-_SHARED_CLIMB_S: Final = 40.0
-"""How long a climb lasts there, for all alike, so that shares draw level; 30 costs 0.2 points of 429s."""
+_SHARED_DEPTH: Final = 0.06
+"""How deep a cut is, at least, where others draw on the quota."""
+_SHARED_CLIMB_S: Final = 30.0
+"""How long a climb lasts there, for all alike, so that shares draw level."""
 _SHARED_CLIMB_CALLS: Final = 20.0
 """The least it lasts for the smallest of shares."""
 _BLOCK_S: Final = 0.4
