@@ -10,9 +10,9 @@ import pytest
 from factflow_llm.errors import PermitSettledError
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
-from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.line import NEVER, Decisions, Refusal, Ticket, TicketState
 from factflow_llm.ratelimit.metrics import Bound
-from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal, Reason
+from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 from tests.support.crowd import INPUT_TOKENS, Bucket, Crowd
 
 OK = RateLimitSignal(Outcome.SUCCEEDED)
@@ -20,6 +20,10 @@ LIMITED = RateLimitSignal(Outcome.RATE_LIMITED)
 IGNORED = RateLimitSignal(Outcome.IGNORED)
 OVERLOADED = RateLimitSignal(Outcome.OVERLOADED)
 EXHAUSTED = RateLimitSignal(Outcome.EXHAUSTED)
+
+
+def _told(decisions: Decisions) -> tuple[list[Ticket], list[Ticket], tuple[Change, ...]]:
+    return decisions.granted, decisions.refused, decisions.changes
 
 
 def _core(**settings: object) -> LimiterCore:
@@ -71,7 +75,7 @@ def test_the_cap_on_calls_in_flight() -> None:
     assert _granted(tickets) == tickets[:3]
     assert (core.in_flight, core.queued, core.wake_at) == (3, 2, NEVER)
     core.settle(1.0, tickets[1], OK)
-    assert core.advance(1.0) == ([tickets[3]], [], ())
+    assert _told(core.advance(1.0)) == ([tickets[3]], [], ())
     assert (core.in_flight, core.queued) == (3, 1)
 
 
@@ -382,7 +386,7 @@ def test_exhausted_opens_the_breaker() -> None:
     waiting = _submit(core, 0.0, 3)
     (change,) = core.settle(1.0, flying[0], EXHAUSTED)
     assert (change.reason, change.new) == (Reason.BREAKER_OPEN, 0.0)
-    assert core.advance(1.0) == ([], waiting, ())
+    assert _told(core.advance(1.0)) == ([], waiting, ())
     newcomer = Ticket()
     assert not core.submit(30.0, newcomer)
     for ticket in (*waiting, newcomer):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from factflow_llm.ratelimit.line import NEVER, OLDEST_EVERY, Line, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.line import NEVER, OLDEST_EVERY, Decisions, Line, Refusal, Ticket, TicketState
+from factflow_llm.signals import Change
 
 if TYPE_CHECKING:
     from factflow_llm.signals import Change, RateLimitSignal
@@ -28,6 +29,10 @@ class _Gated(Line):
         return ()
 
 
+def _told(decisions: Decisions) -> tuple[list[Ticket], list[Ticket], tuple[Change, ...]]:
+    return decisions.granted, decisions.refused, decisions.changes
+
+
 def _states(*tickets: Ticket) -> list[str]:
     return [ticket.state.value for ticket in tickets]
 
@@ -46,10 +51,10 @@ def test_a_waiting_ticket_holds_no_time() -> None:
     assert not line.submit(0.0, ticket)
     assert line.wake_at == 10.0
     line.opens_s = 20.0
-    assert line.advance(10.0) == ([], [], ())
+    assert _told(line.advance(10.0)) == ([], [], ())
     assert line.wake_at == 20.0
     line.opens_s = 11.0
-    assert line.advance(11.0) == ([ticket], [], ())
+    assert _told(line.advance(11.0)) == ([ticket], [], ())
     assert ticket.granted_s == 11.0
     assert line.wake_at == NEVER
 
@@ -134,17 +139,17 @@ def test_a_deadline_refuses() -> None:
     line.submit(0.0, patient)
     line.submit(0.0, hasty)
     assert line.wake_at == 3.0
-    assert line.advance(3.0) == ([], [hasty], ())
+    assert _told(line.advance(3.0)) == ([], [hasty], ())
     assert (hasty.state, hasty.refusal) == (TicketState.REFUSED, Refusal.DEADLINE)
     assert line.wake_at == 10.0
-    assert line.advance(10.0) == ([patient], [], ())
+    assert _told(line.advance(10.0)) == ([patient], [], ())
 
 
 def test_a_turn_at_the_deadline_is_too_late() -> None:
     """Deadline and turn at one moment: the deadline wins, whoever asks first."""
     line, ticket = _Gated(3.0), Ticket(deadline_s=3.0)
     line.submit(0.0, ticket)
-    assert line.advance(3.0) == ([], [ticket], ())
+    assert _told(line.advance(3.0)) == ([], [ticket], ())
     assert ticket.state is TicketState.REFUSED
 
 
@@ -164,8 +169,8 @@ def test_a_cancelled_ticket_is_gone() -> None:
     line.submit(0.0, second)
     line.cancel(1.0, first)
     assert line.queued == 1
-    assert line.advance(5.0) == ([], [], ())
-    assert line.advance(10.0) == ([second], [], ())
+    assert _told(line.advance(5.0)) == ([], [], ())
+    assert _told(line.advance(10.0)) == ([second], [], ())
     assert _states(first, second) == ["cancelled", "granted"]
     line.cancel(10.0, second)
     line.cancel(10.0, first)
@@ -234,7 +239,7 @@ def test_a_full_line_sheds_the_lowest_priority_that_came_last() -> None:
     line.submit(1.0, urgent := Ticket(priority=2))
     assert (last.state, last.refusal) == (TicketState.REFUSED, Refusal.QUEUE_FULL)
     assert line.wake_at <= 1.0
-    assert line.advance(1.0) == ([], [last], ())
+    assert _told(line.advance(1.0)) == ([], [last], ())
     assert line.queued == 3
     assert line.advance(9.0).granted == [urgent, first, low]
 
@@ -246,7 +251,7 @@ def test_a_newcomer_that_counts_least_is_shed_itself() -> None:
     for ticket in (*waiting, newcomer := Ticket()):
         line.submit(0.0, ticket)
     assert (newcomer.state, newcomer.refusal) == (TicketState.REFUSED, Refusal.QUEUE_FULL)
-    assert line.advance(9.0) == (waiting, [], ())
+    assert _told(line.advance(9.0)) == (waiting, [], ())
 
 
 def test_a_retry_that_is_older_finds_room() -> None:
@@ -257,7 +262,7 @@ def test_a_retry_that_is_older_finds_room() -> None:
     line.submit(0.0, newer := Ticket())
     line.release(1.0, retry)
     line.submit(1.0, retry)
-    assert line.advance(9.0) == ([retry], [newer], ())
+    assert _told(line.advance(9.0)) == ([retry], [newer], ())
 
 
 # --- no litter -------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def _is_trio() -> bool:
         return False
     try:
         trio.lowlevel.current_task()
-    except RuntimeError:
+    except (RuntimeError, AttributeError):  # no task of it runs; it is being imported, or it is another module
         return False
     return True
 

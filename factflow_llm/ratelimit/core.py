@@ -49,6 +49,8 @@ _PAUSE_CALLS: Final = 0.5
 """The first pause without a Retry-After lasts as long as so many calls: half of the time until one fits."""
 _PAUSE_MOST_S: Final = 1.0
 """And no longer than this: the rate may be wrong."""
+_FRESH_S: Final = 30.0
+"""A rejection that could not be asked about is believed for so long, and then forgotten."""
 _MOST_TOKENS: Final = 1e7
 """No call uses so many tokens: an answer that says so is not believed."""
 _BOUNDS: Final[dict[Axis, Bound]] = {axis: Bound(axis.value) for axis in Axis if axis is not Axis.CONCURRENCY}
@@ -240,6 +242,9 @@ class LimiterCore(Line):
                 self._answered(now, inquiry)
             elif now >= inquiry.expires_s:
                 self._inquiry = None
+                fresh = now < inquiry.expires_s + _FRESH_S
+                if fresh and (inquiry.rejected or not inquiry.sent):  # nobody is left to ask: believe what was heard
+                    self._convict(now, inquiry.refused_s, inquiry.told_s)
         if now >= self._gate.due_s:
             self._admitted_again(now)
         slots = self._slots

@@ -35,8 +35,8 @@ class Gate:
     """
 
     __slots__ = (
-        "_early", "_lies", "_pause_s", "_proved", "_rejected_s", "_told_s", "_trust_s", "_waited_s", "canary", "due_s",
-        "patience_s", "shut", "until_s",
+        "_early", "_lies", "_pause_s", "_proved", "_rejected_s", "_short", "_told_s", "_trust_s", "_waited_s", "canary",
+        "due_s", "patience_s", "shut", "until_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Gate:
         self._told_s = math.nan
         self._pause_s = self._waited_s = 0.0
         self._lies = 0
-        self._early = self._proved = False
+        self._early = self._proved = self._short = False
 
     @property
     def opens_s(self) -> float:
@@ -70,14 +70,15 @@ class Gate:
             obey: whether calls differ so much in size that a small canary would prove nothing.
         """
         if not self.shut:
-            self._pause_s, self.patience_s, self._proved = pause_s, self._trust_s, False
+            self._pause_s, self.patience_s = pause_s, self._trust_s
+            self._proved = self._short = False
         else:
             self._pause_s = min(2.0 * self._pause_s, cap_s)
             if self._early:
                 self.patience_s, self._proved = min(2.0 * self.patience_s, 2.0 * cap_s), True
             elif not math.isnan(self._told_s) and not obey:
-                self.patience_s = self._trust_s = _LEAST_S
-                self._lies = _UNFORGIVEN
+                self._pause_s, self._lies = max(self._pause_s, 2.0 * (told or 0.0)), _UNFORGIVEN
+                self._short = True
         self.shut, self.canary, self.due_s = True, -1, NEVER
         self._rejected_s = max(self._rejected_s, sent_s)
         if told is None:
@@ -87,7 +88,9 @@ class Gate:
             left_s = max(self._told_s + 0.5 * lag_s - now, 0.0)
             wait_s = min(left_s, cap_s if obey else self.patience_s)
             self._early = wait_s < left_s
-            if not left_s:  # it has passed, and yet this call was rejected: do not hammer
+            if self._short:  # it did not open when told: be more patient than asked
+                wait_s = max(wait_s, self._pause_s)
+            elif not left_s:  # it has passed, and yet this call was rejected: do not hammer
                 wait_s = min(self._pause_s, 1.0)
         self.until_s = now + min(wait_s, cap_s)
 
@@ -120,6 +123,8 @@ class Gate:
                 self._trust_s = self.patience_s
         elif not math.isnan(self._told_s):
             self._trust_s = max(_LESS * self._trust_s, _LEAST_S)
+        if self._short:
+            self._trust_s = _LEAST_S
         self.shut, self.canary, self.due_s, self.until_s = False, -1, NEVER, -NEVER
         if self._rejected_s < self._told_s <= canary_s and not self._early and not self._lies:
             return self._told_s, 0.0

@@ -216,10 +216,10 @@ class AdaptiveRateLimiter:
         """Let those go whose turn has come, and set the timer for the next."""
         core = self._core
         if core.wake_at <= now:
-            granted, refused, changes = core.advance(now)
-            if changes:
-                self._tell(changes)
-            for ticket in (*granted, *refused):
+            decisions = core.advance(now)
+            if decisions.changes:
+                self._tell(decisions.changes)
+            for ticket in decisions:
                 assert isinstance(ticket, CallTicket)
                 assert ticket.future is not None
                 if not ticket.future.done():

@@ -15,13 +15,15 @@ from __future__ import annotations
 import math
 from enum import Enum
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from factflow_llm.errors.exceptions import PermitSettledError
 from factflow_llm.ratelimit.native import mypyc_attr
 from factflow_llm.signals import Outcome, RateLimitSignal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from factflow_llm.signals import Change, Reason
 
 NEVER: Final = math.inf
@@ -50,12 +52,25 @@ class Refusal(Enum):
     QUEUE_FULL = "queue_full"
 
 
-class Decisions(NamedTuple):
-    """What one advance decided, each in order, and what it changed on the way."""
+class Decisions:
+    """What one advance decided, and what it changed on the way; iterating gives the tickets, granted ones first.
 
-    granted: list[Ticket]
-    refused: list[Ticket]
-    changes: tuple[Change, ...]
+    Attributes:
+        granted: those whose turn has come, in order.
+        refused: those who waited in vain, in order.
+        changes: what changed, and why.
+    """
+
+    __slots__ = ("changes", "granted", "refused")
+
+    def __init__(self, granted: list[Ticket], refused: list[Ticket], changes: tuple[Change, ...]) -> None:
+        self.granted = granted
+        self.refused = refused
+        self.changes = changes
+
+    def __iter__(self) -> Iterator[Ticket]:
+        yield from self.granted
+        yield from self.refused
 
 
 _LITTER: Final = 4

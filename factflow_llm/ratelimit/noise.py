@@ -19,8 +19,8 @@ _CALLS: Final = 3
 """Calls that ask, beside those that fit into what may have trickled in: a spent budget rejects two of them."""
 _TRICKLED: Final = 1.2
 """What may have trickled in, as a multiple of what the known rate says."""
-_EXPIRES_S: Final = 5.0
-"""An inquiry that finds no callers for so long is dropped."""
+_EXPIRES_S: Final = 1.0
+"""An inquiry that finds no callers for so long ends with what was heard."""
 _AGAINST: Final = 8.0
 """What a rejected call weighs against noise, beside one that passed: log-likelihoods of 2 and of 30 % rejected."""
 _KNOWN: Final = 12.0

@@ -208,17 +208,17 @@ class _Loop:
         self.sequence += 1
 
     def decide(self, now: float, client: int) -> None:
-        granted, refused, changes = self.controllers[client].advance(now)
-        if changes:
-            self.log.changes(client, changes)
+        decisions = self.controllers[client].advance(now)
+        if decisions.changes:
+            self.log.changes(client, decisions.changes)
         request: Any  # the engine's own tickets, all of them
-        for request in granted:
+        for request in decisions.granted:
             self.admitted(request)
             if self.retry.deadline_s is None:
                 self.send(now, request)
             else:  # a call whose deadline is this very moment hangs up before, as in an event loop
                 self.push(now, _SEND, request)
-        for request in refused:
+        for request in decisions.refused:
             self.refused(now, request)
         self.arm(now, client)
 
