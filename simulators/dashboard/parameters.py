@@ -29,8 +29,8 @@ _ROUND = (
     1.0, 1.12, 1.25, 1.4, 1.6, 1.8, 2.0, 2.24, 2.5, 2.8, 3.15, 3.55, 4.0, 4.5, 5.0, 5.6, 6.3, 7.1, 8.0, 9.0,
 )  # fmt: skip
 _UNITS = (("requests_per_minute", "requests/min"), ("_per_minute", "tokens/min"), ("_s", "s"))
-_COUNTED = {"concurrency": "calls", "requests": "requests", "attempts": "attempts"}
-_UNSET_RANGES = {"requests/min": (1.0, 1e5), "tokens/min": (1e3, 1e8), "s": (1.0, 3600.0)}
+_COUNTED = {"concurrency": "calls", "queue": "calls", "requests": "requests", "attempts": "attempts"}
+_UNSET_RANGES = {"requests/min": (1.0, 1e5), "tokens/min": (1e3, 1e8), "s": (1.0, 3600.0), "calls": (1.0, 1e5)}
 _DECADES_AROUND_DEFAULT = 2.0
 
 

@@ -214,10 +214,7 @@ class _Loop:
         request: Any  # the engine's own tickets, all of them
         for request in decisions.granted:
             self.admitted(request)
-            if self.retry.deadline_s is None:
-                self.send(now, request)
-            else:  # a call whose deadline is this very moment hangs up before, as in an event loop
-                self.push(now, _SEND, request)
+            self.push(now, _SEND, request)  # after what else happens at this very moment, as in an event loop
         for request in decisions.refused:
             self.refused(now, request)
         self.arm(now, client)

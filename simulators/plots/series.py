@@ -85,6 +85,11 @@ def limit_marks(result: Run, axis: Axis) -> pd.DataFrame:
     """Return ``time_s``, ``limit`` and ``reason`` of the changes that no slope shows, the limit summed over clients."""
     told = result.limits["reason"].notna() & ~result.limits["reason"].isin(MOVES)
     changes = result.limits[(result.limits["axis"] == axis) & told]
+    if len(set(changes["client"])) == 1:  # at the limit that each led to, though another followed at once
+        limit = changes["new"] * per_minute(axis)
+        return pd.DataFrame({"time_s": changes["time_s"], "limit": limit, "reason": changes["reason"]}).reset_index(
+            drop=True
+        )
     steps = limit_steps(result, axis)
     after = np.searchsorted(steps["time_s"].to_numpy(), changes["time_s"].to_numpy(), side="right") - 1
     marks = {"time_s": changes["time_s"], "limit": steps["limit"].to_numpy()[after], "reason": changes["reason"]}
