@@ -415,8 +415,9 @@ def test_tune_admits_that_the_defaults_are_best() -> None:
     assert "None of 1 trials does better than the defaults: limiter.toml holds those." in result.stderr
 
 
-def test_providers_are_listed_with_their_quotas() -> None:
+def test_providers_are_listed_with_their_quotas(monkeypatch: pytest.MonkeyPatch) -> None:
     """People get a table, machines a list."""
+    monkeypatch.setenv("COLUMNS", "200")
     assert "500 requests per 60 s, 200,000 tokens per 60 s" in _run("providers").stdout
     assert [row["name"] for row in _document("providers")] == sim.provider_names()
 
