@@ -15,6 +15,7 @@ from factflow_llm.ratelimit.aimd import RateRule
 from factflow_llm.ratelimit.axis import Budget, PacedAxis, known_rate
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.mirror import Mirror
+from factflow_llm.ratelimit.part import Part
 from factflow_llm.signals import Axis, AxisLimit
 
 
@@ -161,7 +162,7 @@ CENTURIES_S = 1e9
 def _axis(axis: Axis = Axis.REQUESTS, **settings_: float) -> PacedAxis:
     config = RateLimitConfig(**settings_)
     rule = RateRule(config, now=0.0, known=known_rate(config, axis), of_requests=axis is Axis.REQUESTS)
-    return PacedAxis(axis, rule, 0.0, PATIENCE_S)
+    return PacedAxis(axis, rule, 0.0, PATIENCE_S, Part())
 
 
 def _shows(paced: PacedAxis, limit: float, remaining: float, reset_s: float) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.aimd import RateRule
     from factflow_llm.ratelimit.config import RateLimitConfig
     from factflow_llm.ratelimit.mirror import Mirror
+    from factflow_llm.ratelimit.part import Part
 
 _NO_LIMIT: Final = math.inf
 _EPSILON: Final = 1e-9
@@ -87,11 +88,12 @@ class PacedAxis:
     say, nobody is held back by them for longer than ``patience_s`` after the last call.
     """
 
-    __slots__ = ("_sent_s", "axis", "budget", "cap", "limited", "mirror", "patience_s", "rule")
+    __slots__ = ("_part", "_sent_s", "axis", "budget", "cap", "limited", "mirror", "patience_s", "rule")
 
-    def __init__(self, axis: Axis, rule: RateRule, now: float, patience_s: float) -> None:
+    def __init__(self, axis: Axis, rule: RateRule, now: float, patience_s: float, part: Part) -> None:
         self.axis = axis
         self.rule = rule
+        self._part = part
         self.patience_s = patience_s
         self._sent_s = now
         self.budget = Budget(rule.rate, level=NEVER, now=now)  # nothing was sent yet: the first call goes at once
@@ -106,9 +108,13 @@ class PacedAxis:
 
     @property
     def rate(self) -> float:
-        """Units per second allowed now; ``inf`` while nothing is known."""
+        """Units per second of the whole quota allowed now; ``inf`` while nothing is known."""
         mirror = self.mirror
         return self.rule.rate if mirror is None or mirror.blind else self.rule.bounded(mirror.rate)
+
+    def repace(self, now: float) -> None:
+        """Pace at our part of the rule's rate."""
+        self.budget.set_rate(now, self.rule.rate * self._part.share)
 
     def wait_s(self, now: float, cost: float) -> float:
         """Return the seconds until ``cost`` fits; 0 when it fits now."""
@@ -134,10 +140,10 @@ class PacedAxis:
             budget.level = max(budget.level, -self.patience_s * budget.rate)
 
     def reopen(self, now: float, opened_s: float, sent: float) -> None:
-        """Begin anew at the measured rate: the provider opened at ``opened_s``, and so much was sent since."""
-        budget, rate = self.budget, self.rule.rate
-        budget.set_rate(now, rate)
-        budget.refill((0.0 if rate == _NO_LIMIT else rate * (now - opened_s)) - sent)
+        """Begin anew at the measured rate: the provider opened at ``opened_s``, and so much was sent since, by all."""
+        budget, rate, share = self.budget, self.rule.rate, self._part.share
+        self.repace(now)
+        budget.refill(((0.0 if rate == _NO_LIMIT else rate * (now - opened_s)) - sent) * share)
         budget.burst = self.rule.burst
 
     @property

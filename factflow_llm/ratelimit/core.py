@@ -28,6 +28,7 @@ from factflow_llm.ratelimit.metrics import AIMDMetrics, Bound
 from factflow_llm.ratelimit.mirror import Mirror
 from factflow_llm.ratelimit.noise import Inquiry, Noise
 from factflow_llm.ratelimit.openings import Opening
+from factflow_llm.ratelimit.part import Part
 from factflow_llm.ratelimit.slots import SlotRule
 from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 
@@ -66,6 +67,7 @@ class LimiterCore(Line):
     def __init__(self, config: RateLimitConfig) -> None:
         super().__init__(config.max_queue)
         self.config = config
+        self.part = Part()
         self.last_reason = Reason.CONFIGURED
         self._news: list[Change] = []
         self._grants = 0
@@ -97,19 +99,19 @@ class LimiterCore(Line):
         pace = "unpaced" if rate == math.inf else f"{rate * 60:.4g} requests/min"
         state = "breaker open" if self._breaker_s is not None else self._requests.rule.mode.value
         return (
-            f"<{type(self).__name__} {state}, {pace}, {self.in_flight}/{self._slots.limit:g} in flight, "
+            f"<{type(self).__name__} {state}, {pace}, {self.in_flight}/{self.concurrency:g} in flight, "
             f"{self.queued} waiting, bound by {self._binding.value}, last change: {self.last_reason.value}>"
         )
 
     @property
     def rate(self) -> float:
         """Requests per second allowed now; ``inf`` while nothing is known."""
-        return self._requests.rate
+        return self._requests.rate * self.part.share
 
     @property
     def concurrency(self) -> float:
         """Calls allowed in flight now."""
-        return self._slots.limit
+        return max(self._slots.limit * self.part.slots, 1.0)
 
     # --- the driver's verbs ------------------------------------------------------------------------------------------
 
@@ -159,7 +161,7 @@ class LimiterCore(Line):
             else:
                 paced.rule.retune(config)
             if paced.rule.rate != paced_at:
-                paced.budget.set_rate(now, paced.rule.rate)
+                paced.repace(now)
             paced.cap.set_rate(now, paced.rule.bounded(NEVER))
             paced.patience_s = config.cool_off_cap_s
             self._moved(now, [(paced, old)], Reason.RETUNED)
@@ -177,13 +179,13 @@ class LimiterCore(Line):
 
     def metrics(self, now: float) -> AIMDMetrics:
         """Return a snapshot."""
-        rates = {paced.axis: paced.rate for paced in self._axes}
+        rates = {paced.axis: paced.rate * self.part.share for paced in self._axes}
         gate, counts = self._gate, self._counts
         return AIMDMetrics(
             time_s=now,
             in_flight=self.in_flight,
             queued=self.queued,
-            concurrency_limit=self._slots.limit,
+            concurrency_limit=self.concurrency,
             requests_per_s=rates[Axis.REQUESTS],
             input_tokens_per_s=rates[Axis.INPUT_TOKENS],
             output_tokens_per_s=rates[Axis.OUTPUT_TOKENS],
@@ -209,7 +211,7 @@ class LimiterCore(Line):
         axes = (Axis.REQUESTS, Axis.INPUT_TOKENS, Axis.OUTPUT_TOKENS, Axis.TOKENS)
         config = self.config
         self._axes = tuple(
-            PacedAxis(axis, self._rule(now, axis, known_rate(config, axis)), now, config.cool_off_cap_s)
+            PacedAxis(axis, self._rule(now, axis, known_rate(config, axis)), now, config.cool_off_cap_s, self.part)
             for axis in axes
         )
         self._requests, *self._tokens = self._axes
@@ -219,7 +221,7 @@ class LimiterCore(Line):
 
     def _rule(self, now: float, axis: Axis, known: float) -> RateRule:
         return RateRule(
-            self.config, now=now, sent=self._costs.total(axis), known=known, of_requests=axis is Axis.REQUESTS
+            self.config, now=now, sent=self._total(now, axis), known=known, of_requests=axis is Axis.REQUESTS
         )
 
     def _pace(self) -> None:
@@ -235,7 +237,7 @@ class LimiterCore(Line):
             while under_way and (under_way[0].granted_s <= heard_s or under_way[0].state is not _GRANTED):
                 ticket = under_way.popleft()
                 if ticket.number >= self._since and not ticket.rejected:
-                    self._slots.admitted(ticket.in_flight)
+                    self._slots.admitted(ticket.in_flight + self.part.others_in_flight)
         inquiry = self._inquiry
         if inquiry is not None and now >= inquiry.sent_s + _SURE * self._lag_s:
             if inquiry.sent >= inquiry.calls:
@@ -248,7 +250,7 @@ class LimiterCore(Line):
         if now >= self._gate.due_s:
             self._admitted_again(now)
         slots = self._slots
-        while self.in_flight >= slots.limit and slots.due(now):
+        while self.in_flight >= self.concurrency and slots.due(now):
             old, reason = slots.limit, slots.grow(now)
             self._tell(now, Axis.CONCURRENCY, old, slots.limit, reason)
         if now >= self._next_step_s:
@@ -294,7 +296,9 @@ class LimiterCore(Line):
         gate, inquiry, slots = self._gate, self._inquiry, self._slots
         if gate.shut and now < gate.opens_s:
             return gate.opens_s, Bound.GATE, None
-        if self.in_flight >= slots.limit:
+        if now < self.part.closed_until_s:
+            return self.part.closed_until_s, Bound.GATE, None
+        if self.in_flight >= self.concurrency:
             most = slots.limit >= self.config.max_concurrency
             return slots.grows_at(now), Bound.MAX_CONCURRENCY if most else Bound.CONCURRENCY, None
         if inquiry is not None:
@@ -321,7 +325,7 @@ class LimiterCore(Line):
         ticket.rejected = False
         self._grants += 1
         self._costs.book(ticket)
-        if self.in_flight < self._slots.limit:
+        if self.in_flight < self.concurrency:
             self._slots.free()
         gate, inquiry = self._gate, self._inquiry
         if gate.shut:
@@ -363,7 +367,7 @@ class LimiterCore(Line):
             self._gate.canary_lost()
         if outcome is Outcome.OVERLOADED and ticket.number >= self._since:
             old = self._slots.limit
-            reason = self._slots.overloaded(self.in_flight)
+            reason = self._slots.overloaded(self.in_flight + self.part.others_in_flight)
             self._new_epoch()
             self._tell(now, Axis.CONCURRENCY, old, self._slots.limit, reason)
         elif outcome is Outcome.EXHAUSTED:
@@ -415,11 +419,11 @@ class LimiterCore(Line):
         for paced in self._axes:
             rule = paced.rule
             if now >= rule.next_step_s:
-                old, total, unit = paced.rate, self._costs.total(paced.axis), self._costs.unit(paced.axis)
+                old, total, unit = paced.rate, self._total(now, paced.axis), self._costs.unit(paced.axis)
                 reason = rule.step(now, total, limited=paced.limited, unit=unit)
                 paced.limited = False
                 if reason is not None:
-                    paced.budget.set_rate(now, rule.rate)
+                    paced.repace(now)
                     if paced.rate != old:
                         self._tell(now, paced.axis, old, paced.rate, reason)
             next_s = min(next_s, rule.next_step_s)
@@ -438,8 +442,10 @@ class LimiterCore(Line):
         if ticket.number < self._since:
             return
         if ticket.number > self._before[0]:
-            before = {paced.axis: self._costs.admitted_before(paced.axis, ticket) for paced in self._axes}
-            self._before = ticket.number, before
+            self._before = (
+                ticket.number,
+                {axis: self._admitted_before(axis, ticket) for axis in self._paced},
+            )
         gate, inquiry = self._gate, self._inquiry
         if gate.shut:
             if ticket.number == gate.canary:
@@ -461,19 +467,19 @@ class LimiterCore(Line):
             self._shut(now, ticket.granted_s, told_s)
             self._moved(now, rates, Reason.RATE_LIMITED)
             return
-        slots, old = self._slots, self._slots.limit
-        if axis is Axis.CONCURRENCY or (axis is not Axis.REQUESTS and slots.blames(ticket.in_flight)):
-            reason = slots.cut(now, ticket.in_flight, self._round_trip_s or 0.0)
+        slots, old, in_flight = self._slots, self._slots.limit, ticket.in_flight + self.part.others_in_flight
+        if axis is Axis.CONCURRENCY or (axis is not Axis.REQUESTS and slots.blames(in_flight)):
+            reason = slots.cut(now, in_flight, self._round_trip_s or 0.0)
             self._new_epoch()
             for paced in self._axes:
-                paced.rule.search(now, self._costs.total(paced.axis))
+                paced.rule.search(now, self._total(now, paced.axis))
             self._tell(now, Axis.CONCURRENCY, old, slots.limit, reason)
             return
         if slots.limit != old:  # a wrong suspicion was taken back
             self._tell(now, Axis.CONCURRENCY, old, slots.limit, Reason.RECOVER)
         before, paced = self._blamed, self._accused(axis)
         if axis is None and before is not None and before is not paced:
-            before.rule.search(now, self._costs.total(before.axis))
+            before.rule.search(now, self._total(now, before.axis))
         self._blamed = paced
         unit = self._costs.unit(paced.axis)
         early = paced.rule.early(unit)
@@ -538,7 +544,7 @@ class LimiterCore(Line):
         rule = paced.rule
         rule.opened(Opening(opened_s, admitted, doubt_s), unit)
         reserve = unit if paced is not self._requests and self._costs.varied else 0.0
-        paced.reopen(now, opened_s, self._costs.total(paced.axis) - admitted + reserve)
+        paced.reopen(now, opened_s, self._total(now, paced.axis) - admitted + reserve)
         self._pace()
         self._next_step_s = min(self._next_step_s, rule.next_step_s)
         self._tell(now, paced.axis, old, paced.rate, Reason.RATE_LIMITED)
@@ -547,6 +553,14 @@ class LimiterCore(Line):
         """Take no rejection of what was sent so far for news."""
         self._since = self._grants
         self._slots.new_epoch()
+
+    def _total(self, now: float, axis: Axis) -> float:
+        """Return what all calls admitted so far weigh, those of the others too."""
+        return self._costs.total(axis) + self.part.others(axis, now)
+
+    def _admitted_before(self, axis: Axis, ticket: Ticket) -> float:
+        """Return what was admitted before a rejected call, to the others too."""
+        return self._costs.admitted_before(axis, ticket) + self.part.others(axis, ticket.granted_s)
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
