@@ -7,7 +7,7 @@ import pytest
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from simulators.attempts import UNANSWERED
 from simulators.engine.simulate import simulate
-from simulators.providers.catalogue import provider_names
+from simulators.providers.catalogue import provider, provider_names
 from simulators.scenarios.scenario import Scenario, backlog
 from simulators.traces import synthesize
 from tests.support.production import run_in_production
@@ -67,6 +67,16 @@ def test_shell_and_engine_agree(preset: str, kind: str) -> None:
         expected = simulated(scenario, config, seed, 1)
         assert expected, "a scenario in which nothing happens proves nothing"
         assert produced(scenario, config, seed, 1) == expected, f"seed {seed}"
+
+
+@pytest.mark.parametrize("preset", ["bucket", "slots", "openai-tier-1"])
+def test_a_network_is_the_same_for_both(preset: str) -> None:
+    """Calls that are judged after their way there, and heard of after the way back, agree too; some are given up."""
+    config = RateLimitConfig(retry=RetryConfig(deadline_s=40.0))
+    far = provider(preset).with_uplink(0.06)
+    for seed in range(6):
+        scenario = Scenario(backlog(48, 60.0), far).at(30.0, quota=0.6).impatient(0.2, 3.0)
+        assert produced(scenario, config, seed, 1) == simulated(scenario, config, seed, 1), f"seed {seed}"
 
 
 def test_independent_clients_agree() -> None:

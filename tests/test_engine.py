@@ -297,3 +297,48 @@ def test_presets_need_no_limiter_to_run() -> None:
     for policy in (None, retry_only(), fixed_rate(5), oracle()):
         requests = simulate(Scenario(backlog(8, 30.0), provider("anthropic-start")), policy).requests
         assert requests["request"].tolist() == list(range(len(requests)))
+
+
+# --- a network before the provider --------------------------------------------------------------------------------
+
+
+def test_a_network_takes_its_time_both_ways_and_the_provider_judges_in_between() -> None:
+    """Answers and rejections come later by both ways; a slot is free once its answer has left, not once it is heard."""
+    quick = LatencyModel(first_token_s=1.0, first_token_sigma=0.0, per_token_s=0.0, rejection_s=0.1)
+    near = Provider(quotas=(Slots(limit=1),), latency=quick)
+    far = near.with_uplink(0.25, sigma=0.0)
+    frame = simulate(Scenario(backlog(1, 30.0), far), retry_only(), seed=0).attempts
+    answered = frame[frame["outcome"] == "succeeded"]
+    assert (answered["end_s"] - answered["sent_s"]).to_numpy() == pytest.approx(1.5)
+    assert (answered["first_chunk_s"] - answered["sent_s"]).to_numpy() == pytest.approx(1.5)
+    crowded = simulate(Scenario(backlog(2, 30.0), far), retry_only(), seed=0).attempts
+    rejected = crowded[crowded["outcome"] == "rate_limited"]
+    assert len(rejected)
+    assert (rejected["end_s"] - rejected["sent_s"]).to_numpy() == pytest.approx(0.6)
+
+
+def test_the_oracle_stands_at_the_other_end_of_the_network() -> None:
+    """It is as quick as without one, and nobody who is far away gets more than it."""
+    near = Scenario(backlog(8, 60.0), Provider(quotas=(Slots(limit=4),)))
+    far = Scenario(backlog(8, 60.0), near.provider.with_uplink(0.1))
+    best = simulate(far, oracle(), seed=1)
+    assert best.summary()["goodput"] == simulate(near, oracle(), seed=1).summary()["goodput"]
+    assert simulate(far, retry_only(), seed=1).summary(best)["goodput_ratio"] < 0.97
+
+
+def test_what_is_on_its_way_when_its_caller_leaves_still_arrives() -> None:
+    """A call given up before it arrived is written down as of no status, and has cost a unit of quota all the same."""
+    source = Provider(quotas=(Bucket(limit=2, per_s=1000.0, burst_s=1000.0),)).with_uplink(5.0, sigma=0.0)
+    leaving = Scenario(synthesize(0.5, 20.0, seed=3), source, drain_s=60.0).impatient(1.0, 0.001)
+    frame = simulate(leaving, retry_only(), seed=0).attempts
+    assert set(frame["outcome"]) == {"cancelled"}
+    assert (frame["status"] == -1).all()
+    staying = Scenario(synthesize(0.5, 20.0, seed=3), source, drain_s=60.0).impatient(0.3, 0.001)
+    assert (simulate(staying, retry_only(), seed=0).attempts["outcome"] == "succeeded").sum() <= 2
+
+
+@pytest.mark.parametrize(("uplink_s", "words"), [(-1.0, "with_uplink.uplink_s.*-1"), (float("nan"), "with_uplink")])
+def test_a_senseless_network_is_named(uplink_s: float, words: str) -> None:
+    """The error names the value and the bound."""
+    with pytest.raises(ConfigurationError, match=words):
+        provider("bucket").with_uplink(uplink_s)

@@ -14,6 +14,16 @@ from simulators.providers.latency_draws import Latency
 from simulators.streams import Streams
 
 
+def test_ways_are_drawn_around_their_median() -> None:
+    """Half of the calls are on their way for longer than the median, each way by itself; without a network for 0 s."""
+    far = Latency(LatencyModel(uplink_s=0.05), Streams(3))
+    there, back = np.array([far.ways(index) for index in range(2000)]).T
+    assert np.median(there) == pytest.approx(0.05, rel=0.03)
+    assert np.median(back) == pytest.approx(0.05, rel=0.03)
+    assert abs(np.corrcoef(there, back)[0, 1]) < 0.1
+    assert Latency(LatencyModel(), Streams(3)).ways(0) == (0.0, 0.0)
+
+
 def draws(model: LatencyModel, count: int, seed: int = 7, tokens: int = 101) -> np.ndarray:
     """Return (first, end) of the first calls."""
     latency = Latency(model, Streams(seed))

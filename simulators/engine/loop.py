@@ -18,9 +18,9 @@ from factflow_llm.ratelimit.line import Refusal, TicketState
 from factflow_llm.signals import Axis, AxisLimit, Outcome, RateLimitSignal
 from simulators.attempts import CANCELLED, Ending
 from simulators.engine.run_log import Collect, Run, RunLog
-from simulators.policies.base import Controller, PatientPolicy, Policy
+from simulators.policies.base import Controller, PatientPolicy, Policy, ResidentPolicy
 from simulators.policies.tickets import RequestTicket
-from simulators.providers.machine import ProviderMachine
+from simulators.providers.machine import ProviderMachine, Verdict
 from simulators.scenarios.demand import Sessions, calls
 from simulators.scenarios.neighbours import Traffic
 from simulators.scenarios.scenario import Backlog, Restart, Scenario
@@ -39,6 +39,10 @@ _NEXT_ROUND: Final = 5
 _NEIGHBOUR: Final = 6
 _DEADLINE: Final = 7
 _SEND: Final = 8
+_REACHED: Final = 9
+_LEFT: Final = 10
+_ON_ITS_WAY: Final = Verdict(-1, None, None, None, (), math.nan, math.nan, None)
+"""What the provider has decided of a call that it does not know yet."""
 _JITTERS: Final = 16
 _ARMED: Final = -0.5  # a timer set in time goes before the moment's events, and after what happens to the world
 ANSWERED_AT_ONCE_S: Final = 1.0
@@ -70,6 +74,7 @@ class _Loop:
         self.timers = [(math.inf, _ARMED, 0, client) for client in range(clients)]
         self.retry = policy.retry
         self.retry_delay_s = policy.retry_delay_s if isinstance(policy, PatientPolicy) else retry_delay_s
+        self.distant = self.machine.distant and not isinstance(policy, ResidentPolicy)
         self.closed = scenario.closed_loop
         self.names_axis = scenario.provider.names_axis
         self.heap: list[tuple[float, int, int, Any]] = []
@@ -140,6 +145,12 @@ class _Loop:
             elif kind == _SEND:
                 if what.state is _GRANTED:
                     self.send(now, what)
+            elif kind == _REACHED:
+                self.reached(now, what)
+            elif kind == _LEFT:
+                if not what.ended:
+                    self.machine.finish(now, what.verdict.handle)
+                    what.verdict = what.verdict._replace(handle=None)
             elif kind == _NEXT_ROUND:
                 self.begin(now, *what)
             elif kind == _NEIGHBOUR:
@@ -203,9 +214,27 @@ class _Loop:
 
     def send(self, now: float, request: RequestTicket) -> None:
         request.sends += 1
+        if self.distant:
+            request.verdict = _ON_ITS_WAY
+            self.push(now + self.machine.ways_s(request.call)[0], _REACHED, request)
+            return
         verdict = request.verdict = self.machine.send(now, request.call)
         heappush(self.heap, (now + verdict.duration_s, self.sequence, _ANSWER, request))
         self.sequence += 1
+
+    def reached(self, now: float, request: RequestTicket) -> None:
+        """Let the provider judge a call that arrived, also one whose caller has hung up meanwhile."""
+        verdict = self.machine.send(now, request.call)
+        if request.ended:
+            self.machine.finish(now, verdict.handle)
+            return
+        there_s, back_s = now - request.granted_s, self.machine.ways_s(request.call)[1]
+        request.verdict = verdict._replace(
+            first_chunk_s=there_s + verdict.first_chunk_s + back_s, duration_s=there_s + verdict.duration_s + back_s
+        )
+        if verdict.handle is not None:
+            self.push(now + verdict.duration_s, _LEFT, request)
+        self.push(now + verdict.duration_s + back_s, _ANSWER, request)
 
     def decide(self, now: float, client: int) -> None:
         decisions = self.controllers[client].advance(now)

@@ -84,7 +84,7 @@ class SimResult:
         """One row per physical attempt, in order of their ends; seconds, rates per second, ``inf`` for no limit.
 
         Attempts in flight at the end stand last, with outcome ``unanswered`` and an unknown end; ``status`` is what the
-        provider had decided. Figures count answered attempts alone.
+        provider had decided, -1 of a call that had not reached it yet. Figures count answered attempts alone.
         """
         columns = _columns(self._kept(self.run.attempts), ATTEMPT.names)
         arrival_s = self._kept(self.run.requests)["arrival_s"][columns["request"]]

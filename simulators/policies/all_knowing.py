@@ -61,11 +61,13 @@ class Oracle:
     """Sends each call at the first moment at which the provider admits it, in order of arrival.
 
     With one bucket, window or set of slots this is the best any client can do. With several dimensions it is a bound
-    for clients that keep the order: one that reorders calls by size could do better.
+    for clients that keep the order: one that reorders calls by size could do better. Where there is a network, it
+    stands at the other end: a bound again.
     """
 
     retry: RetryConfig
     name: str = "oracle"
+    resident: bool = True
 
     def controller(self, machine: ProviderMachine) -> Controller:
         """Make a line that asks the provider."""

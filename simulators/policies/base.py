@@ -70,6 +70,16 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class ResidentPolicy(Policy, Protocol):
+    """A yardstick that stands beside the provider: its calls are on no way, there or back."""
+
+    @property
+    def resident(self) -> bool:
+        """True."""
+        ...
+
+
+@runtime_checkable
 class PatientPolicy(Policy, Protocol):
     """A policy that waits before a retry by a rule of its own."""
 

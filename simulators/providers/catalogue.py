@@ -125,6 +125,24 @@ class Provider(BaseModel):
         """Return this provider with more going wrong."""
         return self.model_copy(update={"faults": (*self.faults, *faults)})
 
+    def with_uplink(self, uplink_s: float, *, sigma: float = 0.3) -> Self:
+        """Return this provider behind a network: calls and answers are on their way for ``uplink_s``, at the median.
+
+        Args:
+            uplink_s: seconds each way; 0 takes the network away.
+            sigma: spread of its logarithm.
+
+        Raises:
+            ConfigurationError: a number out of bounds.
+        """
+        try:
+            answers = LatencyModel.model_validate(
+                self.latency.model_dump() | {"uplink_s": uplink_s, "uplink_sigma": sigma}
+            )
+        except ValidationError as error:
+            raise ConfigurationError("; ".join(_problem("with_uplink", each) for each in error.errors())) from None
+        return self.model_copy(update={"latency": answers})
+
     def with_quota(self, **limits: Unpack[QuotaLimits]) -> Self:
         """Return this provider with quotas of your own, as in ``with_quota(requests_per_minute=300)``.
 

@@ -32,7 +32,9 @@ class Load(BaseModel):
 
 
 class LatencyModel(BaseModel):
-    """The distribution of an answer's times.
+    """The distribution of an answer's times, as the provider takes them, and of the network before it.
+
+    A recording tells round trips alone: a model fitted to one holds the network in its other times.
 
     Attributes:
         first_token_s: median time to the first token, of the body.
@@ -44,6 +46,9 @@ class LatencyModel(BaseModel):
         slow_first_token_s: median time to first token of a slow call.
         slow_sigma: spread of its logarithm.
         rejection_s: time a rejection takes.
+        uplink_s: median time that a call is on its way to the provider, and its answer on the way back; the provider
+            judges a call when it arrives.
+        uplink_sigma: spread of its logarithm, each way drawn by itself.
         load: slowdown when many calls are in flight.
         daily_swing: times are this much longer at ``daily_peak_s`` of each day, and as much shorter half a day later.
         daily_peak_s: seconds from the start of the run to the first daily peak.
@@ -60,6 +65,8 @@ class LatencyModel(BaseModel):
     slow_first_token_s: NonNegative | None = None
     slow_sigma: NonNegative = 0.3
     rejection_s: NonNegative = 0.1
+    uplink_s: NonNegative = 0.0
+    uplink_sigma: NonNegative = 0.3
     load: Load | None = None
     daily_swing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     daily_peak_s: float = 0.0

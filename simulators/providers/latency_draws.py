@@ -24,6 +24,9 @@ class Latency:
         "_slow_sigma",
         "_token",
         "_token_sigma",
+        "_uplink",
+        "_uplink_sigma",
+        "_ways",
     )
 
     def __init__(self, model: LatencyModel, streams: Streams) -> None:
@@ -36,6 +39,9 @@ class Latency:
         self._token = model.per_token_s
         self._token_sigma = model.per_token_sigma
         self._input_token = model.per_input_token_s
+        self._ways = streams.stream("network", "normal", width=2)
+        self._uplink = model.uplink_s
+        self._uplink_sigma = model.uplink_sigma
 
     def draw(self, index: int, input_tokens: int, output_tokens: int) -> tuple[float, float]:
         """Return seconds to the first chunk and to the end of call ``index``."""
@@ -49,6 +55,11 @@ class Latency:
         if self._token and output_tokens > 1:
             return first_s, first_s + (output_tokens - 1) * self._token * math.exp(self._token_sigma * pace)
         return first_s, first_s
+
+    def ways(self, index: int) -> tuple[float, float]:
+        """Return seconds that call ``index`` is on its way to the provider, and its answer on the way back."""
+        there, back = self._ways.row(index)
+        return self._uplink * math.exp(self._uplink_sigma * there), self._uplink * math.exp(self._uplink_sigma * back)
 
 
 def _quantile(share: float) -> float:

@@ -34,8 +34,8 @@ class Verdict(NamedTuple):
         axis: the dimension that rejected.
         retry_after_s: as told to the client.
         limits: as the headers show them.
-        first_chunk_s: from sending to the first byte of the answer.
-        duration_s: from sending to its end.
+        first_chunk_s: from the call's arrival to the first byte of the answer.
+        duration_s: from the call's arrival to the answer's end.
         handle: what ``finish`` wants back; ``None`` where there is nothing to settle.
     """
 
@@ -135,6 +135,15 @@ class ProviderMachine:
     def __repr__(self) -> str:
         left = [f"{gate.meter.show(self._time_s)[1]:.0f} {gate.axis} left" for gate in self._gates]
         return f"<ProviderMachine {self.provider.name} at {self._time_s:.3f} s: {', '.join(left) or 'no quota'}>"
+
+    @property
+    def distant(self) -> bool:
+        """Whether calls and answers are on their way for some time."""
+        return self.provider.latency.uplink_s > 0.0
+
+    def ways_s(self, call: Call) -> tuple[float, float]:
+        """Return how long ``call`` is on its way, and its answer on the way back."""
+        return self._latency.ways(call.index) if self.distant else (0.0, 0.0)
 
     def send(self, now: float, call: Call) -> Verdict:
         """Decide one physical attempt at its arrival."""

@@ -322,35 +322,40 @@ class _Exchange:
 
     async def _serve(self, wanted: Asking, call: Call) -> None:
         server = self.server
+        there_s, back_s = server.machine.ways_s(call)
+        await server.pause(there_s, self.request)
         now, verdict, shown = server.decide(call)
         self._note(verdict.status, verdict.error, verdict.retry_after_s)
         headers = self._headers(shown, verdict.status)
         if verdict.status != 200:
             detail = server.machine.rejection(now, call, verdict.axis)
-            await server.pause(verdict.duration_s, self.request)
+            await server.pause(verdict.duration_s + back_s, self.request)
             await self._reject(verdict, detail, headers)
             return
         try:
             if wanted.stream:
-                await self._stream(wanted, call, verdict, headers)
+                await self._stream(wanted, call, verdict, headers, now + back_s)
                 return
             await server.pause(verdict.duration_s, self.request)
-            if verdict.error is None:
-                body = self.route.answer(wanted, call)
-                await self._answer(JSONResponse(body, headers=headers | self.dialect.usage_headers(call, verdict)))
-            elif verdict.error == "connection":
-                self._hang_up()
-            else:
-                await self._reject(verdict._replace(status=self.server.provider.api.overload_status), None, headers)
         finally:
             server.settle(now, verdict)
+        await server.pause(back_s, self.request)
+        if verdict.error is None:
+            body = self.route.answer(wanted, call)
+            await self._answer(JSONResponse(body, headers=headers | self.dialect.usage_headers(call, verdict)))
+        elif verdict.error == "connection":
+            self._hang_up()
+        else:
+            await self._reject(verdict._replace(status=self.server.provider.api.overload_status), None, headers)
 
     async def _reject(self, verdict: Verdict, detail: RejectionDetail | None, headers: Mapping[str, str]) -> None:
         body = self.dialect.rejection(self.server.provider, verdict, detail, self.route.operation)
         more = self.dialect.rejection_headers(verdict, detail, self.server.utc_s)
         await self._answer_error(body, verdict.status, dict(headers) | more)
 
-    async def _stream(self, wanted: Asking, call: Call, verdict: Verdict, headers: Mapping[str, str]) -> None:
+    async def _stream(
+        self, wanted: Asking, call: Call, verdict: Verdict, headers: Mapping[str, str], begun_s: float
+    ) -> None:
         assert self.route.events is not None
         events = list(self.route.events(wanted, call))
         kind, last = _BREAKS.get(verdict.error, self.fault.kind), len(events)
@@ -358,14 +363,14 @@ class _Exchange:
             last //= 2
         elif kind in _BREAKS.values():
             last = min(self.fault.after_events, last)
-        await self.server.pause(verdict.first_chunk_s, self.request)
+        await self.server.pause(begun_s + verdict.first_chunk_s - self.server.now, self.request)
         shown = dict(headers) | {"content-type": self.route.stream_type}
         raw = [(name.encode(), value.encode()) for name, value in shown.items()]
         await self.send({"type": "http.response.start", "status": 200, "headers": raw})
         pace_s = (verdict.duration_s - verdict.first_chunk_s) / max(last, 1)
         for number, event in enumerate(events[:last], start=1):
             await self.send({"type": "http.response.body", "body": event, "more_body": True})
-            due_s = self.arrived_s + verdict.first_chunk_s + number * pace_s
+            due_s = begun_s + verdict.first_chunk_s + number * pace_s
             await self.server.pause(due_s - self.server.now, self.request)
         if kind is FaultKind.STREAM_CUT:
             self._hang_up()

@@ -73,12 +73,27 @@ class SimulatedClient:
 
     async def complete(self, messages: Sequence[Message], *, call: Call, **_: Any) -> CompletionResponse:
         loop = asyncio.get_running_loop()
-        verdict = self.machine.send(loop.time(), call)
-        headers = self.machine.headers(loop.time(), verdict)
+        there_s, back_s = self.machine.ways_s(call)
+        judged: asyncio.Future[tuple[Verdict, dict[str, str]]] = loop.create_future()
+
+        def arrive() -> None:
+            verdict = self.machine.send(loop.time(), call)
+            if judged.cancelled():  # who hangs up does not call back what is on its way
+                self.machine.finish(loop.time(), verdict.handle)
+            else:
+                judged.set_result((verdict, self.machine.headers(loop.time(), verdict)))
+
+        if self.machine.distant:
+            loop.call_later(there_s, arrive)
+        else:
+            arrive()
+        verdict, headers = await judged
         try:
             await asyncio.sleep(verdict.duration_s)
         finally:
             self.machine.finish(loop.time(), verdict.handle)
+        if self.machine.distant:
+            await asyncio.sleep(back_s)
         if verdict.error is not None:
             raise SimulatedError(verdict, headers, self.machine.provider)
         usage = Usage(input_tokens=call.input_tokens, output_tokens=call.output_tokens)
