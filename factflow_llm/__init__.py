@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from factflow_llm.settings import LLMConfig, LLMProviderConfig
     from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
     from factflow_llm.status import ProfileStatus
+    from factflow_llm.sync import SyncClient, SyncEmbeddingClient, SyncFactory, SyncStream
     from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
     from factflow_llm.types import (
         AudioPart,
@@ -147,6 +148,10 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "Role",
     "SENTENCE_TRANSFORMERS_AVAILABLE",
     "StreamChunk",
+    "SyncClient",
+    "SyncEmbeddingClient",
+    "SyncFactory",
+    "SyncStream",
     "TextPart",
     "TokenCount",
     "TokenLogprob",
@@ -222,6 +227,7 @@ _HOMES = {
         "recorder": ("AttemptRow", "AttemptSink", "Recorder"),
         "settings": ("LLMConfig", "LLMProviderConfig"),
         "status": ("ProfileStatus",),
+        "sync": ("SyncClient", "SyncEmbeddingClient", "SyncFactory", "SyncStream"),
         "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),
         "types": (
             "AudioPart",

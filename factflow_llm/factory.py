@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import sys
 import threading
 from concurrent.futures import Future
@@ -17,7 +18,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from factflow_llm.clients.checks import check_api_key, check_event_loop, check_positive
 from factflow_llm.clients.loops import Closing, before_close
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
     from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
+    from factflow_llm.sync import SyncFactory
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
 
 _LOOK_AGAIN_S = 0.2  # another thread's loop may stop without a word
+_factories: WeakSet[LLMClientFactory] = WeakSet()
 _SECRETS = frozenset({"api_key", "api_key_file"})  # looked up together, by resolve_api_key
 
 
@@ -57,6 +60,7 @@ class LLMClientFactory:
         self._stand_ins: dict[str, _AnyLoop] = {}
         self._lock = threading.RLock()
         self._drained = False
+        _factories.add(self)
 
     def create_completion_client(self, provider_name: str = DEFAULT) -> LimitedLLMClientProtocol:
         """Return the chat client of a profile, the same one each time within an event loop.
@@ -135,6 +139,17 @@ class LLMClientFactory:
             for name, profile in self.config.providers.items()
         }
 
+    def sync(self) -> SyncFactory:
+        """Return the same methods for callers without an event loop; each waits for its end. Any thread may call."""
+        from factflow_llm.sync import SyncFactory
+
+        return SyncFactory(self)
+
+    def _after_fork(self) -> None:
+        """Forget the parent's loops: their threads are not here, and their connections are the parent's."""
+        self._lock = threading.RLock()
+        self._shelves = WeakKeyDictionary()
+
     async def _end_all(self, end: Callable[[_Shelf], Coroutine[Any, Any, None]]) -> None:
         here = asyncio.get_running_loop()
         with self._lock:
@@ -205,6 +220,15 @@ class LLMClientFactory:
             client = PendingClient(make, model=profile.model, provider=profile.provider.value)
         wrap = RateLimitedClient if profile.type is ModelType.CHAT else RateLimitedEmbeddingClient
         return wrap(client, shelf.limiter(profile, self.config), recorder=self._recorder)
+
+
+def _after_fork() -> None:
+    for factory in _factories:
+        factory._after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Shelf:

@@ -40,6 +40,7 @@ from factflow_llm import (
     RateLimitSignal,
     Role,
     StreamChunk,
+    SyncFactory,
     Tool,
     classify_llm_error,
     get_error_metadata,
@@ -71,6 +72,17 @@ async def an_adapter(factory: LLMClientFactory) -> str:
     assert_type(await factory.drain(timeout_s=30, refuse_waiting=False), int)
     await factory.aclose()
     return response.text
+
+
+def a_script(factory: LLMClientFactory) -> str:
+    """Use the factory without an event loop."""
+    with factory.sync() as llm:
+        assert_type(llm, SyncFactory)
+        chat = llm.create_completion_client()
+        for chunk in chat.stream([Message.user("?")]):
+            assert_type(chunk, StreamChunk)
+        assert_type(llm.create_embedding_client("embed").embed(["a"]), EmbeddingResponse)
+        return chat.complete([Message.user("?")], max_tokens=5).text
 
 
 class TheirClient:

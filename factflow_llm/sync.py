@@ -1,0 +1,223 @@
+"""The factory and its clients for callers without an event loop: scripts, threads, ``pandas.apply``, Airflow.
+
+All calls of a process run in one background loop, so all its threads share each profile's connections and limiter.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from factflow_llm.background import run
+from factflow_llm.settings import DEFAULT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from factflow_llm.clients.stream import ChatStream
+    from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
+    from factflow_llm.status import ProfileStatus
+    from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool
+
+
+class _Factory(Protocol):
+    def create_completion_client(self, provider_name: str) -> LimitedLLMClientProtocol: ...
+
+    def create_embedding_client(self, provider_name: str) -> LimitedEmbeddingClientProtocol: ...
+
+    async def warm(self, *provider_names: str) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    async def drain(self, timeout_s: float | None = None, *, refuse_waiting: bool = True) -> int: ...
+
+    def status(self) -> dict[str, ProfileStatus]: ...
+
+
+class SyncFactory:
+    """The factory's methods, each of which waits for its end: what :meth:`LLMClientFactory.sync` returns.
+
+    It may be used from any thread, and where an event loop runs, as in a notebook. Leaving its ``with`` block closes
+    the factory's clients.
+    """
+
+    def __init__(self, factory: _Factory) -> None:
+        self._factory = factory
+
+    def create_completion_client(self, provider_name: str = DEFAULT) -> SyncClient:
+        """Return the chat client of a profile; errors as of the factory's method of that name."""
+        client = SyncClient(self._factory, provider_name)
+        run(client._known())
+        return client
+
+    def create_embedding_client(self, provider_name: str = DEFAULT) -> SyncEmbeddingClient:
+        """Return the embedding client of a profile; errors as of the factory's method of that name."""
+        client = SyncEmbeddingClient(self._factory, provider_name)
+        run(client._known())
+        return client
+
+    def warm(self, *provider_names: str) -> None:
+        """Make clients before they are needed; errors as of the factory's method of that name."""
+        run(self._factory.warm(*provider_names))
+
+    def status(self) -> dict[str, ProfileStatus]:
+        """Say of every profile what its clients do now, in all event loops together."""
+        return self._factory.status()
+
+    def drain(self, timeout_s: float | None = None, *, refuse_waiting: bool = True) -> int:
+        """Begin no call any more, let those in flight finish, and close every client; as the factory's method."""
+        return run(self._factory.drain(timeout_s, refuse_waiting=refuse_waiting))
+
+    def close(self) -> None:
+        """Close every client of the factory, those of event loops included; a later call makes new ones."""
+        run(self._factory.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<SyncFactory of {self._factory!r}>"
+
+
+class _Named:
+    """A profile's client, asked of the factory at every call: a forked child, or who closed it, gets a new one."""
+
+    def __init__(self, factory: _Factory, name: str) -> None:
+        self._factory = factory
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of profile {self._name!r}>"
+
+
+class SyncClient(_Named):
+    """A chat client whose calls wait for the answer."""
+
+    async def _known(self) -> LimitedLLMClientProtocol:
+        return self._factory.create_completion_client(self._name)
+
+    def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+        response_format: Any = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        **provider_options: Any,
+    ) -> CompletionResponse:
+        """Return the whole answer; arguments and errors as of ``RateLimitedClient.complete``."""
+
+        async def complete() -> CompletionResponse:
+            return await (await self._known()).complete(
+                messages,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                stop=stop,
+                tools=tools,
+                response_format=response_format,
+                priority=priority,
+                deadline_s=deadline_s,
+                **provider_options,
+            )
+
+        return run(complete())
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+        response_format: Any = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        **provider_options: Any,
+    ) -> SyncStream:
+        """Give the answer piece by piece; arguments and errors as of ``RateLimitedClient.stream``."""
+
+        async def begin() -> Any:
+            return (await self._known()).stream(
+                messages,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                stop=stop,
+                tools=tools,
+                response_format=response_format,
+                priority=priority,
+                deadline_s=deadline_s,
+                **provider_options,
+            )
+
+        return SyncStream(run(begin()))
+
+
+class SyncEmbeddingClient(_Named):
+    """An embedding client whose calls wait for the vectors."""
+
+    async def _known(self) -> LimitedEmbeddingClientProtocol:
+        return self._factory.create_embedding_client(self._name)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+    ) -> EmbeddingResponse:
+        """Return one vector per text, in order; arguments and errors as of ``RateLimitedEmbeddingClient.embed``."""
+
+        async def embed() -> EmbeddingResponse:
+            client = await self._known()
+            return await client.embed(texts, dimensions=dimensions, priority=priority, deadline_s=deadline_s)
+
+        return run(embed())
+
+
+class SyncStream:
+    """The pieces of an answer, in the order in which they come; leaving the ``with`` block closes the connection."""
+
+    def __init__(self, stream: ChatStream) -> None:
+        self._stream = stream
+
+    @property
+    def response(self) -> CompletionResponse:
+        """The whole answer; an ``UnfinishedStreamError`` before the last piece has come."""
+        return self._stream.response
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StreamChunk:
+        chunk = run(_next(self._stream))
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """Leave the stream; a second call does nothing."""
+        run(self._stream.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._stream)
+
+
+async def _next(stream: ChatStream) -> StreamChunk | None:
+    with suppress(StopAsyncIteration):
+        return await anext(stream)
+    return None
