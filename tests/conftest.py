@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 ALLOWED_IN_CI = (
     r"needs a CUDA device",
-    r"this anthropic SDK has no error table",  # the floor version
+    r"this anthropic SDK has no error table",  # the floor versions
+    r"this boto3 knows neither formats nor lifetimes of cache marks",
 )
 """Reasons for which a test may be skipped in CI."""
 

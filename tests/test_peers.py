@@ -128,7 +128,7 @@ def test_data_designer_holds_everybody_until_retry_after() -> None:
     waiting = Ticket()
     assert not limiter.submit(2.0, waiting)
     assert limiter.wake_at == pytest.approx(8.0)
-    assert limiter.advance(8.0) == [waiting]
+    assert list(limiter.advance(8.0)) == [waiting]
 
 
 @needs("botocore adaptive")

@@ -254,7 +254,7 @@ class _Loop:
         One set for this very moment goes after what was due at this moment before it, as in an event loop.
         """
         wake_at = self.controllers[client].wake_at
-        if wake_at != self.timers[client][0]:
+        if wake_at != self.timers[client][0] or wake_at <= now:
             self.timers[client] = (wake_at, _ARMED if wake_at > now else self.sequence, self.sequence, client)
             self.sequence += 1
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class _OracleLine(Line):
+    """Decides one by one: each call depends on what the provider made of the one before."""
+
     last_reason = Reason.CONFIGURED
     rate = math.inf
     concurrency = math.inf
@@ -25,31 +27,44 @@ class _OracleLine(Line):
     def __init__(self, machine: ProviderMachine) -> None:
         super().__init__()
         self._machine = machine
-        self._may_grant = True
+        self._last: Ticket | None = None
+        self._decided_before = 0
+
+    @property
+    def _last_is_on_its_way(self) -> bool:
+        return self._last is not None and self._machine.attempts == self._decided_before
 
     def turn_s(self, now: float, ticket: Ticket) -> float:
         assert isinstance(ticket, KnownTicket)
-        if not self._may_grant:
+        if self._last_is_on_its_way:
             return NEVER
         wait_s = self._machine.wait_s(now, ticket.call)
         return now if wait_s == NEVER else now + wait_s  # what never fits is sent, to be told so
 
     def advance(self, now: float) -> Decisions:
-        """Decide one by one: each call depends on what the provider made of the one before."""
         decisions = super().advance(now)
-        self._may_grant = True
-        if decisions.granted:
-            self.wake_at = now
+        self._ask_again(now)
         return decisions
-
-    def grant(self, now: float, ticket: Ticket) -> None:
-        super().grant(now, ticket)
-        self._may_grant = False
 
     def submit(self, now: float, ticket: Ticket) -> bool:
         granted = super().submit(now, ticket)
-        self._may_grant = True
+        if not granted:
+            self._ask_again(now)
         return granted
+
+    def _ask_again(self, now: float) -> None:
+        """Wake once the provider has decided; until then nobody goes."""
+        if self._last_is_on_its_way:
+            self.wake_at = now
+
+    def grant(self, now: float, ticket: Ticket) -> None:
+        super().grant(now, ticket)
+        self._last, self._decided_before = ticket, self._machine.attempts
+
+    def release(self, now: float, ticket: Ticket) -> None:
+        super().release(now, ticket)
+        if ticket is self._last:
+            self._last = None
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
         self.release(now, ticket)

@@ -108,6 +108,9 @@ class ProviderMachine:
         streams: where luck comes from.
         now: the time at which it starts.
         start_utc_s: what the wall clock shows at time 0.
+
+    Attributes:
+        attempts: how many it has decided.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class ProviderMachine:
         self._start_utc_s = start_utc_s + provider.clock_skew_s
         self._in_flight = 0
         self._time_s = now
+        self.attempts = 0
 
     def __repr__(self) -> str:
         left = [f"{gate.meter.show(self._time_s)[1]:.0f} {gate.axis} left" for gate in self._gates]
@@ -148,6 +152,7 @@ class ProviderMachine:
     def send(self, now: float, call: Call) -> Verdict:
         """Decide one physical attempt at its arrival."""
         self._time_s = now
+        self.attempts += 1
         if self._faults is not None and (storm := self._faults.storm(now, call)) is not None:
             return self._reject(now, call, storm.status, storm.error, None, storm.retry_after_s)
         for gate in self._gates:
