@@ -38,6 +38,9 @@ REPORTS = {
     "everybody": Report("suite", "everybody's limiter in every world of the suite", "hours"),
     "ablations": Report("ablations", "what each mechanism of the limiter is worth", "half an hour"),
     "hidden": Report("calibration", "how well calibration tells hidden providers", "10 minutes"),
+    "readers": Report(
+        "readers", "files of every format, counted independently and by the readers of traces", "a second"
+    ),
     "shaken": Report("shaken", "whether calibration invents anything", "5 minutes"),
     "over_http": Report("calibration", "the same in real time, by the real SDK", "20 minutes", repeatable=False),
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from simulators.streams import generator
 from simulators.traces.documents import json_values
-from simulators.traces.trace import MAX_TOKENS, Floats, Integers, Mode, Trace, TraceHeader
+from simulators.traces.trace import MAX_TOKENS, UNKNOWN, Floats, Integers, Mode, Trace, TraceHeader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +26,15 @@ def read_bench(source: Source, seed: int) -> Trace:
 
     The benchmark draws gamma intervals at ``request_rate`` with shape ``burstiness``; at rate inf it sends all at once.
     """
-    (_, result) = next(json_values(source))
+    results = json_values(source)
+    _, result = next(results)
+    if next(results, None) is not None:
+        raise source.fault("holds several benchmarks, each on a clock of its own; save one to a file")
     lengths = [_lengths(source, result, key) for key in ("input_lens", "output_lens")]
     rows = len(lengths[0])
     if not rows or len(lengths[1]) != rows:
         raise source.fault(f"{rows} input_lens and {len(lengths[1])} output_lens; one of each belongs to a request")
+    lengths[1], failed = _answered(result, lengths[1])
     started = result.get("start_times")
     if isinstance(started, list) and len(started) == rows and all(isinstance(each, int | float) for each in started):
         times = np.array(started, dtype=np.float64)
@@ -50,7 +54,7 @@ def read_bench(source: Source, seed: int) -> Trace:
             rows_read=rows,
             rows_emitted=rows,
             seed=drawn,
-            notes=notes,
+            notes=(*notes, *([f"{failed} requests failed in the benchmark: output unknown"] if failed else [])),
         ),
         name=source.path.name.split(".")[0],
     )
@@ -62,6 +66,15 @@ def _lengths(source: Source, result: Mapping[str, Any], key: str) -> Integers:
     if wrong:
         raise source.fault(f"{key} holds {str(wrong[0])[:40]!r}; lengths are whole numbers from 0 to {MAX_TOKENS}", 1)
     return np.array(lengths, dtype=np.int64)
+
+
+def _answered(result: Mapping[str, Any], lengths: Integers) -> tuple[Integers, int]:
+    """Return the lengths of answers, unknown where the request failed, and how many did."""
+    errors = result.get("errors")
+    if not isinstance(errors, list) or len(errors) != len(lengths):
+        return lengths, 0
+    failed = np.array([bool(error) for error in errors])
+    return np.where(failed, UNKNOWN, lengths), int(failed.sum())
 
 
 def _drawn(source: Source, result: Mapping[str, Any], rows: int, seed: int) -> tuple[Floats, str]:

@@ -29,6 +29,7 @@ _NAMED_UNITS: tuple[tuple[TimeUnit, re.Pattern[str]], ...] = (
     ("ns", re.compile(r"(?i)(?:[_\s(\[.-](?:ns|nanos|nanoseconds)|UnixNano|nanoseconds|nanos)[)\]]?$")),
     ("s", re.compile(r"(?i)(?:[_\s(\[.-](?:s|secs?|seconds)|seconds)[)\]]?$")),
 )
+_OTHER_ORDER = re.compile(r"\d\d?[./-]\d\d?[./-]\d{4}")
 _BLANK = ("", " ", "null", "NULL", "Null", "none", "None", "\\N", "NA", "N/A", "n/a", "<NA>", "[NULL]")
 
 
@@ -215,9 +216,14 @@ def _dates(place: Place, name: str, values: pd.Series[Any], empty: Any, lines: I
     wrong = np.flatnonzero(~empty & ~np.asarray(moments.between(_EARLIEST, _LATEST)))
     if len(wrong):
         value = values.iloc[int(wrong[0])]
+        remedy = "correct or remove the row"
+        if _OTHER_ORDER.match(str(value)):
+            remedy = (
+                "which part is the month? Say it: "
+                "Trace.from_frame(frame.assign(time=pandas.to_datetime(…, format=…)), columns=…)"
+            )
         raise place.fault(
-            f"{name} is {str(value)[:40]!r}; it must be a date and time such as 2023-11-16 18:17:03.9799600: "
-            "correct or remove the row",
+            f"{name} is {str(value)[:40]!r}; it must be a date and time such as 2023-11-16 18:17:03.9799600: {remedy}",
             int(lines[wrong[0]]),
         )
     return np.asarray(moments.dt.as_unit("ns").astype("int64"), dtype=np.int64)

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from simulators.traces.clocks import unit_in_name
 from simulators.traces.layouts import plain_name
-from simulators.traces.rows import within
+from simulators.traces.rows import GROUPED, within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from simulators.traces.layouts import Path
 
+LIKE_A_DATE = re.compile(r"\d{4}-\d\d-\d\d|\d\d?([./-])\d\d?\1\d{4}|\d{4}/\d\d?/\d\d?")
 _UNITS = "(s|ms|us|ns|utc|iso)?"
 _SIZES = "(tok|len|count|usage|size)"
-_INPUTS = "(prompt|input|request|context|query)"
-_OUTPUTS = "(complet|output|respon|generat|answer)"
+_INPUTS = "(prompt|input|request|context|query|eingabe)"
+_OUTPUTS = "(complet|output|respon|generat|answer|ausgabe)"
 _NO_START = "end|finish|complet|durat|elaps|latenc|first|updat|respon|total|averag|median|timeout|zone|took|ttft"
 _NO_TOKENS = "cach|cost|price|audio|imag|max|limit|total|reason"
 # Of each field the patterns of its names, the surest first; names are compared without case, spaces and underscores.
@@ -27,18 +28,19 @@ _NAMES: Mapping[str, Sequence[str]] = {
         f"(ts|t|time|date|datetime|created|started|start|at|when|zeit|@timestamp){_UNITS}",
         f"(?!.*({_NO_START})).*(time|date|stamp|created|started|arriv|zeit|datum).*",
         f"(?!.*({_NO_START})).*(logged|asked|sent|issued|called|queried|made)at",
+        f"(elapsed|offset|relative)(time)?{_UNITS}",
     ),
     "input_tokens": (
         f"(.*\\.)?{_INPUTS}s?{_SIZES}.*",
         f"(?!.*({_NO_TOKENS})).*({_INPUTS}|^in).*{_SIZES}.*",
         f"(?!.*({_NO_TOKENS}|out)).*{_SIZES}.*({_INPUTS}|in)",
-        "(n|num)?(prompt|input|in)s?(tok.*)?",
+        "(n|num)?(prompt|input|in|eingabe)s?(tok.*)?",
     ),
     "output_tokens": (
         f"(.*\\.)?{_OUTPUTS}[a-z]{{0,3}}{_SIZES}.*",
         f"(?!.*({_NO_TOKENS})).*({_OUTPUTS}|^out).*{_SIZES}.*",
         f"(?!.*({_NO_TOKENS})).*{_SIZES}.*({_OUTPUTS}|out)",
-        "(n|num)?(completion|output|out|gen|generated)s?(tok.*|len.*)?",
+        "(n|num)?(completion|output|out|gen|generated|ausgabe)s?(tok.*|len.*)?",
     ),
     "max_tokens": ("max(completion|output|new)?tokens",),
     "session": ("(session|conversation|thread|chat)(id)?",),
@@ -88,12 +90,14 @@ def _is_number(value: Any) -> bool:
 
 def _is_time(values: Sequence[Any]) -> bool:
     known = [value for value in values if value not in (None, "")]
-    return bool(known) and all(_is_number(value) or re.match(r"\d{4}-\d\d-\d\d", str(value)) for value in known)
+    return bool(known) and all(_is_number(value) or LIKE_A_DATE.match(str(value)) for value in known)
 
 
 def _is_count(values: Sequence[Any]) -> bool:
     known = [value for value in values if value not in (None, "")]
-    return bool(known) and all(_is_number(value) and _number(value) % 1 == 0 for value in known)
+    return bool(known) and all(
+        GROUPED.fullmatch(str(value)) or (_is_number(value) and _number(value) % 1 == 0) for value in known
+    )
 
 
 def _is_any(values: Sequence[Any]) -> bool:

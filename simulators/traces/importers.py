@@ -103,7 +103,7 @@ def _read_table(source: Source, columns: Mapping[str, str] | None, time_unit: Ti
             with Source(source.path) as peek:
                 sample = sample_rows(peek, header, _LOOKED_AT_ROWS)
             raise _unknown(source, "columns", sample, names)
-        chosen = Chosen(layout, layouts.resolved(layout, names, cells=True))
+        chosen = _timed(source, Chosen(layout, layouts.resolved(layout, names, cells=True)))
     rows = table_rows(source, chosen, header, time_unit)
     return _finished(source, chosen, rows)
 
@@ -152,12 +152,22 @@ def _chosen_json(source: Source, columns: Mapping[str, str] | None, sample: Sequ
             with contextlib.suppress(TraceError):
                 return replace(layouts.own_layout(columns, names), inside=inside)
         elif (layout := layouts.matching(names)) is not None:
-            return Chosen(layout, layouts.resolved(layout, names), inside)
+            return _timed(source, Chosen(layout, layouts.resolved(layout, names), inside))
     if columns is not None:
         return _own(source, columns, layouts.flattened(sample), cells=False)
     likely = [(rows, layouts.flattened(rows)) for _, rows in places]
     rows, names = next(((r, n) for r, n in likely if "time" in probable(r, n)), likely[0])
     raise _unknown(source, "keys", rows, names)
+
+
+def _timed(source: Source, chosen: Chosen) -> Chosen:
+    """Return a map that has a time: of a format that is known for one, a file may have none all the same."""
+    if "time" not in chosen.columns:
+        wanted = " or ".join(chosen.layout.columns["time"])
+        raise source.fault(
+            f"looks like {chosen.layout.name}, but tells no times ({wanted}); nothing can be replayed", 1
+        )
+    return chosen
 
 
 def _own(source: Source, columns: Mapping[str, str], names: Mapping[str, tuple[str, ...]], *, cells: bool) -> Chosen:
@@ -180,6 +190,8 @@ def _unknown(
     """Return the answer to a file of no known format: the map that probably fits, ready to paste."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     found = f"found {what} {', '.join(shown(name) for name in list(names)[:10])}{more}"
+    if not rows:
+        return source.fault(f"has a header but no rows; a trace holds at least one request ({found})", 1)
     fitting = probable(rows, names)
     if any("num_model_requests" in str(row) for row in rows):
         return source.fault(f"holds sums over many requests, not the requests; export single ones ({found})", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from simulators.traces.layouts import Chosen
 
 _CHUNK_ROWS = 65_536
+GROUPED = re.compile(r"\d{1,3}(,\d{3})+")  # 1,234: nobody counts thousandths of tokens
 _TOKENS = ("input_tokens", "output_tokens", "max_tokens")
 
 
@@ -253,7 +255,9 @@ def counts(place: Place, name: str, values: pd.Series[Any], lines: Integers) -> 
     numbers = values
     if values.dtype.kind not in "iuf":
         odd = [isinstance(value, bool) or not isinstance(value, str | int | float) for value in values]
-        numbers = pd.to_numeric(values.astype(str).where(~empty & ~np.array(odd)), errors="coerce")
+        words = values.astype(str).where(~empty & ~np.array(odd))
+        grouped = words.str.fullmatch(GROUPED).fillna(False).astype(bool)
+        numbers = pd.to_numeric(words.mask(grouped, words.str.replace(",", "")), errors="coerce")
     whole = np.asarray(numbers.between(0, MAX_TOKENS) & (numbers % 1 == 0)) | empty
     if not whole.all():
         row = int(np.flatnonzero(~whole)[0])

@@ -37,12 +37,14 @@ _OUTPUT = (
 )  # fmt: skip
 _MAX = ("gen_ai.request.max_tokens", "llm.request.max_tokens")
 _SESSION = ("gen_ai.conversation.id", "session.id", "traceloop.association.properties.session_id")
-_BATCHES = ("resourceSpans", "resource_spans")
+_BATCHES = ("resourceSpans", "resource_spans", "batches")
+_WRAPPED_IN = ("result", "trace", "_source")  # by Jaeger's and Tempo's APIs, and by dumps of Elasticsearch
 _SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans")
 
 
 def are_spans(sample: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the first values of a file are spans or batches of them."""
+    sample = [_unwrapped(row) for row in sample]
     first = sample[0]
     if any(key in first for key in _BATCHES) or _is_jaeger_batch(first):
         return True
@@ -106,15 +108,17 @@ def _trace(source: Source, read: int, start_s: Any, end_s: Any, tokens: Sequence
             rows_read=read,
             rows_emitted=len(start_s),
             drops={"not a model call": other} if other else {},
+            notes=("times: dates or Unix times, as spans have them",),
         ),
         name=source.path.name.split(".")[0],
     )
 
 
 def _spans(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, value in json_values(source):
-        if not isinstance(value, dict):
-            raise source.fault(f"{shown(value)} is not a span or a batch of spans", line)
+    for line, outer in json_values(source):
+        if not isinstance(outer, dict):
+            raise source.fault(f"{shown(outer)} is not a span or a batch of spans", line)
+        value = _unwrapped(outer)
         batch = next((key for key in _BATCHES if key in value), None)
         if batch is not None:
             for resource in _list(source, line, value, batch):
@@ -128,6 +132,10 @@ def _spans(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield line, span
         else:
             yield line, value
+
+
+def _unwrapped(value: Any) -> Any:
+    return next((value[key] for key in _WRAPPED_IN if isinstance(value.get(key), dict)), value)
 
 
 def _is_jaeger_batch(value: Mapping[str, Any]) -> bool:
