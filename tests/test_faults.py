@@ -7,7 +7,7 @@ import pytest
 from factflow_llm.signals import Axis
 from simulators.providers.calls import Call, Settlement
 from simulators.providers.catalogue import Provider
-from simulators.providers.faults import Blind, Broken, Dripping, Fault, Refused, Stalled, incident
+from simulators.providers.faults import Blind, Broken, Dripping, Fault, Misleading, Refused, Stalled, incident
 from simulators.providers.latency import LatencyModel
 from simulators.providers.machine import ProviderMachine, Verdict
 from simulators.providers.quotas import Bucket
@@ -145,3 +145,18 @@ def test_contradictory_faults_are_refused(build: object, words: str) -> None:
 def times(verdict: Verdict) -> tuple[float, float]:
     """Return first chunk and end."""
     return verdict.first_chunk_s, verdict.duration_s
+
+
+def test_a_wait_may_be_told_wrong_once() -> None:
+    """Of the calls over quota the first after the fault's start hears the lie, all others the truth."""
+    lie = Misleading(retry_after_s=3600.0, times=1, start_s=3.0)
+    source = Provider(quotas=(Bucket(limit=1, per_s=10.0),), faults=(lie,))
+    machine = ProviderMachine(source, Streams(0))
+    told = [machine.send(float(now), Call(now, 1)).retry_after_s for now in range(6)]
+    assert told == pytest.approx([None, 9, 8, 3600, 6, 5])
+
+
+def test_calls_within_quota_are_not_misled() -> None:
+    """A lie about waits touches nobody who need not wait."""
+    machine = ProviderMachine(Provider(faults=(Misleading(retry_after_s=60.0),)), Streams(0))
+    assert machine.send(0.0, Call(0, 1)).status == 200

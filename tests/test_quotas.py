@@ -11,7 +11,10 @@ from pydantic import ValidationError
 
 from factflow_llm.signals import Axis
 from simulators.providers.calls import Call, CallKind, Estimate, Settlement
+from simulators.providers.catalogue import Provider
+from simulators.providers.machine import ProviderMachine
 from simulators.providers.quotas import Bucket, FixedWindow, Quota, Ramp, SlidingWindow, Slots, Utilisation
+from simulators.streams import Streams
 
 WINDOWED: list[Quota] = [
     Bucket(limit=10, per_s=60),
@@ -294,3 +297,24 @@ def test_contradictions_name_value_bound_and_remedy(build: object, words: list[s
         build()
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("quota", "wait_s"),
+    [
+        (Bucket(limit=60, used_share=1.0), 1.0),
+        (Bucket(limit=60, used_share=0.5), 0.0),
+        (FixedWindow(limit=60, phase_s=20.0, used_share=1.0), 20.0),
+        (SlidingWindow(limit=60, used_share=1.0), 60.0),
+    ],
+)
+def test_others_may_have_used_a_quota_up(quota: Quota, wait_s: float) -> None:
+    """What was used before the start comes back as if we had used it."""
+    machine = ProviderMachine(Provider(quotas=(quota,)), Streams(0))
+    assert machine.wait_s(0.0, Call(0, 1)) == pytest.approx(wait_s)
+
+
+def test_slots_cannot_be_used_up_for_ever() -> None:
+    """Nobody would ever give them back."""
+    with pytest.raises(ValidationError, match=r"used_share = 0.5 does not go with kind = .slots."):
+        Slots(limit=4, used_share=0.5)

@@ -20,7 +20,7 @@ from simulators.policies.peers import PEERS, absent_peers
 from simulators.policies.yardsticks import fixed_rate, retry_only
 from simulators.providers.faults import Refused
 from simulators.providers.quotas import Bucket, FixedWindow
-from simulators.scenarios.scenario import Backlog
+from simulators.scenarios.scenario import Backlog, Scenario, backlog
 from simulators.scenarios.worlds import (
     SUITE,
     TRACES,
@@ -134,6 +134,7 @@ def test_the_documented_file_is_a_world(tmp_path: Path) -> None:
         ('preset = "bucket"', 'preset = "buckte"', "no provider is called 'buckte'"),
         ("[backlog]", "[synthesis]\nrequests_per_s = 1\n[backlog]", r"one of \[backlog\]"),
         ("[backlog]\nworkers = 4\nduration_s = 60\n", "", r"one of \[backlog\].*not none"),
+        ("[backlog]\nworkers = 4\nduration_s = 60\n", "[[spells]]\nrequest = 3\n", "request.*did you mean 'requests'"),
         ("clients = 2", "clients 2", "not valid TOML"),
     ],
 )
@@ -159,7 +160,7 @@ def test_every_file_of_the_suite_is_a_world() -> None:
     assert set(worlds) | set(absent) == {path.stem for path in SUITE.glob("*.toml")}
     assert not set(worlds) & set(absent)
     assert all(world.description for world in worlds.values())
-    assert len(worlds) + len(absent) >= 41
+    assert len(worlds) + len(absent) >= 68
 
 
 def test_worlds_without_their_trace_are_left_out_with_a_reason(tmp_path: Path) -> None:
@@ -235,6 +236,43 @@ def test_no_worlds_are_refused() -> None:
     """A number below 1 is named."""
     with pytest.raises(ConfigurationError, match="n = 0"):
         random_worlds(0)
+
+
+def test_spells_and_restarts_are_read(tmp_path: Path) -> None:
+    """Spells are equal requests in order of arrival, at once or evenly spread; restarts go round the clients."""
+    text = """
+clients = 2
+drain_s = 5
+[[spells]]
+start_s = 10
+duration_s = 20
+requests = 4
+input_tokens = 7
+[[spells]]
+start_s = 15
+requests = 2
+[provider]
+preset = "bucket"
+[restarts]
+every_s = 8
+"""
+    scenario = read_world(written(tmp_path, text)).scenario
+    trace: Any = scenario.workload
+    assert trace.arrival_s.tolist() == [10, 15, 15, 15, 20, 25]
+    assert trace.input_tokens.tolist() == [7, 7, 1000, 1000, 7, 7]
+    assert scenario.horizon_s == 30
+    restarts: Any = scenario.events
+    assert [(event.time_s, event.client) for event in restarts] == [(4, 0), (8, 1), (12, 0), (16, 1), (20, 0), (24, 1)]
+
+
+def test_goodput_is_told_from_event_to_event() -> None:
+    """A client as good as the oracle has all of each stretch; of a stretch of no time nothing is known."""
+    scenario = Scenario(backlog(64, 60.0), "bucket").at(20.0, quota=2.0).at(40.0, quota=1.0).at(40.0, quota=2.0)
+    best = simulate(scenario, oracle(), seed=0)
+    assert best.shares().to_numpy() == pytest.approx([1.0, 1.0, float("nan"), 1.0], nan_ok=True)
+    slow = simulate(scenario, fixed_rate(5.0), seed=0).shares(best).to_numpy()
+    assert slow[0] == pytest.approx(0.5, abs=0.1)
+    assert slow[1] == pytest.approx(0.25, abs=0.05)
 
 
 # --- the suite ----------------------------------------------------------------------------------------------------

@@ -174,6 +174,20 @@ class SimResult:
         found = [_recovered(mine, best, rejected, since, until) for since, until in itertools.pairwise(starts)]
         return pd.Series(found, index=marks, name="recovery_s")
 
+    def shares(self, yardstick: SimResult | None = None) -> pd.Series[Any]:
+        """Return what was got of the oracle's goodput from the start and from each event until the next, by admission.
+
+        Two events at one moment, or one at the end, leave nothing between them: NaN.
+        """
+        best = (yardstick or self.oracle).run.tally.admitted_per_second
+        mine, events = self.run.tally.admitted_per_second, self.scenario.events
+        starts = [0, *(math.floor(event.time_s) for event in events), len(mine)]
+        found = [
+            mine[since:until].sum() / reached if (reached := best[since:until].sum()) else math.nan
+            for since, until in itertools.pairwise(starts)
+        ]
+        return pd.Series(found, index=["start", *(event.label for event in events)], name="goodput_ratio")
+
     def _worst_recovery(self, yardstick: SimResult) -> float:
         after_events = self.recovery(yardstick).to_numpy()[1:]
         return float(np.max(after_events)) if len(after_events) else math.nan

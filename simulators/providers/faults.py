@@ -1,4 +1,4 @@
-"""What goes wrong beside quotas: storms, false 429s, stalls, slow drips, broken streams, missing or stale headers.
+"""What goes wrong beside quotas: storms, false 429s and waits, stalls, slow drips, broken streams, stale headers.
 
 Each fault is data; it can lie over any provider. Faults come in episodes, as incidents do: within one, a share of
 calls is hit, and after it the share fades during recovery. Episodes are drawn by number and hits by (call, how often
@@ -99,7 +99,15 @@ class Blind(_Fault):
     stale_s: Positive | None = None
 
 
-Fault = Annotated[Refused | Stalled | Dripping | Broken | Blind, Field(discriminator="kind")]
+class Misleading(_Fault):
+    """A call over quota is told to wait for ``retry_after_s``, whatever is true: the first ``times``, or all."""
+
+    kind: Literal["misleading"] = "misleading"
+    retry_after_s: NonNegative
+    times: Annotated[int, Field(ge=1)] | None = None
+
+
+Fault = Annotated[Refused | Stalled | Dripping | Broken | Blind | Misleading, Field(discriminator="kind")]
 
 
 def incident(name: str, start_s: float = 0.0) -> tuple[Fault, ...]:
@@ -172,7 +180,7 @@ class _Episodes:
         row = self._draws.row(index)
         if row[column] >= share:
             return None
-        if isinstance(self.fault, Refused | Broken):  # the others do not make a client come back
+        if isinstance(self.fault, Refused | Broken | Misleading):  # the others do not make a client come back
             self._hits[index] = self._hits.get(index, 0) + 1
         return row[column + 1]
 
@@ -180,13 +188,15 @@ class _Episodes:
 class FaultLayer:
     """The running state of a provider's faults."""
 
-    __slots__ = ("_blind", "_failing", "_seen", "_shaping")
+    __slots__ = ("_blind", "_failing", "_misleading", "_seen", "_shaping", "_told")
 
     def __init__(self, faults: tuple[Fault, ...], streams: Streams) -> None:
         episodes = [_Episodes(fault, streams, place) for place, fault in enumerate(faults)]
         self._failing = [one for one in episodes if isinstance(one.fault, Refused)]
         self._shaping = [one for one in episodes if isinstance(one.fault, Stalled | Dripping | Broken)]
         self._blind = [one for one in episodes if isinstance(one.fault, Blind)]
+        self._misleading = [one for one in episodes if isinstance(one.fault, Misleading)]
+        self._told = [0] * len(self._misleading)
         self._seen: tuple[float, tuple[AxisLimit, ...]] = (-math.inf, ())
 
     def storm(self, now: float, call: Call) -> Refused | None:
@@ -196,6 +206,17 @@ class FaultLayer:
                 assert isinstance(episodes.fault, Refused)
                 return episodes.fault
         return None
+
+    def told_s(self, now: float, call: Call, true_s: float | None) -> float | None:
+        """Return the wait that ``call``, which is over quota, hears of: ``true_s``, or what somebody makes of it."""
+        for place, episodes in enumerate(self._misleading):
+            fault = episodes.fault
+            assert isinstance(fault, Misleading)
+            spent = fault.times is not None and self._told[place] >= fault.times
+            if not spent and episodes.strike(now, call.index) is not None:
+                self._told[place] += 1
+                return fault.retry_after_s
+        return true_s
 
     def shape(self, now: float, call: Call, first_s: float, end_s: float) -> tuple[float, float, float, str | None]:
         """Return when an answer begins, when it is whole, when it ends instead, and why; without faults, as given."""

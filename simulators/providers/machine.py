@@ -65,10 +65,12 @@ class _Gate:
 
     __slots__ = ("axis", "cost", "final", "meter", "quota")
 
-    def __init__(self, quota: Quota, start_utc_s: float) -> None:
+    def __init__(self, quota: Quota, start_utc_s: float, now: float) -> None:
         self.quota = quota
         self.axis = quota.axis
         self.meter = quota.meter(start_utc_s)
+        if quota.used_share:
+            self.meter.charge(now, quota.used_share * self.meter.show(now)[1])
         self.cost = quota.cost_rule()
         self.final = quota.final_rule()
 
@@ -122,7 +124,7 @@ class ProviderMachine:
         self._varies = provider.latency.load is not None or provider.latency.daily_swing > 0
         self._faults = FaultLayer(provider.faults, streams) if provider.faults else None
         self._free_at = [now] * provider.compute.workers if provider.compute else []
-        self._gates = [_Gate(quota, start_utc_s) for quota in provider.quotas]
+        self._gates = [_Gate(quota, start_utc_s, now) for quota in provider.quotas]
         self._penalised = [gate for gate in self._gates if gate.quota.rejections_count]
         self._settles = provider.latency.load is not None or any(gate.final is not None for gate in self._gates)
         shown = [gate for gate in self._gates if gate.quota.shown and provider.shows_limits]
@@ -269,6 +271,8 @@ class ProviderMachine:
         if rejection is RejectionKind.QUOTA:
             return self._reject(now, call, 429, rejection, gate.axis, None)
         told_s = self.provider.retry_after.told_s(self.wait_s(now, call) if self._penalised else wait_s)
+        if self._faults is not None:
+            told_s = self._faults.told_s(now, call, told_s)
         status = self.provider.api.overload_status if rejection is RejectionKind.OVERLOADED else 429
         return self._reject(now, call, status, rejection, gate.axis, told_s)
 

@@ -83,6 +83,7 @@ class _Quota(BaseModel):
         per_s: the span the limit is quoted for: 60 for "per minute", 86 400 for "per day".
         derating: share of the limit in force while the pool is under pressure; headers show the derated limit.
         rejections_count: a rejected call consumes quota too, as far as some is left.
+        used_share: share of it that others have used up when the run starts.
         shown: the provider's limit headers show this quota.
         rejection: the word for a rejection by this quota; by default ``daily_quota`` from a day on, else
             ``rate_limit``.
@@ -101,6 +102,7 @@ class _Quota(BaseModel):
     per_s: Positive = 60.0
     derating: Annotated[float, Field(gt=0, le=1)] = 1.0
     rejections_count: bool = False
+    used_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     shown: bool = True
     rejection: Annotated[RejectionKind | None, Field(validation_alias=_REJECTION)] = None
     estimate: Estimate = Estimate.SUM
@@ -116,6 +118,9 @@ class _Quota(BaseModel):
         misplaced = [name for name in about_tokens if getattr(self, name) != type(self).model_fields[name].default]
         if self.axis in (Axis.REQUESTS, Axis.CONCURRENCY) and misplaced:
             msg = f"{misplaced[0]} speaks about tokens but axis is {self.axis}; remove it or meter tokens"
+            raise ValueError(msg)
+        if self.used_share and isinstance(self, Slots | Ramp):
+            msg = f'used_share = {self.used_share:g} does not go with kind = "{self.kind}", which has none; remove it'
             raise ValueError(msg)
         if (self.axis is Axis.CONCURRENCY) != isinstance(self, Slots):
             msg = (

@@ -1,14 +1,16 @@
 """Worlds to be measured in: scenarios as files, the suite that comes with the package, and worlds drawn at random.
 
-A file names a workload (``[backlog]``, ``[synthesis]`` or ``[trace]``), a ``[provider]`` (a preset's keys, overridden
-by those given, or all keys), and what else there is: ``[[events]]``, ``[[neighbours]]``, ``clients``, ``[targets]``.
+A file names a workload (``[backlog]``, ``[synthesis]``, ``[trace]`` or ``[[spells]]``), a ``[provider]`` (a preset's
+keys, overridden by those given, or all keys), and what else there is: ``[[events]]``, ``[restarts]``,
+``[[neighbours]]``, ``clients``, ``[targets]``.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -22,6 +24,10 @@ from simulators.providers.catalogue import Provider, RetryAfter, described
 from simulators.scenarios.neighbours import Neighbour  # noqa: TC001
 from simulators.scenarios.scenario import Backlog, Scenario, backlog
 from simulators.traces import Trace, read_trace, synthesize
+from simulators.traces.trace import Mode, TraceHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 SUITE = Path(__file__).parents[1] / "presets" / "suite"
 TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
@@ -74,6 +80,47 @@ class TraceTable(FrozenSettings):
         return read_trace(traces / self.file).sped_up(self.speed)
 
 
+class Spell(FrozenSettings):
+    """Keys of ``[[spells]]``: so many equal requests, evenly spread over ``duration_s``, or all at once."""
+
+    start_s: float = Field(default=0.0, ge=0)
+    duration_s: float = Field(default=0.0, ge=0)
+    requests: int = Field(ge=1)
+    input_tokens: int = Field(default=1000, ge=0)
+    output_tokens: int = Field(default=150, ge=0)
+
+
+def _spelled(spells: Sequence[Spell]) -> Trace:
+    """Return spells as a trace."""
+    rows = sorted(
+        (spell.start_s + spell.duration_s * place / spell.requests, number)
+        for number, spell in enumerate(spells)
+        for place in range(spell.requests)
+    )
+    asked = [spells[number] for _, number in rows]
+    return Trace.of(
+        [arrival_s for arrival_s, _ in rows],
+        [spell.input_tokens for spell in asked],
+        [spell.output_tokens for spell in asked],
+        header=TraceHeader(mode=Mode.SIMULATED, source="spells", rows_read=len(rows), rows_emitted=len(rows)),
+        name=f"{len(spells)} spells",
+    )
+
+
+class RestartsTable(FrozenSettings):
+    """Keys of ``[restarts]``: every client is started anew after each ``every_s``, one after the other."""
+
+    every_s: PositiveFloat
+
+    def moments(self, clients: int, horizon_s: float) -> Iterator[tuple[float, int]]:
+        """Yield when which client restarts."""
+        for number in itertools.count():
+            moment_s = self.every_s * (number + 1) / clients
+            if moment_s >= horizon_s:
+                return
+            yield moment_s, number % clients
+
+
 class EventTable(FrozenSettings):
     """Keys of ``[[events]]``: see ``simulators.scenarios.scenario.Scenario.at``."""
 
@@ -88,6 +135,7 @@ class Targets(FrozenSettings):
 
     Attributes:
         goodput_ratio: at least.
+        goodput_after: ``goodput_ratio`` from the start and after each event, at least, 0 for any; ``SimResult.shares``.
         rejected_share: 429s per attempt, at most.
         rejected: 429s in all, at most.
         recovery_s: from the start and after each event, at most; ``SimResult.recovery`` in order.
@@ -96,6 +144,7 @@ class Targets(FrozenSettings):
     """
 
     goodput_ratio: float | None = None
+    goodput_after: tuple[float, ...] = ()
     rejected_share: float | None = None
     rejected: float | None = None
     recovery_s: tuple[float, ...] = ()
@@ -111,26 +160,32 @@ class WorldFile(FrozenSettings):
     backlog: BacklogTable | None = None
     synthesis: SynthesisTable | None = None
     trace: TraceTable | None = None
+    spells: tuple[Spell, ...] | None = None
+    drain_s: float = Field(default=60.0, ge=0)
     provider: dict[str, Any]
     events: tuple[EventTable, ...] = ()
+    restarts: RestartsTable | None = None
     neighbours: tuple[Neighbour, ...] = ()
     targets: Targets = Targets()
 
     @model_validator(mode="after")
     def _one_workload(self) -> Self:
-        given = [name for name in ("backlog", "synthesis", "trace") if getattr(self, name) is not None]
+        given = [name for name in ("backlog", "synthesis", "trace", "spells") if getattr(self, name)]
         if len(given) != 1:
-            msg = f"give one of [backlog], [synthesis] and [trace], not {' and '.join(given) or 'none'}"
+            msg = f"give one of [backlog], [synthesis], [trace] and [[spells]], not {' and '.join(given) or 'none'}"
             raise ValueError(msg)
         return self
 
     def read(self, name: str, traces: Path) -> MeasuredWorld:
         """Return the world under that name."""
         table = self.backlog or self.synthesis or self.trace
-        assert table is not None
-        scenario = Scenario(table.read(traces), described(self.provider), name, neighbours=self.neighbours)
+        workload = _spelled(self.spells or ()) if table is None else table.read(traces)
+        scenario = Scenario(workload, described(self.provider), name, neighbours=self.neighbours, drain_s=self.drain_s)
         for event in self.events:
             scenario = scenario.at(event.time_s, quota=event.quota, axis=event.axis, label=event.label)
+        if self.restarts is not None:
+            for moment_s, client in self.restarts.moments(self.clients, scenario.workload.duration_s):
+                scenario = scenario.restarting(moment_s, client=client)
         return MeasuredWorld(self.description, scenario, self.clients, self.targets)
 
 

@@ -20,6 +20,7 @@ from simulators.policies.ours import as_policy
 from simulators.policies.peers import PEERS, Peer, peers
 from simulators.policies.yardsticks import classic_aimd, retry_only
 from simulators.progress import Progress, reporting
+from simulators.scenarios.scenario import Restart
 from simulators.scenarios.worlds import MeasuredWorld, Targets, absent_worlds, random_worlds, read_world, suite
 from simulators.streams import Seeds, seeds_of
 from simulators.studies.comparison import Comparison, half_width, shown
@@ -78,8 +79,8 @@ def run_suite(
 ) -> Comparison:
     """Run every policy in every world of the suite with every seed; figures do not depend on ``jobs``.
 
-    Besides the names of ``SimResult.summary`` the frame has ``rejected`` (429s in all) and ``recovery_0_s``,
-    ``recovery_1_s`` … (from the start and from each event).
+    Besides the names of ``SimResult.summary`` the frame has ``rejected`` (429s in all), ``recovery_0_s``,
+    ``recovery_1_s`` … and ``goodput_after_0`` … (from the start and from each event).
 
     Args:
         policies: what to run, by name; by default all ``contenders``.
@@ -128,8 +129,10 @@ def _measure(world: World, policies: Mapping[str, Policy]) -> list[dict[str, str
         result = world.run(policy)
         figures = result.summary(best)
         attempts = figures["attempts_per_success"] * figures["goodput"] * world.scenario.horizon_s
-        marks = () if world.name == RANDOM else enumerate(result.recovery(best))  # its events are not comparable
-        further = {f"recovery_{mark}_s": float(took) for mark, took in marks}
+        further: dict[str, float] = {}
+        if world.name != RANDOM:  # its events are not comparable
+            further |= {f"recovery_{mark}_s": float(took) for mark, took in enumerate(result.recovery(best))}
+            further |= {f"goodput_after_{mark}": float(share) for mark, share in enumerate(result.shares(best))}
         further["rejected"] = round(figures["rejected_share"] * attempts)
         rows.append(
             {
@@ -170,6 +173,7 @@ def missed(targets: Targets, comparison: Comparison, world: str, policy: str = O
         ("rejected", targets.rejected, False),
         ("jain", targets.jain, True),
         *((f"recovery_{mark}_s", bound, False) for mark, bound in enumerate(targets.recovery_s)),
+        *((f"goodput_after_{mark}", bound, True) for mark, bound in enumerate(targets.goodput_after) if bound),
     ]
     if targets.added_wait_p99_s is not None:
         without = _figures(comparison, world, _UNLIMITED).mean("wait_p99_s")
@@ -209,7 +213,8 @@ def suite_report(comparison: Comparison) -> str:
     for world in worlds:
         about, marks = "Another world for each seed, drawn at random.", 0
         if world in known:
-            about, marks = known[world].description, 1 + len(known[world].scenario.events)
+            about, events = known[world].description, known[world].scenario.events
+            marks = 0 if any(isinstance(event, Restart) for event in events) else 1 + len(events)
         lines += ["", f"{world}: {about}", *_block(comparison, world, policies, marks)]
     return "\n".join(lines) + "\n"
 
