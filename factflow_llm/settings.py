@@ -34,6 +34,7 @@ from factflow_llm.providers import PROVIDERS, ModelType, ProviderName
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.secrecy import is_telling, masked, shown_address, shown_options
 from factflow_llm.tables import EXTENDS, anchor, from_environment, inherit, nearest, toml_key, toml_value
+from factflow_llm.unfit import Unfit, unfit
 
 __all__ = ["DEFAULT", "LLMConfig", "LLMProviderConfig", "ModelType", "ProviderName"]
 
@@ -57,22 +58,19 @@ class _Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_context=False)
-            raise ConfigurationError("; ".join(_explain(problem, type(self)) for problem in problems)) from None
+            raise ConfigurationError("; ".join(_explain(problem, type(self)) for problem in unfit(error))) from None
 
 
-def _explain(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
-    key = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
+def _explain(problem: Unfit, model: type[BaseModel]) -> str:
+    key = problem.key
+    if problem.unknown:
         return f"unknown key {key!r}{nearest(key, model.model_fields)}"
-    if problem["type"] == "missing":
+    if problem.missing:
         return f"{key!r} is missing; write {key} = …"
-    if problem["type"] == "value_error":
-        message = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}" if key else message
-    shown = problem["input"]
-    secret = key.startswith("api_key") or not isinstance(shown, str | int | float)
-    return masked(f"{key}: {problem['msg']}" + ("" if secret else f", not {shown!r}"))
+    if problem.kind == "value_error":
+        return f"{key}: {problem.text}" if key else problem.text
+    secret = key.startswith("api_key") or not isinstance(problem.given, str | int | float)
+    return masked(f"{key}: {problem.text}" + ("" if secret else f", not {problem.given!r}"))
 
 
 def _check_secret(secret: SecretStr) -> SecretStr:

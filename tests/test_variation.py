@@ -34,7 +34,8 @@ def test_each_setting_is_moved_alone_and_what_is_given_runs_once(alone: sim.Vari
     """The first row is the settings as given; a value that they hold already is no move."""
     assert alone.frame["moved"].tolist() == ["", "decrease", *["probe_s"] * 2, *["requests_per_minute"] * 2]
     assert alone.frame["decrease"].tolist() == [0.97, 0.5, 0.97, 0.97, 0.97, 0.97]
-    assert alone.frame["probe_s"].tolist() == [8, 8, 2, 32, 8, 8]
+    probe_s = RateLimitConfig().probe_s
+    assert alone.frame["probe_s"].tolist() == [probe_s, probe_s, 2, 32, probe_s, probe_s]
     assert alone.frame["requests_per_minute"].isna().tolist() == [True] * 4 + [False] * 2
 
 

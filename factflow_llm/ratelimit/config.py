@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from factflow_llm.errors import ConfigurationError
+from factflow_llm.unfit import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,16 +44,15 @@ class FrozenSettings(BaseModel):
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
     lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), _keys_at(model, problem["loc"][:-1]), n=1)
+    for problem in unfit(error):
+        key = problem.key
+        if problem.unknown:
+            near = difflib.get_close_matches(str(problem.path[-1]), _keys_at(model, problem.path[:-1]), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(model.model_fields))}"
             lines.append(f"{key}: unknown key{hint}")
         else:
-            shown = problem["type"] == "missing" or not key or "(given: " in text
-            lines.append((f"{key}: " if key else "") + text + ("" if shown else f" (given: {problem['input']!r})"))
+            shown = problem.missing or not key or "(given: " in problem.text
+            lines.append((f"{key}: " if key else "") + problem.text + ("" if shown else f" (given: {problem.given!r})"))
     return f"{model.__name__}: " + "; ".join(lines)
 
 

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.files import read_toml, write_new
 from factflow_llm.tables import nearest, toml_value
+from factflow_llm.unfit import Unfit, unfit
 from simulators.providers import faults, latency, quotas
 from simulators.providers.faults import Fault  # noqa: TC001 - pydantic reads the annotation
 from simulators.providers.latency import LatencyModel
@@ -23,7 +24,6 @@ from simulators.providers.quotas import Quota  # noqa: TC001
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pydantic_core import ErrorDetails
 
 _PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -140,7 +140,7 @@ class Provider(BaseModel):
                 self.latency.model_dump() | {"uplink_s": uplink_s, "uplink_sigma": sigma}
             )
         except ValidationError as error:
-            raise ConfigurationError("; ".join(_problem("with_uplink", each) for each in error.errors())) from None
+            raise ConfigurationError(_problems("with_uplink", error)) from None
         return self.model_copy(update={"latency": answers})
 
     def with_quota(self, **limits: Unpack[QuotaLimits]) -> Self:
@@ -226,7 +226,7 @@ def described(values: Mapping[str, Any], place: str = "provider", folder: Path |
     try:
         made = Provider.model_validate(_merged(base, own))
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_problem(place, each) for each in error.errors())) from None
+        raise ConfigurationError(_problems(place, error)) from None
     return made.model_copy(update={"quotas": limited(made.quotas, limits, f"{place}.quota: ")}) if limits else made
 
 
@@ -276,12 +276,16 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _problem(place: str, error: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in (place, *error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"{where}: no such key{nearest(str(error['loc'][-1]), keys())}"
-    given = "" if isinstance(error["input"], dict) else f" (given {error['input']!r})"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}{given}"
+def _problems(place: str, error: ValidationError) -> str:
+    return "; ".join(_problem(place, each) for each in unfit(error))
+
+
+def _problem(place: str, problem: Unfit) -> str:
+    where = f"{place}.{problem.key}" if problem.path else place
+    if problem.unknown:
+        return f"{where}: no such key{nearest(str(problem.path[-1]), keys())}"
+    given = "" if isinstance(problem.given, dict) else f" (given {problem.given!r})"
+    return f"{where}: {problem.text}{given}"
 
 
 def keys() -> list[str]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
 from factflow_llm.tables import nearest
+from factflow_llm.unfit import unfit
 from simulators.providers.quotas import DAY_S, Bucket, Slots
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def limited(quotas: Sequence[Quota], limits: Mapping[str, Any], place: str = "")
         try:
             new = None if math.isinf(value) else _sized(old, axis, float(value), span_s)
         except ValidationError as error:
-            told = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise ConfigurationError(f"{place}{name} = {value:g}: {told}") from None
+            raise ConfigurationError(f"{place}{name} = {value:g}: {unfit(error)[0].text}") from None
         if old is not None:
             at = found.index(old)
             found[at : at + 1] = [] if new is None else [new]
