@@ -13,6 +13,7 @@ from weakref import ref
 import pytest
 
 from factflow_llm import LLMClientFactory, LLMConfig, RateLimitedClient
+from factflow_llm.clients.loops import Connections
 from factflow_llm.clients.openai import OpenAIClient
 from factflow_llm.errors import ClosedError, ConfigurationError, get_error_metadata
 from factflow_llm.ratelimit.attempts import LEFT_OPEN_S
@@ -201,6 +202,36 @@ def test_a_loop_dropped_unclosed_is_not_kept(bare: bool) -> None:
             del loop
             gc.collect()
         assert [each() for each in loops] == [None] * 3
+
+
+def test_loops_that_begin_at_once_share_no_connections() -> None:
+    """Two threads that make their first call at the same moment each get what is theirs, however long making takes."""
+    asking = threading.Barrier(2, timeout=30)
+
+    class Opened:
+        async def close(self) -> None:
+            """Have nothing to close."""
+
+    class Meeting(Connections):
+        def _fresh(self) -> object:
+            client = super()._fresh()
+            with suppress(threading.BrokenBarrierError):
+                asking.wait(0.2)  # were both let in, both would be here with the same one
+            return client
+
+    connections = Meeting(Opened, owned=True)
+    got: list[object] = []
+
+    async def ask() -> None:
+        got.append(connections.here())
+
+    threads = [threading.Thread(target=asyncio.run, args=(ask(),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 2
+    assert got[0] is not got[1]
 
 
 def test_a_coroutine_closed_while_it_waits_leaves_the_line() -> None:

@@ -7,6 +7,7 @@ ever, for a connection refers to its loop; so a loop carries its belongings itse
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ class Connections:
         self._connect = connect
         self._owned = owned
         self._loop: weakref.ref[AbstractEventLoop] | None = None
+        self._taking = threading.Lock()  # loops of several threads may begin at once
 
     def here(self) -> Any:
         """Return the client of the running loop; outside any, one that no loop has used.
@@ -51,7 +53,8 @@ class Connections:
         kept = _belongings(loop).connections
         client = kept.get(self)
         if client is None:
-            client, self._unused = self._fresh(), None
+            with self._taking:
+                client, self._unused = self._fresh(), None
             kept[self] = client
         return client
 
