@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SEEDS = range(9000, 9040)
-SMALL = range(9000, 9040, 9)
+FEW = (9005, 9008, 9017, 9020, 9032)  # of several kinds, quickly told: for every run of the tests
 _EXACT = 0.03
 _CLOCKS_S = 0.5
 
@@ -153,4 +153,4 @@ def report(told: Iterable[Told]) -> str:
 def shaken(jobs: int | None) -> dict[str, str]:
     """Judge all hidden worlds."""
     told = Parallel(n_jobs=jobs or -1)(delayed(tell)(seed) for seed in SEEDS)
-    return {"calibration/shaken.txt": report(told)}
+    return {"tests/golden/calibration/shaken.txt": report(told)}

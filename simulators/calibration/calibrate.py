@@ -184,7 +184,8 @@ def _one(
     said = verdicts(inferred.quotas, evidence)
     heard, about_waits = habits.retry_after(evidence, said, all(isinstance(quota, Slots) for quota in inferred.quotas))
     faults, about_errors = habits.errors(seen, inferred.unexplained)
-    latency, about_latency = habits.latency(seen)
+    way = habits.way(evidence, inferred.shaken_s, inferred.back_s)
+    latency, about_latency = habits.latency(seen, way)
     spoken = str(seen["provider"].iloc[0])
     api = Api(spoken) if spoken in set(Api) else Api.LOCAL
     provider = Provider(

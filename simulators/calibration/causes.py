@@ -9,6 +9,7 @@ import numpy as np
 from factflow_llm.signals import Axis
 from simulators.calibration.evidence import counted
 from simulators.calibration.findings import Finding, Known
+from simulators.calibration.judging import judge
 from simulators.calibration.search import left_by
 from simulators.calibration.shapes import Ledger
 from simulators.calibration.sizes import words
@@ -66,7 +67,8 @@ def _shortfall(explained: Explanation) -> str:
     if not explained.weighed or not explained.refusals:
         return f"{explained.refusals} refusals, of which no quota tells anything"
     best = max(explained.weighed, key=lambda each: each.gain)
-    share = best.gain / max(best.sample.surprise, 1e-9)
+    alone = judge(best.shape, best.ledger, best.sample)
+    share = alone.gain / max(best.sample.surprise, 1e-9)
     return (
         f"{explained.refusals} refusals fit no quota; the nearest, {best.ledger.currency.name} {words(best)}, tells "
         f"{share:.0%} of who was refused"
@@ -100,7 +102,8 @@ def _used_up(evidence: Evidence) -> tuple[str, str] | None:
             longest_s = max(longest_s, float(np.nanmax(reset_s)))
     after = int((asked > last).sum())
     passed = int(evidence.admitted.sum())
-    if after >= 10 and float(evidence.sent_s[asked[-1]]) - since_s > 0.05 * whole_s:
+    soon = 0.0 < longest_s <= whole_s / 2
+    if not soon and after >= 10 and float(evidence.sent_s[asked[-1]]) - since_s > 0.05 * whole_s:
         note = f"after {passed} calls nothing passed from {since_s:.0f} s to the end"
         note += f"; clients were told to wait {longest_s:.0f} s" if longest_s else ""
         return "a window longer than half of the recording", f"{note}: at least {passed} calls fit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _FEWEST = 20
 _EXACT_S = 0.02
+STEADY_S = 0.0002  # moments that are off by less tell of no network
 
 
 def retry_after(evidence: Evidence, said: Verdicts, only_slots: bool) -> tuple[RetryAfter, Finding]:
@@ -92,15 +94,65 @@ def errors(attempts: pd.DataFrame, unexplained: int) -> tuple[tuple[Refused, ...
     return tuple(faults), findings
 
 
-def latency(attempts: pd.DataFrame) -> tuple[LatencyModel, list[Finding]]:
-    """Fit how long answers take, and refusals; whole answers tell first token and pace by duration and length."""
+@dataclass(frozen=True)
+class Way:
+    """How long calls are on their way to the provider, and answers on theirs back.
+
+    Attributes:
+        median_s: typical time of each way.
+        sigma: spread of its logarithm.
+        note: what tells it.
+    """
+
+    median_s: float
+    sigma: float
+    note: str
+
+
+def way(evidence: Evidence, shaken_s: float, back_s: float) -> Way | None:
+    """Return the way to the provider, where refusals show that there is one.
+
+    A slot that is free before its answer has come tells the way back. Where moments had to be off, a refusal's round
+    trip is taken to be all network: mean and variance of two ways that are drawn alike tell one of them.
+
+    Args:
+        evidence: with the refusals.
+        shaken_s: how far moments had to be off for the quotas to explain them.
+        back_s: an answer is over at the provider so much before it has come.
+    """
+    took_s = (evidence.end_s - evidence.sent_s)[evidence.turned_away]
+    took_s = took_s[np.isfinite(took_s) & (took_s > 0)]
+    if len(took_s) < _FEWEST or (shaken_s <= STEADY_S and not back_s):
+        return None
+    took_s = np.minimum(took_s, np.percentile(took_s, 99))
+    sigma = math.sqrt(math.log1p(2 * float(took_s.var()) / float(took_s.mean()) ** 2))
+    if back_s:
+        return Way(back_s, sigma, "slots are free so long before their answer has come")
+    median_s = float(took_s.mean()) / 2 * math.exp(-(sigma**2) / 2)
+    return Way(median_s, sigma, f"half of the round trip of {len(took_s)} refusals")
+
+
+def latency(attempts: pd.DataFrame, way: Way | None) -> tuple[LatencyModel, list[Finding]]:
+    """Fit how long answers take, and refusals; whole answers tell first token and pace by duration and length.
+
+    Args:
+        attempts: as recorded; their times hold the way to the provider and back.
+        way: what of that is known; ``None`` where nothing tells of a network.
+    """
+    round_trip_s = 2 * way.median_s if way else 0.0
+    network = {"uplink_s": way.median_s, "uplink_sigma": way.sigma} if way else {}
     sent = attempts["sent_s"]
-    frame = attempts.assign(first_chunk_s=attempts["first_chunk_s"] - sent, duration_s=attempts["end_s"] - sent)
+
+    def at_provider(name: str) -> pd.Series[float]:
+        took_s = attempts[name] - sent
+        return (took_s - round_trip_s).clip(lower=0.1 * took_s)
+
+    frame = attempts.assign(first_chunk_s=at_provider("first_chunk_s"), duration_s=at_provider("end_s"))
     answered = frame[(frame["outcome"] == Outcome.SUCCEEDED) & frame["duration_s"].notna()]
     streamed = int(answered["first_chunk_s"].notna().sum())
     if len(answered) < _FEWEST:
         note = f"{len(answered)} answers; a model needs {_FEWEST}: these are the defaults"
-        return LatencyModel(), [Finding("latency", None, known=Known.UNKNOWN, note=note)]
+        return LatencyModel(**network), [Finding("latency", None, known=Known.UNKNOWN, note=note)]
     if streamed >= _FEWEST:
         model, note = LatencyModel.fit(frame), f"{streamed} streamed answers"
     else:
@@ -112,7 +164,10 @@ def latency(attempts: pd.DataFrame) -> tuple[LatencyModel, list[Finding]]:
             model = model.model_copy(update={"rejection_s": float(refused_s.median())})
         note = f"{len(answered)} whole answers, parted by their length"
     known = Known.PINNED if streamed >= 200 else Known.ROUGH
+    model = model.model_copy(update=network)
+    told = [Finding("network: each way, s (median)", way.median_s, known=Known.ROUGH, note=way.note)] if way else []
     return model, [
+        *told,
         Finding("latency: first token, s (median)", model.first_token_s, known=known, note=note),
         Finding("latency: per token, s (median)", model.per_token_s, known=known),
         Finding("latency: share of slow calls", model.slow_share, known=known),

@@ -17,6 +17,7 @@ from simulators.calibration import causes
 from simulators.calibration.evidence import currencies
 from simulators.calibration.explanation import Explanation, explain
 from simulators.calibration.findings import Finding, Known
+from simulators.calibration.habits import STEADY_S
 from simulators.calibration.judging import Sample
 from simulators.calibration.replay import refusals
 from simulators.calibration.search import left_by
@@ -48,12 +49,14 @@ class Inference:
         findings: what is known of them.
         unexplained: refusals that fit none of them.
         back_s: an answer is over at the provider so much before it has come.
+        shaken_s: moments had to be off so far for the quotas to explain the refusals.
     """
 
     quotas: tuple[Quota, ...]
     findings: tuple[Finding, ...]
     unexplained: int
     back_s: float
+    shaken_s: float
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def infer(evidence: Evidence, attempts: pd.DataFrame, watch: Watch) -> Inference
     quoted = _quoted(attempts)
     quotas: list[Quota] = []
     findings: list[Finding] = []
-    unexplained, back_s = 0, 0.0
+    unexplained, back_s, shaken_s = 0, 0.0, 0.0
     if evidence.refused.any():
         held = _held(explain(evidence, watch), quoted)
         if not held.agrees and not watch.cancelled:
@@ -106,7 +109,7 @@ def infer(evidence: Evidence, attempts: pd.DataFrame, watch: Watch) -> Inference
         quotas.extend(held.quotas)
         findings.extend(held.findings)
         if held.quotas:
-            back_s = held.back_s
+            back_s, shaken_s = held.back_s, held.explanation.slack_s
             unexplained = held.explanation.silent
             if unexplained <= 0.02 * held.explanation.refusals:
                 unexplained = 0
@@ -124,7 +127,7 @@ def infer(evidence: Evidence, attempts: pd.DataFrame, watch: Watch) -> Inference
             quotas.append(quota)
             findings.extend(about_it)
     findings.extend(_floors(evidence, found | set(quoted)))
-    return Inference(tuple(quotas), tuple(findings), unexplained, back_s)
+    return Inference(tuple(quotas), tuple(findings), unexplained, back_s, shaken_s)
 
 
 def _held(explained: Explanation, quoted: dict[Axis, float]) -> Held:
@@ -158,7 +161,7 @@ def _held(explained: Explanation, quoted: dict[Axis, float]) -> Held:
             figures = [replace(each, known=Known.worse(each.known, Known.ROUGH)) for each in figures]
             first = replace(first, known=Known.worse(first.known, Known.ROUGH))
         findings.extend([replace(first, note=note), *figures])
-    if explained.slack_s > 0.0002:
+    if explained.slack_s > STEADY_S:
         note = "so far sends and arrivals are apart, by the refusals"
         findings.append(Finding("network: times shaken by, s", explained.slack_s, known=Known.ROUGH, note=note))
     return Held(explained, quotas, tuple(findings), back_s, expected, recorded)
