@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from factflow_llm.signals import Outcome
 from simulators.calibration.answers import fit_whole_answers
 from simulators.calibration.findings import Finding, Known
+from simulators.calibration.shapes import STEADY_S
 from simulators.providers.catalogue import RetryAfter
 from simulators.providers.faults import Refused
 from simulators.providers.latency import LatencyModel
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _FEWEST = 20
 _EXACT_S = 0.02
-STEADY_S = 0.0002  # moments that are off by less tell of no network
 
 
 def retry_after(evidence: Evidence, said: Verdicts, only_slots: bool) -> tuple[RetryAfter, Finding]:
@@ -140,7 +140,7 @@ def latency(attempts: pd.DataFrame, way: Way | None) -> tuple[LatencyModel, list
         way: what of that is known; ``None`` where nothing tells of a network.
     """
     round_trip_s = 2 * way.median_s if way else 0.0
-    network = {"uplink_s": way.median_s, "uplink_sigma": way.sigma} if way else {}
+    network: dict[str, Any] = {"uplink_s": way.median_s, "uplink_sigma": way.sigma} if way else {}
     sent = attempts["sent_s"]
 
     def at_provider(name: str) -> pd.Series[float]:

@@ -17,11 +17,10 @@ from simulators.calibration import causes
 from simulators.calibration.evidence import currencies
 from simulators.calibration.explanation import Explanation, explain
 from simulators.calibration.findings import Finding, Known
-from simulators.calibration.habits import STEADY_S
 from simulators.calibration.judging import Sample
 from simulators.calibration.replay import refusals
 from simulators.calibration.search import left_by
-from simulators.calibration.shapes import SlotsShape
+from simulators.calibration.shapes import STEADY_S, SlotsShape
 from simulators.calibration.shown import read_quota
 from simulators.calibration.sizes import sized
 from simulators.providers.quotas import Bucket

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from simulators.calibration.evidence import Bools, Currency, Evidence, Floats, Integers
 
 SLACK_S = 2e-6  # recordings round times to the microsecond
+STEADY_S = 0.0002  # moments that are off by less tell of no network
 
 
 class Emptied(NamedTuple):
