@@ -81,6 +81,7 @@ class Reason(StrEnum):
     BREAKER_OPEN = "breaker_open"
     BREAKER_CLOSED = "breaker_closed"
     RETUNED = "retuned"
+    SHARED = "shared"
 
 
 class Change(NamedTuple):

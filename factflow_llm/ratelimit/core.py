@@ -111,7 +111,7 @@ class LimiterCore(Line):
     @property
     def concurrency(self) -> float:
         """Calls allowed in flight now."""
-        return max(self._slots.limit * self.part.slots, 1.0)
+        return self._slots.limit - self.part.others_slots
 
     # --- the driver's verbs ------------------------------------------------------------------------------------------
 
@@ -533,11 +533,16 @@ class LimiterCore(Line):
 
     def _admitted_again(self, now: float) -> None:
         """Measure, for the canary was let through: the provider admits again."""
-        canary, paced = self._canary, self._blamed
+        canary = self._canary
         assert canary is not None
         opened_s, doubt_s = self._gate.admitted(canary.granted_s)
         self._since = canary.number
         self._slots.new_epoch()
+        self._open(now, opened_s, doubt_s)
+
+    def _open(self, now: float, opened_s: float, doubt_s: float) -> None:
+        """Measure the blamed axis, which opened at ``opened_s``."""
+        paced = self._blamed
         if paced is None:
             return
         old, unit, admitted = paced.rate, self._costs.unit(paced.axis), self._before[1][paced.axis]

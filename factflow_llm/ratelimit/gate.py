@@ -55,6 +55,11 @@ class Gate:
         """When somebody may pass, as things stand."""
         return self.due_s if self.canary >= 0 else self.until_s
 
+    @property
+    def believes(self) -> bool:
+        """Whether it is shut until the time that was told, and not only until somebody tries."""
+        return not self._early and not math.isnan(self._told_s)
+
     def rejected(
         self, now: float, sent_s: float, told: float | None, *, pause_s: float, cap_s: float, lag_s: float, obey: bool
     ) -> None:

@@ -21,16 +21,20 @@ class Part:
 
     Attributes:
         share: of every rate, from 0 to 1.
-        slots: of the calls in flight, from 0 to 1.
+        others_slots: calls in flight that are not ours to make.
         others_in_flight: calls that the others have in flight.
         leads: whether we are the one who learns; the others follow.
         closed_until_s: before then nobody sends, for somebody was told so.
     """
 
-    __slots__ = ("_as_of_s", "_per_s", "_totals", "closed_until_s", "leads", "others_in_flight", "share", "slots")
+    __slots__ = ("_as_of_s", "_per_s", "_totals", "closed_until_s", "leads", "others_in_flight", "others_slots", "share")
 
     def __init__(self) -> None:
-        self.share = self.slots = 1.0
+        self.alone()
+
+    def alone(self) -> None:
+        """Take all for ours."""
+        self.share, self.others_slots = 1.0, 0.0
         self.others_in_flight = 0
         self.leads = True
         self.closed_until_s = _OPEN

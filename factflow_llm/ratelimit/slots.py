@@ -58,6 +58,15 @@ class SlotRule:
         self._config = config
         self.limit = min(self.limit, float(config.max_concurrency))
 
+    def follow(self, limit: float) -> None:
+        """Stay at a number that somebody else has found."""
+        self.limit, self.mode, self._next_s = limit, Mode.PROBE, math.inf
+
+    def lead(self, now: float, *, opens: bool) -> None:
+        """Learn from here on; ``opens`` says that nothing was refused yet."""
+        self.mode, self._stride, self._full_s = Mode.OPEN if opens else Mode.PROBE, 1.0, math.nan
+        self._next_s = now + self._config.probe_s
+
     def admitted(self, in_flight: int) -> None:
         """Note that a call sent as the ``in_flight``-th was let through."""
         self._admitted += 1

@@ -68,6 +68,7 @@ REASONS = {
     str(Reason.BREAKER_OPEN): Look(VERMILION, "X", ""),
     str(Reason.BREAKER_CLOSED): Look(GREEN, "o", ""),
     str(Reason.RETUNED): Look(YELLOW, "*", ""),
+    str(Reason.SHARED): Look(BLUE, "P", ""),
     str(Reason.CONFIGURED): Look(GREY, "o", ""),
 }
 
