@@ -246,7 +246,7 @@ class _Shelf:
         if limits is None:
             return None
         if profile.quota not in self.limiters:
-            self.limiters[profile.quota] = AdaptiveRateLimiter(limits)
+            self.limiters[profile.quota] = AdaptiveRateLimiter(limits, quota=profile.quota_name)
         return self.limiters[profile.quota]
 
     async def drain(self, timeout_s: float | None, *, refuse_waiting: bool) -> int:
@@ -270,7 +270,8 @@ class _Shelf:
         self.limiters.clear()
         for limiter in limiters:
             limiter.close()
-        results = await asyncio.gather(*(client.aclose() for client in clients), return_exceptions=True)
+        ends = [client.aclose() for client in clients] + [limiter.aclose() for limiter in limiters]
+        results = await asyncio.gather(*ends, return_exceptions=True)
         for error in filter(None, results):
             raise error
 

@@ -6,6 +6,7 @@ A key that is not known is an error, never ignored. Secrets are references (``${
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -186,6 +187,15 @@ class LLMProviderConfig(_Settings):
         address = None if self.base_url is None else SecretStr(self.base_url)
         account = (key, address, self.region, self.options.get("aws_profile"))
         return (self.provider, *account, self.deployment or self.model)
+
+    @property
+    def quota_name(self) -> str:
+        """The quota as other processes name it: the same words for the same account and model, and no secret."""
+        if self.quota_group is not None:
+            return self.quota_group
+        shown = [str(part.get_secret_value() if isinstance(part, SecretStr) else part) for part in self.quota]
+        digest = hashlib.sha256("\0".join(shown).encode()).hexdigest()[:12]
+        return f"{self.provider.value}-{self.deployment or self.model}-{digest}"
 
     def resolve_api_key(self) -> str | None:
         """Look the secret up: key file, ``${ENV_NAME}``, literal, or the provider's usual variable.

@@ -42,6 +42,7 @@ class ProfileStatus:
         """Sum up what a profile's limited clients tell."""
         limiters = [client.limiter for client in clients if client.limiter is not None]
         metrics = [limiter.metrics for limiter in limiters]
+        shares = [each.share for each in metrics if each.share is not None]
         return cls(
             provider=profile.provider.value,
             model=profile.model,
@@ -50,6 +51,6 @@ class ProfileStatus:
             in_flight=sum(each.in_flight for each in metrics),
             queued=sum(each.queued for each in metrics),
             breaker_open=any(each.breaker_open for each in metrics),
-            share=None,
-            limiter=tuple(map(repr, limiters)),
+            share=None if not shares else sum(shares),
+            limiter=tuple(each.explain() for each in metrics),
         )

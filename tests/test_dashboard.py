@@ -18,6 +18,7 @@ import pytest
 import simulators as sim
 from factflow_llm import RateLimitConfig
 from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.config import OF_THE_FLEET
 from simulators.dashboard.choices import EVENTS, Catalogue, Choices, Step, code_of, config_code, remember, spoken
 from simulators.dashboard.curves import curves_of
 from simulators.dashboard.figures import MORE_IS_BETTER, Difference, differences, figures_of, shown, signed, table
@@ -48,7 +49,7 @@ def dashboard() -> Iterator[sim.Dashboard]:
 def test_every_setting_has_a_slider_with_its_default_its_unit_and_a_line_of_words() -> None:
     """Nothing is listed by hand: the names are the model's, retries included."""
     names = {parameter.name for parameter in parameters()}
-    own = set(RateLimitConfig.model_fields) - {"retry"}
+    own = set(RateLimitConfig.model_fields) - {"retry"} - OF_THE_FLEET
     assert names == own | {f"retry.{name}" for name in type(RateLimitConfig().retry).model_fields}
     for parameter in parameters():
         assert parameter.description

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SHELL = {"__init__", "limiter", "client", "attempts", "road"}
+SHELL = {"fellowship", "__init__", "limiter", "client", "attempts", "road"}
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

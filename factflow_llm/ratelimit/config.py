@@ -7,12 +7,14 @@ what it rests on.
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from factflow_llm.errors import ConfigurationError
+from factflow_llm.ratelimit.stores.address import check_address
 from factflow_llm.unfit import unfit
 
 if TYPE_CHECKING:
@@ -86,6 +88,10 @@ class RetryConfig(FrozenSettings):
     deadline_s: PositiveFloat | None = None
 
 
+OF_THE_FLEET = frozenset({"shared", "shared_required", "weight"})
+"""The settings that say where and with whom a limiter runs, not how it learns."""
+
+
 class RateLimitConfig(FrozenSettings):
     """The adaptive limiter's settings.
 
@@ -120,6 +126,12 @@ class RateLimitConfig(FrozenSettings):
         breaker_s: with the quota exhausted, waiting calls fail at once; after this long one call tries again. One call
             a minute is nothing to a provider, and a minute is soon enough for somebody who has just paid.
         retry: how a rejected or failed call is retried.
+        shared: where the processes of one quota meet, to share what they learn: ``"sqlite:///path"`` for those of one
+            host, ``"redis://host/0?namespace=team"`` for those of many; a password is written ``${NAME}`` and comes
+            from the environment. ``None`` finds the quota alone.
+        shared_required: whether a store that cannot be used at the start is an error; otherwise the process begins
+            alone. Once it was used, calls go on whatever befalls it.
+        weight: how much of what is scarce this process gets, relative to the others of its quota.
     """
 
     requests_per_minute: PositiveFloat | None = None
@@ -139,6 +151,14 @@ class RateLimitConfig(FrozenSettings):
     cool_off_cap_s: PositiveFloat = 120.0
     breaker_s: PositiveFloat = 60.0
     retry: RetryConfig = RetryConfig()
+    shared: str | None = None
+    shared_required: bool = True
+    weight: PositiveFloat = 1.0
+
+    @field_validator("shared")
+    @classmethod
+    def _is_address(cls, shared: str | None) -> str | None:
+        return None if shared is None else check_address(shared)
 
     @model_validator(mode="after")
     def _bounds_agree(self) -> Self:
@@ -198,9 +218,14 @@ class RateLimitConfig(FrozenSettings):
         lines = [f"# {line}" for line in told.splitlines()]
         values = self.model_dump(exclude_none=True)
         retry = values.pop("retry")
-        lines += [f"{key} = {value!r}" for key, value in values.items()]
-        lines += ["", "[retry]", *(f"{key} = {value!r}" for key, value in retry.items())]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines += ["", "[retry]", *(f"{key} = {_toml(value)}" for key, value in retry.items())]
         text = "\n".join(lines).lstrip("\n") + "\n"
         if path is not None:
             write_new(Path(path), text, overwrite=overwrite)
         return text
+
+
+def _toml(value: Any) -> str:
+    """Write a number, a truth value or a text, which JSON writes as TOML does."""
+    return json.dumps(value)

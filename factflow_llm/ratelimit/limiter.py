@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self
 
@@ -29,6 +31,7 @@ from factflow_llm.signals import Axis, Change, Outcome, RateLimitSignal
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from factflow_llm.ratelimit.fellowship import Fellowship
     from factflow_llm.ratelimit.metrics import AIMDMetrics
     from factflow_llm.types import Usage
 
@@ -50,6 +53,7 @@ class AdaptiveRateLimiter:
 
     Args:
         config: the settings; without any, the limiter finds everything itself.
+        quota: names the quota among those that ``config.shared`` holds; the limiters of one quota have one name.
 
     Example::
 
@@ -58,10 +62,11 @@ class AdaptiveRateLimiter:
             permit.succeeded(usage=response.usage, headers=response.headers)
     """
 
-    def __init__(self, config: RateLimitConfig | None = None) -> None:
+    def __init__(self, config: RateLimitConfig | None = None, *, quota: str = "default") -> None:
         self.config = config or RateLimitConfig()
+        self._quota = quota
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._core = LimiterCore(self.config)
+        self._core, self._fellowship = self._begin()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = NEVER
         self._subscribers: list[Subscriber] = []
@@ -110,11 +115,20 @@ class AdaptiveRateLimiter:
         return Permit(self, CallTicket(input_tokens, output_tokens, priority=priority, deadline_s=deadline_s))
 
     def close(self) -> None:
-        """Let nobody in any more: those who wait, and whoever comes, get a ``ClosedError``; those let in may finish."""
+        """Let nobody in any more: those who wait, and whoever comes, get a ``ClosedError``; those let in may finish.
+
+        Of a quota that is shared, the share goes back to the others, in the background.
+        """
         self._closed = True
-        for future in self._waiting:
-            if not future.done():
-                future.set_exception(ClosedError("the limiter was closed while the call waited for its turn"))
+        self._fail_waiting(ClosedError("the limiter was closed while the call waited for its turn"))
+        if self._fellowship is not None and self._loop is not None and not self._loop.is_closed():
+            self._fellowship.close()
+
+    async def aclose(self) -> None:
+        """Close, and wait until a share of the quota has gone back to the others."""
+        self.close()
+        if self._fellowship is not None:
+            await self._fellowship.aclose()
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call ``subscriber`` at every change of a limit; return what ends the subscription."""
@@ -136,11 +150,22 @@ class AdaptiveRateLimiter:
         """Take new settings at once; what was learned and who waits stay."""
         self.config = config
         if self._loop is None:
-            self._core = LimiterCore(config)
+            self._core, self._fellowship = self._begin()
             return
         now = self._now()
         self._tell(self._core.retune(now, config))
         self._advance(now)
+
+    def _begin(self) -> tuple[LimiterCore, Fellowship | None]:
+        """Return a core, and what links it to others if the quota is shared."""
+        config = self.config
+        if config.shared is None:
+            return LimiterCore(config), None
+        from factflow_llm.ratelimit.fellowship import Fellowship
+        from factflow_llm.ratelimit.member import MemberCore
+
+        core = MemberCore(config, uuid.uuid4().hex, weight=config.weight, luck=random.random())
+        return core, Fellowship(self, core, config.shared, self._quota, required=config.shared_required)
 
     def _bind(self) -> None:
         if self._loop is not None:
@@ -165,7 +190,10 @@ class AdaptiveRateLimiter:
             self._bind()
         if self._closed:
             raise ClosedError("this limiter was closed: ask the factory for a new client")
-        return self._core.submit(self._now(), ticket)
+        now = self._now()
+        if self._fellowship is not None:
+            self._fellowship.look(now)
+        return self._core.submit(now, ticket)
 
     async def _turn(self, ticket: CallTicket) -> None:
         core, loop = self._core, self._loop
@@ -211,6 +239,19 @@ class AdaptiveRateLimiter:
             self._tell(changes)
         if self._core.wake_at <= now:
             self._advance(now)
+        if self._fellowship is not None:
+            self._fellowship.look(now)
+
+    def _changed(self, now: float, changes: tuple[Change, ...]) -> None:
+        """Take what the fleet's word changed: somebody may have a turn now."""
+        self._tell(changes)
+        self._advance(now)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        """End all waits for a turn with an error."""
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(error)
 
     def _advance(self, now: float) -> None:
         """Let those go whose turn has come, and set the timer for the next."""

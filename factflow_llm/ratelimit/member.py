@@ -7,6 +7,7 @@ answer the share holds until the lease ends; then the core goes on alone, from i
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from factflow_llm.ratelimit.aimd import Mode
@@ -19,6 +20,7 @@ from factflow_llm.signals import Axis, AxisLimit, Reason
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig
+    from factflow_llm.ratelimit.metrics import AIMDMetrics
     from factflow_llm.ratelimit.shared import Grant, Units
     from factflow_llm.signals import Change, RateLimitSignal
 
@@ -262,8 +264,7 @@ class MemberCore(LimiterCore):
     def _rebase(self, grant: Grant) -> None:
         """Count what the others admit from now on, whatever the store counted before."""
         self._others_base = tuple(  # type: ignore[assignment]
-            new - so_far
-            for new, so_far in zip(grant.others_admitted, self._others_last, strict=True)
+            new - so_far for new, so_far in zip(grant.others_admitted, self._others_last, strict=True)
         )
 
     def _hear_of_others(self, now: float, grant: Grant) -> None:
@@ -320,8 +321,22 @@ class MemberCore(LimiterCore):
     def opened(self, now: float) -> None:
         """Begin, and wait a moment for a first word from the fleet."""
         super().opened(now)
+        if not self.together:
+            self.await_word(now)
+
+    def await_word(self, now: float) -> None:
+        """Send nothing before there is a first word, for a moment."""
         self.part.closed_until_s = now + _FIRST_WORD_S
         self.refresh_at = now
+
+    def metrics(self, now: float) -> AIMDMetrics:
+        """Return a snapshot."""
+        if not self.together:
+            return super().metrics(now)
+        asked_s = self._lease_until_s - LEASE_S
+        return replace(
+            super().metrics(now), share=self.part.share, members=self.members, lease_age_s=max(now - asked_s, 0.0)
+        )
 
     def grant(self, now: float, ticket: Ticket) -> None:
         """Count the ticket in, by its priority."""

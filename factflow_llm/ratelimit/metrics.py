@@ -58,6 +58,9 @@ class AIMDMetrics:
         binding_since_s: since when, on the driver's clock; ``None`` before the first call.
         noise: whether rejections without a cause were recognised.
         shared: whether others were seen to draw on the quota.
+        share: the part of the quota that is this process's, by a grant of its fleet; ``None`` while it has none.
+        members: processes in the fleet, as far as was heard.
+        lease_age_s: seconds since that share was asked for.
     """
 
     time_s: float
@@ -80,6 +83,9 @@ class AIMDMetrics:
     binding_since_s: float | None = None
     noise: bool = False
     shared: bool = False
+    share: float | None = None
+    members: int = 1
+    lease_age_s: float | None = None
 
     def explain(self) -> str:
         """Say what binds, since when, and what would lift it."""
@@ -105,5 +111,6 @@ class AIMDMetrics:
         told = [
             *(["rejections without a cause are being ignored"] if self.noise else []),
             *(["others draw on the same quota"] if self.shared else []),
+            *([f"{self.share:.1%} of a quota shared by {self.members}"] if self.share is not None else []),
         ]
         return f"{text} ({'; '.join([waiting, *told])})"

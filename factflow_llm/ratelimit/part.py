@@ -27,7 +27,16 @@ class Part:
         closed_until_s: before then nobody sends, for somebody was told so.
     """
 
-    __slots__ = ("_as_of_s", "_per_s", "_totals", "closed_until_s", "leads", "others_in_flight", "others_slots", "share")
+    __slots__ = (
+        "_as_of_s",
+        "_per_s",
+        "_totals",
+        "closed_until_s",
+        "leads",
+        "others_in_flight",
+        "others_slots",
+        "share",
+    )
 
     def __init__(self) -> None:
         self.alone()

@@ -5,8 +5,9 @@ Each process is a *member*. It sends a ``Report`` (what it wants, what it was ad
 no more than to keep one ``State`` and to call ``refresh`` for one member at a time: ``store_sqlite.py`` calls this
 function, ``refresh.lua`` says the same in Redis, and the laboratory calls it with messages that are late or lost.
 
-1. **Leases.** A share is given only out of what nobody holds: the shares of all live leases never add up to more than
-   the whole. Who is not heard of for ``LEASE_S`` is dropped, and what it held is free again.
+1. **Leases.** A share is given only out of what nobody holds, and a newcomer gets at most half of that, for others may
+   be coming: the shares of all live leases never add up to more than the whole. Who is not heard of for ``LEASE_S`` is
+   dropped, and what it held is free again.
 2. **Shares follow wants.** Higher priorities first; within one, the scarce is levelled by weight and nobody gets more
    than it wants. What nobody wants is spread, so that a new wish need not wait.
 3. **One learns, all follow.** The *leader* runs the rule of ``aimd.py`` on the sum of what all were admitted, and
@@ -22,13 +23,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 LEASE_S: Final = 5.0
 """How long a share is held without a word: five refreshes, of which four may be lost."""
+LONG_AGO_S: Final = -1e9
 ROTATE_S: Final = 60.0
 """How long the slots that do not divide evenly stay with the same members."""
 
@@ -218,7 +220,7 @@ def refresh(state: State | None, report: Report, clock_s: float) -> tuple[State,
         heard_s=now,
         share=0.0,
         slots=0,
-        limited_s=now if report.limited else before.limited_s if before else -math.inf,
+        limited_s=now if report.limited else before.limited_s if before else LONG_AGO_S,
         weight=report.weight,
         wants=report.wants,
         wants_slots=report.wants_slots,
@@ -230,15 +232,17 @@ def refresh(state: State | None, report: Report, clock_s: float) -> tuple[State,
         state.law = report.law
     _elect(state, report, now)
     others = [(name, other) for name, other in state.members.items() if name != report.member]
-    free = max(1.0 - sum(other.share for _, other in others), 0.0)
+    part = 0.5 if before is None else 1.0
+    free = part * max(1.0 - sum(other.share for _, other in others), 0.0)
     me.share = min(report.share if now < state.learning_until_s else _share(state, report.member), free)
     slots = None
     if state.law is not None:
-        held = sum(max(other.slots, other.in_flight) for _, other in others)
-        me.slots = slots = max(min(_slots(state, report.member, now), math.floor(state.law.slots) - held), 0)
+        left = math.floor(state.law.slots) - sum(max(other.slots, other.in_flight) for _, other in others)
+        me.slots = slots = max(min(_slots(state, report.member, now), math.ceil(part * left)), 0)
+    grant = _grant(state, report.member, me, others, now, slots)
     if report.leaves:
         _drop(state, report.member)
-    return state, _grant(state, report.member, me, others, now, slots)
+    return state, grant
 
 
 def _drop_the_dead(state: State, now: float) -> None:
@@ -313,7 +317,7 @@ def _slots(state: State, name: str, now: float) -> int:
 
 
 def levelled(total: float, wants: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """Divide ``total`` so that nobody gets more than it wants and whoever gets less gets as much by weight as others."""
+    """Divide ``total``: nobody gets more than it wants, and who gets less gets as much by weight as anybody."""
     got = [0.0] * len(wants)
     left, weight = total, sum(weights)
     for number in sorted(range(len(wants)), key=lambda number: (wants[number] / weights[number], number)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
-from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.config import OF_THE_FLEET, RateLimitConfig
 from simulators.plots.look import thousands
 
 if TYPE_CHECKING:
@@ -72,13 +72,13 @@ def _number(value: float) -> str:
 
 @cache
 def parameters() -> tuple[Parameter, ...]:
-    """Return every setting of the limiter, in the model's order."""
+    """Return every setting of how the limiter learns, in the model's order."""
     return tuple(_of(RateLimitConfig, prefix="", group=""))
 
 
 def values_of(config: RateLimitConfig) -> dict[str, Value]:
     """Return a configuration's values by the names of the parameters."""
-    values = config.model_dump()
+    values = {name: value for name, value in config.model_dump().items() if name not in OF_THE_FLEET}
     values |= {f"retry.{name}": value for name, value in values.pop("retry").items()}
     return values
 
@@ -119,6 +119,8 @@ def _of(model: type[BaseModel], *, prefix: str, group: str) -> list[Parameter]:
     told = described(model)
     found = []
     for name, field in model.model_fields.items():
+        if name in OF_THE_FLEET:
+            continue
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found += _of(kind, prefix=f"{name}.", group="Retries")

@@ -18,10 +18,25 @@ PATIENT: Final = RetryConfig(max_attempts=1000)
 class Controller(Protocol):
     """What the engine drives: the transitions of the production core."""
 
-    wake_at: float
-    last_reason: Reason
-    queued: int
-    in_flight: int
+    @property
+    def wake_at(self) -> float:
+        """When ``advance`` must next be called; at once if that is not later than now."""
+        ...
+
+    @property
+    def last_reason(self) -> Reason:
+        """Why a limit last changed."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        ...
 
     @property
     def rate(self) -> float:

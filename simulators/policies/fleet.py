@@ -99,14 +99,14 @@ class _Running:
     def __init__(self, store: Store, seed: int, machine: ProviderMachine) -> None:
         self.store = store
         self.machine = machine  # kept, so that no other one gets its id
-        self.luck = random.Random(seed)  # noqa: S311
+        self.luck = random.Random(seed)
         self.state: State | None = None
         self.clients = 0
         self._flushes = sorted(fault.time_s for fault in store._faults if fault.kind == "flushed")
 
     def delay_s(self, now: float) -> float:
-        slow = (fault.delay_s for fault in self.store._faults if fault.kind == "slow" and fault.time_s <= now < fault.until_s)
-        return self.store.delay_s + sum(slow)
+        slow = [fault for fault in self.store._faults if fault.kind == "slow" and fault.time_s <= now < fault.until_s]
+        return self.store.delay_s + sum(fault.delay_s for fault in slow)
 
     def lost(self, now: float, client: int) -> bool:
         if self.store.loss and self.luck.random() < self.store.loss:
