@@ -24,6 +24,7 @@ from simulators.plots.runs import plot_waits_over_time as plot_waits_over_time
 from simulators.plots.variations import plot_heat_map as plot_heat_map
 from simulators.plots.variations import plot_sensitivity as plot_sensitivity
 from simulators.policies.base import Policy as Policy
+from simulators.policies.fleet import Store as Store
 from simulators.providers.calls import Call as Call
 from simulators.providers.catalogue import Provider as Provider
 from simulators.providers.catalogue import provider as provider

@@ -178,6 +178,8 @@ def the_laboratory() -> Axes:
     trace = sim.read_trace("requests.csv")
     scenario = sim.Scenario(trace, sim.provider("openai-tier-1")).at(600, quota=0.5, label="halved")
     result = sim.simulate(scenario, RateLimitConfig(), seed=7, clients=4)
+    store = sim.Store(delay_s=0.002, loss=0.1).gone(60, for_s=20).flushed(120)
+    assert_type(sim.simulate(scenario, clients=4, shared=True, store=store), sim.SimResult)
     assert_type(result, sim.SimResult)
     assert_type(result.attempts, pd.DataFrame)
     closed = sim.Scenario(sim.backlog(workers=64), "bucket")
