@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from factflow_llm.errors import (
         BadResponseError,
         BreakerOpenError,
+        BudgetSpentError,
         ClosedError,
         ConfigurationError,
         DeadlineExceededError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         ExtraMissingError,
         FactflowLLMError,
         InvalidRequestError,
+        JournalError,
         LLMErrorClassification,
         PartialEmbeddingError,
         PermitSettledError,
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
         stamina_hook,
     )
     from factflow_llm.factory import LLMClientFactory
+    from factflow_llm.jobs.embedding import EmbeddingJob
+    from factflow_llm.jobs.job import Job
+    from factflow_llm.jobs.results import JobResult
     from factflow_llm.protocols import (
         EmbeddingClientProtocol,
         LimitedEmbeddingClientProtocol,
@@ -60,7 +65,7 @@ if TYPE_CHECKING:
     from factflow_llm.settings import LLMConfig, LLMProviderConfig
     from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
     from factflow_llm.status import ProfileStatus
-    from factflow_llm.sync import SyncClient, SyncEmbeddingClient, SyncFactory, SyncStream
+    from factflow_llm.sync import SyncClient, SyncEmbeddingClient, SyncFactory, SyncJob, SyncStream
     from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
     from factflow_llm.types import (
         AudioPart,
@@ -103,6 +108,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "BedrockClient",
     "BedrockEmbeddingClient",
     "BreakerOpenError",
+    "BudgetSpentError",
     "Change",
     "ChatStream",
     "ClosedError",
@@ -111,6 +117,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "DeadlineExceededError",
     "DocumentPart",
     "EmbeddingClientProtocol",
+    "EmbeddingJob",
     "EmbeddingResponse",
     "ErrorMetadata",
     "ErrorReason",
@@ -120,6 +127,9 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "HuggingFaceEmbeddingClient",
     "ImagePart",
     "InvalidRequestError",
+    "Job",
+    "JobResult",
+    "JournalError",
     "LLMClientFactory",
     "LLMClientProtocol",
     "LLMConfig",
@@ -151,6 +161,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "SyncClient",
     "SyncEmbeddingClient",
     "SyncFactory",
+    "SyncJob",
     "SyncStream",
     "TextPart",
     "TokenCount",
@@ -189,6 +200,7 @@ _HOMES = {
         "errors": (
             "BadResponseError",
             "BreakerOpenError",
+            "BudgetSpentError",
             "ClosedError",
             "ConfigurationError",
             "DeadlineExceededError",
@@ -197,6 +209,7 @@ _HOMES = {
             "ExtraMissingError",
             "FactflowLLMError",
             "InvalidRequestError",
+            "JournalError",
             "LLMErrorClassification",
             "PartialEmbeddingError",
             "PermitSettledError",
@@ -212,6 +225,9 @@ _HOMES = {
             "stamina_hook",
         ),
         "factory": ("LLMClientFactory",),
+        "jobs.embedding": ("EmbeddingJob",),
+        "jobs.job": ("Job",),
+        "jobs.results": ("JobResult",),
         "protocols": (
             "EmbeddingClientProtocol",
             "LLMClientProtocol",
@@ -227,7 +243,7 @@ _HOMES = {
         "recorder": ("AttemptRow", "AttemptSink", "Recorder"),
         "settings": ("LLMConfig", "LLMProviderConfig"),
         "status": ("ProfileStatus",),
-        "sync": ("SyncClient", "SyncEmbeddingClient", "SyncFactory", "SyncStream"),
+        "sync": ("SyncClient", "SyncEmbeddingClient", "SyncFactory", "SyncJob", "SyncStream"),
         "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),
         "types": (
             "AudioPart",

@@ -29,13 +29,21 @@ from factflow_llm.settings import DEFAULT, LLMConfig, LLMProviderConfig
 from factflow_llm.status import ProfileStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+    from typing import Literal, TypeVar, Unpack
 
+    from factflow_llm.jobs.embedding import EmbeddingJob
+    from factflow_llm.jobs.job import Job, JobKeys
     from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
     from factflow_llm.sync import SyncFactory
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
+
+    ItemT = TypeVar("ItemT")
+    ValueT = TypeVar("ValueT")
 
 _LOOK_AGAIN_S = 0.2  # another thread's loop may stop without a word
 _factories: WeakSet[LLMClientFactory] = WeakSet()
@@ -139,6 +147,95 @@ class LLMClientFactory:
             for name, profile in self.config.providers.items()
         }
 
+    def map(
+        self,
+        items: Iterable[ItemT] | AsyncIterable[ItemT],
+        call: Callable[[ItemT], Awaitable[ValueT]],
+        *,
+        ordered: bool = False,
+        retries: int = 1,
+        window: int = 1024,
+        journal: str | Path | None = None,
+        job: str | None = None,
+        keep: Literal["answers", "prompts"] = "answers",
+        max_cost_usd: float | None = None,
+        max_tokens_total: int | None = None,
+        until: datetime | None = None,
+        progress: bool = False,
+    ) -> Job[ItemT, ValueT]:
+        """Make one call for each item, as many together as the limiters let; return the results to iterate over.
+
+        An item that fails is a result with an ``error``; it ends nothing. Memory is bounded by ``window``, whatever the
+        number of items.
+
+        Args:
+            items: any number of them; with a journal, in the same order each time.
+            call: asks for one item, by clients of this factory, as often as it likes.
+            ordered: results in the order of the items; those asked for again come last all the same.
+            retries: how often items that failed by no fault of their own are asked for again, after all others.
+            window: items begun ahead of the results taken.
+            journal: a file in which results are noted; the same call with the same file goes on where it stopped, after
+                a crash too.
+            job: what the journal calls the job; by default a digest of the call's code and what it rests on.
+            keep: ``answers``, or ``prompts`` for the items, too; answers are kept in either case.
+            max_cost_usd: US dollars after which nothing more is sent, earlier runs in the journal included.
+            max_tokens_total: the same for tokens, read and written.
+            until: the moment after which nothing more is sent, with its time zone.
+            progress: show a bar, with the extra ``jobs``.
+
+        Raises:
+            ConfigurationError: an argument makes no sense; while iterating, also a ``JournalError``.
+        """
+        from factflow_llm.jobs.job import Job, JobSettings
+
+        settings = JobSettings(
+            ordered=ordered,
+            retries=retries,
+            window=window,
+            journal=journal,
+            job=job,
+            keep=keep,
+            max_cost_usd=max_cost_usd,
+            max_tokens_total=max_tokens_total,
+            until=until,
+            progress=progress,
+        )
+        return Job(items, call, settings)
+
+    def embed_many(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        provider_name: str = DEFAULT,
+        *,
+        dimensions: int | None = None,
+        batch_size: int = 96,
+        **settings: Unpack[JobKeys],
+    ) -> EmbeddingJob:
+        """Embed any number of texts, in batches; return one result per text to iterate over.
+
+        A text that is refused does not take its batch along: the batch is halved until the text stands alone.
+
+        Args:
+            texts: any number of them; with a journal, in the same order each time.
+            provider_name: the profile.
+            dimensions: length of the vectors, where the model can shorten them.
+            batch_size: texts asked for together, the unit of journal, window and retries.
+            **settings: as for ``map``.
+
+        Raises:
+            ConfigurationError: as for ``map`` and ``create_embedding_client``.
+        """
+        from factflow_llm.jobs.embedding import EmbeddingJob
+        from factflow_llm.jobs.job import JobSettings
+
+        name, profile = self.config.find(provider_name, ModelType.EMBEDDING)
+
+        async def embed(batch: Sequence[str]) -> Sequence[tuple[float, ...]]:
+            return (await self.create_embedding_client(name).embed(batch, dimensions=dimensions)).vectors
+
+        identity = ["embed_many", profile.provider.value, profile.model, dimensions or profile.dimensions]
+        return EmbeddingJob(texts, embed, JobSettings(**settings), batch_size=batch_size, identity=identity)
+
     def sync(self) -> SyncFactory:
         """Return the same methods for callers without an event loop; each waits for its end. Any thread may call."""
         from factflow_llm.sync import SyncFactory
@@ -219,7 +316,8 @@ class LLMClientFactory:
         else:
             client = PendingClient(make, model=profile.model, provider=profile.provider.value)
         wrap = RateLimitedClient if profile.type is ModelType.CHAT else RateLimitedEmbeddingClient
-        return wrap(client, shelf.limiter(profile, self.config), recorder=self._recorder)
+        limiter = shelf.limiter(profile, self.config)
+        return wrap(client, limiter, recorder=self._recorder, prices=profile.prices)
 
 
 def _after_fork() -> None:

@@ -1,4 +1,4 @@
-"""What an answer costs, by the price lists of the ``genai-prices`` package (extra ``prices``).
+"""What an answer costs: by a profile's own prices, else by the lists of ``genai-prices`` (extra ``prices``).
 
 A price belongs to who answered and to the model: the same open model costs something at one host and nothing at home.
 """
@@ -7,8 +7,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict, Field
+
 if TYPE_CHECKING:
     from factflow_llm.types import Usage
+
+_MILLION = 1_000_000
+
+
+class Prices(BaseModel):
+    """A contract's own prices, in US dollars for a million tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    input: float = Field(ge=0, description="What is read.")
+    output: float = Field(default=0.0, ge=0, description="What is written.")
+    cached_input: float | None = Field(default=None, ge=0, description="What a cache served; by default as input.")
+
+    def cost_usd(self, usage: Usage) -> float | None:
+        """Return what a call costs; ``None`` where a count that matters was not told."""
+        if usage.input_tokens is None or (usage.output_tokens is None and self.output):
+            return None
+        cached = 0 if self.cached_input is None else usage.cached_input_tokens or 0
+        read = (usage.input_tokens - cached) * self.input + cached * (self.cached_input or 0.0)
+        return (read + (usage.output_tokens or 0) * self.output) / _MILLION
 
 
 def cost_usd(usage: Usage, *, model: str, origin: str) -> float | None:

@@ -31,6 +31,7 @@ from pydantic import (
 from factflow_llm.clients.checks import check_api_key, check_url
 from factflow_llm.errors import ConfigurationError, UnknownProfileError, WrongModelTypeError
 from factflow_llm.files import write_new
+from factflow_llm.prices import Prices  # noqa: TC001 - pydantic reads it
 from factflow_llm.providers import PROVIDERS, ModelType, ProviderName
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.secrecy import is_telling, masked, shown_address, shown_options
@@ -132,6 +133,10 @@ class LLMProviderConfig(_Settings):
     quota_group: str | None = Field(
         default=None,
         description="Profiles of one group share one limiter; by default those of one provider, account and model.",
+    )
+    prices: Prices | None = Field(
+        default=None,
+        description="US dollars for a million tokens: { input = 0.15, output = 0.60 }; by default as listed.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict,

@@ -5,19 +5,31 @@ All calls of a process run in one background loop, so all its threads share each
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack
 
 from factflow_llm.background import run
+from factflow_llm.jobs.job import Job, JobKeys, JobSettings
 from factflow_llm.settings import DEFAULT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from factflow_llm.clients.stream import ChatStream
+    from factflow_llm.jobs.embedding import EmbeddingJob
+    from factflow_llm.jobs.results import JobResult, Spent
     from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
     from factflow_llm.status import ProfileStatus
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool
+
+
+T = TypeVar("T")
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
 
 
 class _Factory(Protocol):
@@ -32,6 +44,16 @@ class _Factory(Protocol):
     async def drain(self, timeout_s: float | None = None, *, refuse_waiting: bool = True) -> int: ...
 
     def status(self) -> dict[str, ProfileStatus]: ...
+
+    def embed_many(
+        self,
+        texts: Iterable[str],
+        provider_name: str,
+        *,
+        dimensions: int | None,
+        batch_size: int,
+        **settings: Unpack[JobKeys],
+    ) -> EmbeddingJob: ...
 
 
 class SyncFactory:
@@ -67,6 +89,43 @@ class SyncFactory:
     def drain(self, timeout_s: float | None = None, *, refuse_waiting: bool = True) -> int:
         """Begin no call any more, let those in flight finish, and close every client; as the factory's method."""
         return run(self._factory.drain(timeout_s, refuse_waiting=refuse_waiting))
+
+    def map(
+        self,
+        items: Iterable[ItemT],
+        call: Callable[[ItemT], ValueT],
+        *,
+        threads: int = 64,
+        **settings: Unpack[JobKeys],
+    ) -> SyncJob[ItemT, ValueT]:
+        """Make one call for each item, each in a thread; return the results to iterate over.
+
+        Args:
+            items: any number of them.
+            call: asks for one item, by synchronous clients.
+            threads: calls that run together at most.
+            **settings: as of the factory's method of that name.
+        """
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="factflow-llm job")
+
+        async def asked(item: ItemT) -> ValueT:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(pool, partial(copy_context().run, call, item))
+
+        return SyncJob(Job(items, asked, JobSettings(**settings), identity=call), pool)
+
+    def embed_many(
+        self,
+        texts: Iterable[str],
+        provider_name: str = DEFAULT,
+        *,
+        dimensions: int | None = None,
+        batch_size: int = 96,
+        **settings: Unpack[JobKeys],
+    ) -> SyncJob[str, tuple[float, ...]]:
+        """Embed any number of texts, one result per text; arguments as of the factory's method of that name."""
+        job = self._factory.embed_many(texts, provider_name, dimensions=dimensions, batch_size=batch_size, **settings)
+        return SyncJob(job)
 
     def close(self) -> None:
         """Close every client of the factory, those of event loops included; a later call makes new ones."""
@@ -217,7 +276,62 @@ class SyncStream:
         return repr(self._stream)
 
 
-async def _next(stream: ChatStream) -> StreamChunk | None:
+class SyncJob(Generic[ItemT, ValueT]):
+    """The results of a job, as of ``Job``, to be iterated over by ``for``; leaving the ``with`` block ends it."""
+
+    def __init__(self, job: Any, pool: ThreadPoolExecutor | None = None) -> None:
+        self._job = job
+        self._pool = pool
+
+    @property
+    def ended(self) -> str:
+        """Why it ended, as of ``Job``; empty before."""
+        return str(self._job.ended)
+
+    @property
+    def spent(self) -> Spent:
+        """What all calls used so far, those of earlier runs in the journal included."""
+        spent: Spent = self._job.spent
+        return spent
+
+    @property
+    def left(self) -> int | None:
+        """How many items are not over yet; ``None`` where nobody knows how many there are."""
+        left: int | None = self._job.left
+        return left
+
+    def summary(self) -> list[dict[str, object]]:
+        """Return what has been handed on so far, a row per model and outcome."""
+        rows: list[dict[str, object]] = self._job.summary()
+        return rows
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> JobResult[ItemT, ValueT]:
+        result: JobResult[ItemT, ValueT] | None = run(_next(self._job))
+        if result is None:
+            self.close()
+            raise StopIteration
+        return result
+
+    def close(self) -> None:
+        """End what is under way; a second call does nothing."""
+        run(self._job.aclose())
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._job)
+
+
+async def _next(coming: AsyncIterator[T]) -> T | None:
     with suppress(StopAsyncIteration):
-        return await anext(stream)
+        return await anext(coming)
     return None

@@ -135,6 +135,16 @@ class QueueFullError(FactflowLLMError):
     reason = ErrorReason.QUEUE_FULL
 
 
+class BudgetSpentError(FactflowLLMError):
+    """The job's budget or time is spent: the call was not sent, and its item is left for another day."""
+
+    reason = ErrorReason.BUDGET
+
+
+class JournalError(ConfigurationError):
+    """A job's journal cannot be read or written, or is another job's."""
+
+
 class WrongEventLoopError(FactflowLLMError, RuntimeError):
     """A limiter or client is used in another event loop than the one it belongs to."""
 

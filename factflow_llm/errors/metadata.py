@@ -58,6 +58,7 @@ class ErrorReason(StrEnum):
     DEADLINE = "deadline"
     CLOSED = "closed"
     QUEUE_FULL = "queue_full"
+    BUDGET = "budget"
     MISUSE = "misuse"
     UNKNOWN = "unknown"
 
@@ -138,6 +139,7 @@ REASONS: dict[ErrorReason, Consequence] = {
     ErrorReason.DEADLINE: _TERMINAL,
     ErrorReason.CLOSED: _FATAL,
     ErrorReason.QUEUE_FULL: _FATAL,
+    ErrorReason.BUDGET: _FATAL,
     ErrorReason.MISUSE: _TERMINAL,
     ErrorReason.UNKNOWN: _TERMINAL,
 }

@@ -26,6 +26,7 @@ from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter, CallTicket, Permit
 from factflow_llm.ratelimit.line import NEVER
 from factflow_llm.recorder import AttemptRow, RowOutcome
+from factflow_llm.watching import WATCH, Reservation, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -78,8 +79,8 @@ class Attempts:
     """
 
     __slots__ = (
-        "_admission", "_bound", "_handed_s", "_headers", "_lookout", "_permit", "_road", "_usage", "arrival_s",
-        "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens", "operation", "ticket",
+        "_admission", "_bound", "_handed_s", "_headers", "_lookout", "_permit", "_reservation", "_road", "_usage",
+        "arrival_s", "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens", "operation", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +111,7 @@ class Attempts:
         self._handed_s = math.nan
         self._lookout: asyncio.TimerHandle | None = None
         self._permit: Permit | None = None
+        self._reservation: Reservation | None = None
         self._admission: _Admission | None = None
         self._usage: Usage | None = None
         self._headers: Mapping[str, str] | None = None
@@ -121,14 +123,24 @@ class Attempts:
             raise ClosedError("this client was closed: ask the factory for a new one")
         road.calls.add(self)
         self.first_chunk_s = self._usage = self._headers = self._admission = None
+        if (watch := WATCH.get()) is not None:
+            try:
+                self._reservation = await watch.reserve(self._wanted())
+            except BaseException:
+                road.leave(self)
+                raise
         if road.limiter is not None:
             self._permit = Permit(road.limiter, self.ticket)
             try:
                 await self._permit.__aenter__()
             except BaseException as error:
                 road.leave(self)
+                if self._reservation is not None:
+                    self._reservation.released()
                 self._record(error, self._metadata(error))
                 raise
+        if self._reservation is not None:
+            self._reservation.sent()
         if road.recorder is not None:
             self._admission = self._admitted(road.limiter)
         return self
@@ -154,6 +166,8 @@ class Attempts:
             self._settle(error, metadata)
         finally:
             self._give_back()
+        if self._reservation is not None:
+            self._reservation.settled(self._usage, metadata, cancelled=error is not None and metadata is None)
         self._record(error, metadata)
         if metadata is None or self.first_chunk_s is not None or self._road.closed:
             return False
@@ -218,6 +232,10 @@ class Attempts:
             f"no whole answer by the call's deadline, {self.ticket.deadline_s - self.arrival_s:g} s after it was asked "
             f"for; it was attempt {self.attempt + 1}: give more time, or ask for less"
         )
+
+    def _wanted(self) -> Wanted:
+        road, ticket = self._road, self.ticket
+        return Wanted(road.model, road.origin, ticket.input_tokens, ticket.output_tokens, road.cost_usd)
 
     def _admitted(self, limiter: AdaptiveRateLimiter | None) -> _Admission:
         if limiter is None:

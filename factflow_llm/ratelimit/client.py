@@ -24,6 +24,7 @@ from factflow_llm.sizes import count_request
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+    from factflow_llm.prices import Prices
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool
@@ -43,6 +44,7 @@ class _Limited(Generic[ClientT]):
         recorder: AttemptSink | None = None,
         jitter: Callable[[], float] = random.random,
         count_tokens: Callable[[str], int] | None = None,
+        prices: Prices | None = None,
     ) -> None:
         """Wrap ``client``.
 
@@ -53,6 +55,7 @@ class _Limited(Generic[ClientT]):
             recorder: gets one row per physical attempt.
             jitter: uniform draws in [0, 1) for the backoff.
             count_tokens: counts a text's tokens for the budgets; by default a calibrated estimate for the model.
+            prices: what calls cost; by default as listed for the model and its host.
         """
         self.client = client
         self.limiter = limiter
@@ -66,6 +69,8 @@ class _Limited(Generic[ClientT]):
             self._model,
             provider,
             cache_is_free=any(name == provider and entry.cache_is_free for name, entry in PROVIDERS.items()),
+            prices=prices,
+            origin=str(getattr(client, "origin", "")),
         )
         if count_tokens is None:
             from factflow_llm.tokens import estimate_tokens
@@ -115,7 +120,8 @@ class _Limited(Generic[ClientT]):
         """
         client: Any = self.client
         if isinstance(client, PendingClient):
-            self.client = await client.made()
+            self.client = made = await client.made()
+            self._road.origin = str(getattr(made, "origin", ""))
 
     async def _time_left_s(self, deadline_s: float | None) -> float | None:
         """Make the client inside ready, within the call's deadline; return what is left of that."""

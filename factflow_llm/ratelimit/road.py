@@ -12,6 +12,7 @@ from factflow_llm.errors import ClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from factflow_llm.prices import Prices
     from factflow_llm.ratelimit.config import RetryConfig
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptRow, AttemptSink
@@ -33,6 +34,8 @@ class Road:
         model: as the rows name it.
         provider: as the rows name it.
         cache_is_free: whether the provider's limits leave out what a cache served.
+        prices: what the profile says of prices; without, they are looked up.
+        origin: who answers, by provider and host; empty until the client is made.
         rows_lost: rows that the recorder has refused by raising; the first is told in the log.
         calls: those under way: waiting, answered or pausing between attempts.
         closed: no call begins any more, and none is repeated.
@@ -45,6 +48,8 @@ class Road:
     model: str
     provider: str
     cache_is_free: bool = False
+    prices: Prices | None = None
+    origin: str = ""
     rows_lost: int = 0
     closed: bool = False
     calls: set[Any] = field(default_factory=set, repr=False)
@@ -62,6 +67,15 @@ class Road:
         if (read, written) == (usage.input_tokens, usage.output_tokens):
             return usage
         return replace(usage, input_tokens=read, output_tokens=written)
+
+    def cost_usd(self, usage: Usage) -> float | None:
+        """Return what a call costs, in US dollars; ``None`` where it is unknown. Vectors are not written tokens."""
+        if self.prices is not None:
+            return self.prices.cost_usd(usage)
+        from factflow_llm.prices import cost_usd
+
+        written = usage if usage.output_tokens is not None else replace(usage, output_tokens=0)
+        return cost_usd(written, model=self.model, origin=self.origin)
 
     def record(self, row: AttemptRow) -> None:
         """Hand a row on; a recorder that raises costs the row, never the call."""

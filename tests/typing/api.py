@@ -22,6 +22,8 @@ from factflow_llm import (
     EmbeddingResponse,
     ErrorMetadata,
     HuggingFaceEmbeddingClient,
+    Job,
+    JobResult,
     LimitedEmbeddingClientProtocol,
     LimitedLLMClientProtocol,
     LLMClientFactory,
@@ -72,6 +74,23 @@ async def an_adapter(factory: LLMClientFactory) -> str:
     assert_type(await factory.drain(timeout_s=30, refuse_waiting=False), int)
     await factory.aclose()
     return response.text
+
+
+async def a_job(factory: LLMClientFactory) -> list[dict[str, object]]:
+    """Ask for many items, and embed many texts."""
+    client = factory.create_completion_client()
+
+    async def call(item: str) -> CompletionResponse:
+        return await client.complete([Message.user(item)])
+
+    job = factory.map(["a", "b"], call, journal="run.jsonl", max_cost_usd=5.0)
+    assert_type(job, Job[str, CompletionResponse])
+    async for result in job:
+        assert_type(result, JobResult[str, CompletionResponse])
+        assert_type(result.value, CompletionResponse | None)
+    async for vector in factory.embed_many(["a"], "embed", progress=True):
+        assert_type(vector.value, tuple[float, ...] | None)
+    return job.summary()
 
 
 def a_script(factory: LLMClientFactory) -> str:
