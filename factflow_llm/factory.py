@@ -143,7 +143,7 @@ class LLMClientFactory:
         with self._lock:
             shelves = [shelf for reference in self._shelves.values() if (shelf := reference()) is not None]
         return {
-            name: ProfileStatus.of(profile, [shelf.clients[name] for shelf in shelves if name in shelf.clients])
+            name: ProfileStatus.of(profile, [client for shelf in shelves if (client := shelf.of(name)) is not None])
             for name, profile in self.config.providers.items()
         }
 
@@ -284,8 +284,35 @@ class LLMClientFactory:
             shelf = self._shelf(loop)
             client = shelf.clients.get(name)
             if client is None or client.client._closed:
-                client = shelf.clients[name] = self._make(name, profile, shelf)
+                make = self._routed if profile.pool or profile.fallback else self._own
+                client = shelf.clients[name] = make(name, profile, shelf)
             return client
+
+    def _own(self, name: str, profile: LLMProviderConfig, shelf: _Shelf) -> Any:
+        """Return the client of the profile itself, which answers whatever else may answer for it."""
+        client = shelf.own.get(name)
+        if client is None or client.client._closed:
+            client = shelf.own[name] = self._make(name, profile, shelf)
+        return client
+
+    def _routed(self, name: str, profile: LLMProviderConfig, shelf: _Shelf) -> Any:
+        """Return a client that hands calls on to the pool and the fallbacks of a profile."""
+        from factflow_llm.routing.fallback import FallbackClient, FallbackEmbeddingClient
+        from factflow_llm.routing.members import Member
+        from factflow_llm.routing.pool import PooledClient, PooledEmbeddingClient
+
+        def own(other: str) -> Member:
+            return Member(other, self._own(other, self.config.providers[other], shelf))
+
+        first, chat = own(name) if not profile.pool else None, profile.type is ModelType.CHAT
+        if first is None:
+            pooled = PooledClient if chat else PooledEmbeddingClient
+            pool = pooled([own(other) for other in profile.pool], by_price=profile.pool_by == "price")
+            if not profile.fallback:
+                return pool
+            first = Member(name, pool)
+        others = [Member(other, self._get(other, profile.type)) for other in profile.fallback]
+        return (FallbackClient if chat else FallbackEmbeddingClient)([first, *others])
 
     def _shelf(self, loop: asyncio.AbstractEventLoop) -> _Shelf:
         """Return the loop's shelf, which the loop itself keeps: it must not outlive it, nor keep it alive."""
@@ -334,6 +361,7 @@ class _Shelf:
 
     def __init__(self) -> None:
         self.clients: dict[str, Any] = {}
+        self.own: dict[str, Any] = {}
         self.limiters: dict[tuple[object, ...], AdaptiveRateLimiter] = {}
 
     def limiter(self, profile: LLMProviderConfig, config: LLMConfig) -> AdaptiveRateLimiter | None:
@@ -347,9 +375,18 @@ class _Shelf:
             self.limiters[profile.quota] = AdaptiveRateLimiter(limits, quota=profile.quota_name)
         return self.limiters[profile.quota]
 
+    def of(self, name: str) -> Any:
+        """Return what a profile's status is told of: its own client, else the one that hands its calls on."""
+        return self.own.get(name) or self.clients.get(name)
+
+    def all(self) -> list[Any]:
+        """Return every client, those first that hand calls on to others."""
+        handed_on = [client for name, client in self.clients.items() if client is not self.own.get(name)]
+        return [*handed_on, *self.own.values()]
+
     async def drain(self, timeout_s: float | None, *, refuse_waiting: bool) -> int:
         """Wait until the calls under way are over; return how many are not when the time is."""
-        clients = list(self.clients.values())
+        clients = self.all()
         if refuse_waiting:
             for limiter in self.limiters.values():
                 limiter.close()
@@ -358,13 +395,14 @@ class _Shelf:
             _, late = await asyncio.wait(drains, timeout=timeout_s)
             for drain in late:
                 drain.cancel()
-        return sum(client.calls for client in clients)
+        return sum(client.calls for client in self.own.values())
 
     async def aclose(self) -> None:
         """Wake who waits, close the clients, all of them even if one fails, and forget them."""
-        clients = list(self.clients.values())
+        clients = self.all()
         limiters = list(self.limiters.values())
         self.clients.clear()
+        self.own.clear()
         self.limiters.clear()
         for limiter in limiters:
             limiter.close()

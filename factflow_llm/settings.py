@@ -34,6 +34,7 @@ from factflow_llm.files import write_new
 from factflow_llm.prices import Prices  # noqa: TC001 - pydantic reads it
 from factflow_llm.providers import PROVIDERS, ModelType, ProviderName
 from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.routes import check_routes, read_names, with_members_model
 from factflow_llm.secrecy import is_telling, masked, shown_address, shown_options
 from factflow_llm.tables import EXTENDS, anchor, from_environment, inherit, nearest, toml_key, toml_value
 from factflow_llm.unfit import Unfit, unfit
@@ -98,6 +99,9 @@ def _read_rate_limit(value: Any) -> Any:
     raise ValueError("write a table of limiter settings, the name of a file that holds them, or false for no limiter")
 
 
+Names = Annotated[tuple[str, ...], BeforeValidator(read_names)]
+
+
 class LLMProviderConfig(_Settings):
     """One profile: a model, who runs it and how it is reached."""
 
@@ -134,6 +138,14 @@ class LLMProviderConfig(_Settings):
         default=None,
         description="Profiles of one group share one limiter; by default those of one provider, account and model.",
     )
+    pool: Names = Field(
+        default=(),
+        description="Profiles that answer for this one, whichever has room first; itself only if it is among them.",
+    )
+    pool_by: Literal["room", "price"] = Field(
+        default="room", description="Whom of the pool to ask where several have room: in turn, or the cheapest."
+    )
+    fallback: Names = Field(default=(), description="Profiles to ask, in this order, when this one cannot answer.")
     prices: Prices | None = Field(
         default=None,
         description="US dollars for a million tokens: { input = 0.15, output = 0.60 }; by default as listed.",
@@ -243,7 +255,7 @@ class LLMConfig(_Settings):
         tables = {name: _plain(table) for name, table in {**bases, **values["providers"]}.items()}
         for name in values["providers"]:
             try:
-                profiles[name] = LLMProviderConfig(**inherit(name, tables))
+                profiles[name] = LLMProviderConfig(**with_members_model(inherit(name, tables), tables))
             except ConfigurationError as error:
                 raise ValueError(f"profile {name!r}: {error}") from None
         return {key: value for key, value in values.items() if key != "bases"} | {"providers": profiles}
@@ -252,6 +264,12 @@ class LLMConfig(_Settings):
     def _default_exists(self) -> Self:
         if self.default is not None and self.default not in self.providers:
             raise ValueError(f"default = {self.default!r} names no profile{nearest(self.default, self.providers)}")
+        return self
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> Self:
+        for name, profile in self.providers.items():
+            check_routes(name, profile, self.providers)
         return self
 
     @model_validator(mode="after")

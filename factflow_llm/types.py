@@ -10,7 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from factflow_llm.prices import Prices
 
 ToolChoice = str | Mapping[str, Any]
 """``auto``, ``none``, ``required``, or the name of the tool to be called; a mapping is the provider's own words."""
@@ -257,6 +260,8 @@ class CompletionResponse:
         parse_error: what does not fit: places and rules, nothing of the text.
         logprobs: of each token written, where they were asked for and told.
         responses: all answers, this one first, where ``n`` asked for several; usage is told of all together, here.
+        profile: whose answer it is, where several profiles might have answered.
+        prices: what the profile says of prices; by default they are looked up.
         raw: the SDK's response; of a stream, its last event.
     """
 
@@ -275,11 +280,15 @@ class CompletionResponse:
     parse_error: str | None = None
     logprobs: tuple[TokenLogprob, ...] | None = field(default=None, repr=False)
     responses: tuple[CompletionResponse, ...] = field(default=(), repr=False)
+    profile: str = ""
+    prices: Prices | None = field(default=None, repr=False, compare=False)
     raw: Any = field(default=None, repr=False, compare=False)
 
     @property
     def cost_usd(self) -> float | None:
-        """List price in US dollars, by the extra ``prices``; ``None`` where it is unknown."""
+        """Price in US dollars: the profile's, else as listed (extra ``prices``); ``None`` where it is unknown."""
+        if self.prices is not None:
+            return self.prices.cost_usd(self.usage)
         from factflow_llm.prices import cost_usd
 
         return cost_usd(self.usage, model=self.model, origin=self.origin)
@@ -320,7 +329,8 @@ class StreamChunk:
     """A piece of a streamed answer.
 
     The last one carries ``usage`` and ``finish_reason``, and what is known of the answer as a whole: ``model``,
-    ``response_id``, ``origin``, ``provider_state``, ``logprobs``.
+    ``response_id``, ``origin``, ``provider_state``, ``logprobs``, ``prices``. ``profile`` is whose answer it is, where
+    several profiles might have answered.
     """
 
     text: str = field(default="", repr=False)
@@ -335,6 +345,8 @@ class StreamChunk:
     origin: str = ""
     provider_state: ProviderState | None = field(default=None, repr=False)
     logprobs: tuple[TokenLogprob, ...] | None = field(default=None, repr=False)
+    profile: str = ""
+    prices: Prices | None = field(default=None, repr=False, compare=False)
     raw: Any = field(default=None, repr=False, compare=False)
 
 
@@ -342,13 +354,15 @@ class StreamChunk:
 class EmbeddingResponse:
     """Vectors in the order of the texts.
 
-    ``raw`` holds the SDK's responses, one per batch.
+    ``raw`` holds the SDK's responses, one per batch. ``profile`` is whose answer it is, where several profiles might
+    have answered; of several batches, the first one's.
     """
 
     vectors: tuple[tuple[float, ...], ...] = field(repr=False)
     model: str
     usage: Usage
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    profile: str = ""
     raw: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
     @property

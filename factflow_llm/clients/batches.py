@@ -195,5 +195,6 @@ def _join(parts: Sequence[EmbeddingResponse]) -> EmbeddingResponse:
         model=parts[0].model,
         usage=Usage(input_tokens=sum(known) if len(known) == len(counts) else None),
         headers=parts[-1].headers,
+        profile=parts[0].profile,
         raw=tuple(raw for part in parts for raw in part.raw),
     )

@@ -107,5 +107,7 @@ def _joined(
         origin=last.origin,
         provider_state=last.provider_state,
         logprobs=last.logprobs,
+        profile=last.profile,
+        prices=last.prices,
         raw=last.raw,
     )

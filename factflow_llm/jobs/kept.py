@@ -35,7 +35,16 @@ _ERROR_WORDS: dict[str, Any] = {
     "exception_types": tuple,
 }
 _ERROR_LEFT_OUT = frozenset({"limits", "resumes_at"})
-_ANSWER_WORDS = ("text", "model", "provider_finish_reason", "reasoning", "response_id", "origin", "parse_error")
+_ANSWER_WORDS = (
+    "text",
+    "model",
+    "provider_finish_reason",
+    "reasoning",
+    "response_id",
+    "origin",
+    "profile",
+    "parse_error",
+)
 
 
 class Embedded(NamedTuple):
@@ -144,7 +153,7 @@ def _restore_completion(kept: Mapping[str, Any]) -> CompletionResponse:
     from factflow_llm.clients.schemas import fitted
 
     words: dict[str, Any] = {name: kept.get(name) for name in _ANSWER_WORDS}
-    words |= {name: kept.get(name, "") for name in ("text", "model", "origin")}
+    words |= {name: kept.get(name, "") for name in ("text", "model", "origin", "profile")}
     finish = kept.get("finish_reason")
     first = CompletionResponse(
         **words,

@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from factflow_llm.clients.timing import TimeBound
@@ -42,6 +43,9 @@ _log = logging.getLogger(__name__)
 LEFT_OPEN_S = 60.0
 """A stream that nobody has read for so long was forgotten: it keeps its permit no longer."""
 _call_ids = itertools.count()
+
+HANDED: ContextVar[Permit | None] = ContextVar("factflow_llm_handed", default=None)
+"""A permit that a pool has waited for already: the next call made in this context goes out by it, once."""
 
 
 class _Admission(NamedTuple):
@@ -79,8 +83,8 @@ class Attempts:
     """
 
     __slots__ = (
-        "_admission", "_bound", "_handed_s", "_headers", "_lookout", "_permit", "_reservation", "_road", "_usage",
-        "arrival_s", "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens", "operation", "ticket",
+        "_admission", "_bound", "_handed", "_handed_s", "_headers", "_lookout", "_permit", "_reservation", "_road",
+        "_usage", "arrival_s", "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens", "operation", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +114,10 @@ class Attempts:
         self.made_at = ""
         self._handed_s = math.nan
         self._lookout: asyncio.TimerHandle | None = None
+        self._handed = HANDED.get()
+        if self._handed is not None:
+            self.ticket = self._handed.ticket
+            HANDED.set(None)
         self._permit: Permit | None = None
         self._reservation: Reservation | None = None
         self._admission: _Admission | None = None
@@ -128,8 +136,12 @@ class Attempts:
                 self._reservation = await watch.reserve(self._wanted())
             except BaseException:
                 road.leave(self)
+                self._permit = self._handed
+                self._give_back()
                 raise
-        if road.limiter is not None:
+        if self._handed is not None:
+            self._permit = self._handed
+        elif road.limiter is not None:
             self._permit = Permit(road.limiter, self.ticket)
             try:
                 await self._permit.__aenter__()
@@ -169,7 +181,7 @@ class Attempts:
         if self._reservation is not None:
             self._reservation.settled(self._usage, metadata, cancelled=error is not None and metadata is None)
         self._record(error, metadata)
-        if metadata is None or self.first_chunk_s is not None or self._road.closed:
+        if metadata is None or self.first_chunk_s is not None or self._road.closed or self._handed is not None:
             return False
         delay_s = self._delay_s(metadata)
         if delay_s is None:

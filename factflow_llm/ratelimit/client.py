@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from factflow_llm.prices import Prices
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
-    from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool
+    from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool, Usage
 
 ClientT = TypeVar("ClientT", bound=LLMClientProtocol | EmbeddingClientProtocol)
 
@@ -86,6 +87,15 @@ class _Limited(Generic[ClientT]):
     @retry.setter
     def retry(self, retry: RetryConfig) -> None:
         self._road.retry = retry
+
+    @property
+    def prices(self) -> Prices | None:
+        """What calls cost by the profile; ``None`` leaves it to the lists."""
+        return self._road.prices
+
+    def cost_usd(self, usage: Usage) -> float | None:
+        """Return what a call of that usage costs, in US dollars; ``None`` where it is unknown."""
+        return self._road.cost_usd(usage)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.client!r}, {self.limiter!r}>"
@@ -210,12 +220,13 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
             response_format=response_format,
             **provider_options,
         )
-        input_tokens = count_request(self._count_tokens, messages, tools=tools, response_format=response_format)
+        input_tokens = self.count(messages, tools=tools, response_format=response_format)
         bound = _bound(max_tokens, provider_options.get("n"))
         call = self._begin("chat", input_tokens, bound, priority, deadline_s)
         while True:
             async with call:
-                return call.answered(await call.within(send()))
+                response = call.answered(await call.within(send()))
+                return response if self.prices is None else replace(response, prices=self.prices)
 
     def stream(
         self,
@@ -252,7 +263,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
         _, start = self._ways(messages, **asked)
         read = {name: asked[name] for name in ("tools", "response_format")}
         bound = _bound(asked["max_tokens"], asked.get("n"))
-        call = self._begin("chat", count_request(self._count_tokens, messages, **read), bound, priority, deadline_s)
+        call = self._begin("chat", self.count(messages, **read), bound, priority, deadline_s)
         call.made_at = made_at
         while True:
             async with call:
@@ -260,11 +271,16 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
                 try:
                     while (chunk := await call.within(anext(chunks, None))) is not None:
                         call.begun(chunk.usage, chunk.headers)
-                        yield chunk
+                        last = chunk.usage is not None and self.prices is not None
+                        yield replace(chunk, prices=self.prices) if last else chunk
                     return
                 finally:
                     if (close := getattr(chunks, "aclose", None)) is not None:
                         await close()
+
+    def count(self, messages: Sequence[Message], *, tools: Any = None, response_format: Any = None) -> int | None:
+        """Return the estimated tokens of a request; ``None`` when unknown."""
+        return count_request(self._count_tokens, messages, tools=tools, response_format=response_format)
 
     def _ways(
         self, messages: Sequence[Message], **arguments: Any
@@ -308,19 +324,9 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
         deadline_s = await self._time_left_s(deadline_s)
         split = getattr(self.client, "split", None)
         if split is None:
-
-            async def whole(batch: Sequence[str]) -> EmbeddingResponse:
-                return await self.client.embed(batch, dimensions=dimensions)
-
-            return await self._batch(texts, whole, priority, deadline_s)
+            return await self.embed_batch(texts, dimensions=dimensions, priority=priority, deadline_s=deadline_s)
 
         from factflow_llm.clients.batches import embed_batches, too_much_at_once
-
-        embed_batch = self.client.embed_batch  # type: ignore[attr-defined]
-
-        async def one(batch: Sequence[str]) -> EmbeddingResponse:
-            response: EmbeddingResponse = await embed_batch(batch, dimensions=dimensions)
-            return response
 
         loop = asyncio.get_running_loop()
         check_turn(priority, deadline_s)
@@ -328,25 +334,34 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
         by_s = None if within_s is None else loop.time() + within_s
 
         async def send(batch: Sequence[str]) -> EmbeddingResponse:
-            return await self._batch(batch, one, priority, None if by_s is None else by_s - loop.time())
+            left_s = None if by_s is None else by_s - loop.time()
+            return await self.embed_batch(batch, dimensions=dimensions, priority=priority, deadline_s=left_s)
 
         batches = split(texts)
         if not batches:
             return await self.client.embed(texts, dimensions=dimensions)
         return await embed_batches(texts, batches, send, getattr(self.client, "mend_batch", too_much_at_once))
 
-    async def _batch(
+    async def embed_batch(
         self,
         texts: Sequence[str],
-        send: Callable[[Sequence[str]], Awaitable[EmbeddingResponse]],
-        priority: int,
-        deadline_s: float | None,
+        *,
+        dimensions: int | None = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
     ) -> EmbeddingResponse:
-        tokens = sum(map(self._count_tokens, texts))
-        call = self._begin("embeddings", tokens, None, priority, deadline_s)
+        """Return the vectors of one batch that fits the provider's limits, under one permit; as ``embed``."""
+        client: Any = self.client
+        send = getattr(client, "embed_batch", client.embed)
+        call = self._begin("embeddings", self.count(texts), None, priority, deadline_s)
         while True:
             async with call:
-                return call.answered(await call.within(send(texts)))
+                response: EmbeddingResponse = call.answered(await call.within(send(texts, dimensions=dimensions)))
+                return response
+
+    def count(self, texts: Sequence[str]) -> int:
+        """Return the estimated tokens of some texts."""
+        return sum(map(self._count_tokens, texts))
 
 
 def _bound(max_tokens: Any, answers: Any) -> Any:

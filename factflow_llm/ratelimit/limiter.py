@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 from factflow_llm.errors import (
@@ -308,6 +308,11 @@ class Permit:
         return f"<Permit {self._ticket.state.value}>"
 
     @property
+    def ticket(self) -> CallTicket:
+        """What stands for it in the limiter's line."""
+        return self._ticket
+
+    @property
     def admitted_s(self) -> float:
         """When it was granted, on the event loop's clock; NaN before."""
         return self._ticket.granted_s
@@ -364,3 +369,47 @@ class Permit:
             msg = f"{self!r} cannot be settled: only an entered permit can, and only once"
             raise PermitSettledError(msg)
         self._limiter._settle(self._ticket, signal)
+
+
+async def first_to_admit(permits: Sequence[Permit]) -> Permit:
+    """Wait in the lines of several limiters at once; return the permit that was granted first, and leave the others.
+
+    A limiter that has room lets the call go at once; earlier ones in the sequence come first.
+
+    Raises:
+        Exception: why the first of them refused, when all refuse.
+    """
+    for place, permit in enumerate(permits):
+        if permit._limiter._submit(permit._ticket):
+            _leave_lines(permits[:place])
+            return permit
+    while waiting := [permit for permit in permits if permit._ticket.state is TicketState.WAITING]:
+        turn = asyncio.get_running_loop().create_future()
+        for permit in waiting:
+            permit._ticket.future = turn
+            permit._limiter._waiting.add(turn)
+            permit._limiter._arm()
+        try:
+            await turn
+        except BaseException:
+            _leave_lines(permits)
+            raise
+        finally:
+            for permit in waiting:
+                permit._limiter._waiting.discard(turn)
+        granted = next((permit for permit in waiting if not permit.settled), None)
+        if granted is not None:
+            _leave_lines([permit for permit in permits if permit is not granted])
+            return granted
+    raise permits[0]._limiter._refusal(permits[0]._ticket)
+
+
+def _leave_lines(permits: Sequence[Permit]) -> None:
+    """Give back what was granted, and leave the lines of those that still wait."""
+    for permit in permits:
+        if not permit.settled:
+            permit.ignored()
+        elif permit._ticket.state is TicketState.WAITING:
+            limiter = permit._limiter
+            limiter._tell(limiter._core.cancel(limiter._now(), permit._ticket))
+            limiter._advance(limiter._now())
