@@ -37,6 +37,7 @@ REPORTS = {
     "ours": Report("suite", "our limiter in every world of the suite", "10 minutes"),
     "everybody": Report("suite", "everybody's limiter in every world of the suite", "hours"),
     "ablations": Report("ablations", "what each mechanism of the limiter is worth", "half an hour"),
+    "second_opinion": Report("second_opinion", "eight worlds in a second simulator", "5 minutes"),
     "hidden": Report("calibration", "how well calibration tells hidden providers", "10 minutes"),
     "readers": Report(
         "readers", "files of every format, counted independently and by the readers of traces", "a second"
@@ -64,7 +65,7 @@ def differences(made: dict[str, str]) -> str:
 
 def main() -> int:
     """Do what was asked; 1 if a text is not as committed."""
-    listed = "\n".join(f"  {name:<10} {each.about} ({each.takes} on two cores)" for name, each in REPORTS.items())
+    listed = "\n".join(f"  {name:<14} {each.about} ({each.takes} on two cores)" for name, each in REPORTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m reports",
         description=__doc__,

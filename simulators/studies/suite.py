@@ -96,14 +96,14 @@ def run_suite(
     chosen = {name: as_policy(policy) for name, policy in (policies or contenders()).items()}
     todo = list(_worlds(worlds, seeds_of(seeds)))
     rows = []
-    measure = partial(_measure, policies=chosen)
+    measured = partial(measure, policies=chosen)
     with (
         opened(journal, todo, *chosen, *chosen.values()) as kept,
         processes(jobs) as each,
         reporting(progress, len(todo), "suite") as one_more,
     ):
-        for measured in each(measure, todo, kept):
-            rows += measured
+        for found in each(measured, todo, kept):
+            rows += found
             one_more()
     return Comparison(pd.DataFrame(rows), clients=1)
 
@@ -122,7 +122,8 @@ def _worlds(names: Sequence[str] | None, seeds: tuple[int, ...]) -> Iterator[Wor
             raise ConfigurationError(msg)
 
 
-def _measure(world: World, policies: Mapping[str, Policy]) -> list[dict[str, str | float]]:
+def measure(world: World, policies: Mapping[str, Policy]) -> list[dict[str, str | float]]:
+    """Return the rows of ``run_suite``'s frame for one world."""
     best = world.oracle()
     rows: list[dict[str, str | float]] = []
     for name, policy in policies.items():
