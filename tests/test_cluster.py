@@ -62,7 +62,7 @@ def test_a_comparison_on_a_cluster_is_the_same_bytes(cluster: Executor) -> None:
 def test_a_search_on_a_cluster_writes_the_same_file(cluster: Executor, tmp_path: Path) -> None:
     """The study's file, settings and figures, does not tell where it was made."""
     for name, jobs in (("serial", 1), ("cluster", cluster)):
-        sim.tune(SCENARIOS, trials=3, seeds=2, jobs=jobs, progress=False).save(tmp_path / f"{name}.json")
+        sim.tune(SCENARIOS, trials=3, seeds=2, jobs=jobs, held_to=(), progress=False).save(tmp_path / f"{name}.json")
     assert (tmp_path / "cluster.json").read_bytes() == (tmp_path / "serial.json").read_bytes()
 
 

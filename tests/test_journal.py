@@ -88,13 +88,13 @@ def test_a_search_goes_on_and_may_go_further(tmp_path: Path, ran: list[tuple[str
     """The sampler hears of the finished trials again and proposes what it would have proposed."""
     path = tmp_path / "journal.jsonl"
     with pytest.raises(InterruptedHereError):
-        sim.tune(SCENARIO, trials=4, seeds=2, jobs=1, progress=interrupt_at(2), journal=path)
+        sim.tune(SCENARIO, trials=4, seeds=2, jobs=1, held_to=(), progress=interrupt_at(2), journal=path)
     ran.clear()
-    resumed = sim.tune(SCENARIO, trials=4, seeds=2, jobs=1, journal=path)
+    resumed = sim.tune(SCENARIO, trials=4, seeds=2, jobs=1, held_to=(), journal=path)
     assert len([name for name, _ in ran if name != "oracle"]) == 2 * 2
-    assert resumed.frame.equals(sim.tune(SCENARIO, trials=4, seeds=2, jobs=1).frame)
+    assert resumed.frame.equals(sim.tune(SCENARIO, trials=4, seeds=2, jobs=1, held_to=()).frame)
     ran.clear()
-    further = sim.tune(SCENARIO, trials=5, seeds=2, jobs=1, journal=path)
+    further = sim.tune(SCENARIO, trials=5, seeds=2, jobs=1, held_to=(), journal=path)
     assert len([name for name, _ in ran if name != "oracle"]) == 2
     assert further.frame.head(4).equals(resumed.frame)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import optuna
@@ -14,6 +15,9 @@ import pytest
 import simulators as sim
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
+from simulators.scenarios.worlds import suite
+from simulators.studies.holding import WITNESSES, Loss, Witnesses
+from simulators.studies.parallel import processes
 from simulators.studies.tuning import SEARCH_SPACE
 
 if TYPE_CHECKING:
@@ -24,12 +28,15 @@ SCENARIOS = [
     sim.Scenario(sim.backlog(workers=16, duration_s=60.0), "fixed-window"),
 ]
 TRIALS = 12
+HELD_TO = ("cold-minute",)
 
 
 @pytest.fixture(scope="module")
 def study() -> sim.Study:
     """Search briefly, in this process."""
-    return sim.tune(SCENARIOS, trials=TRIALS, seed=7, seeds=2, jobs=1, max_rejected_share=0.03)
+    return sim.tune(
+        SCENARIOS, trials=TRIALS, seed=7, seeds=2, jobs=1, max_rejected_share=0.03, held_to=HELD_TO, max_loss=0.2
+    )
 
 
 def _study(goodput: list[float], shares: list[float], waits: list[float]) -> sim.Study:
@@ -56,14 +63,16 @@ def test_the_first_trial_is_the_defaults(study: sim.Study) -> None:
 
 def test_the_same_seed_gives_the_same_study_in_two_processes(study: sim.Study) -> None:
     """The number of processes is an economy, not a setting."""
-    again = sim.tune(SCENARIOS, trials=TRIALS, seed=7, seeds=2, jobs=2, max_rejected_share=0.03)
+    again = sim.tune(
+        SCENARIOS, trials=TRIALS, seed=7, seeds=2, jobs=2, max_rejected_share=0.03, held_to=HELD_TO, max_loss=0.2
+    )
     assert again.frame.equals(study.frame)
     assert again.provenance == study.provenance
 
 
 def test_another_seed_gives_another_study(study: sim.Study) -> None:
     """The seed is not ignored."""
-    other = sim.tune(SCENARIOS[0], trials=2, seed=8, seeds=1, jobs=1)
+    other = sim.tune(SCENARIOS[0], trials=2, seed=8, seeds=1, jobs=1, held_to=())
     assert other.config(1) != study.config(1)
 
 
@@ -102,7 +111,7 @@ def test_the_sampler_is_told_of_the_constraint(monkeypatch: pytest.MonkeyPatch) 
         return searches[-1]
 
     monkeypatch.setattr(optuna, "create_study", kept)
-    study = sim.tune(SCENARIOS, trials=2, seed=1, seeds=1, jobs=1, max_rejected_share=0.02)
+    study = sim.tune(SCENARIOS, trials=2, seed=1, seeds=1, jobs=1, max_rejected_share=0.02, held_to=())
     for trial, row in zip(searches[0].trials, study.frame.itertuples(), strict=True):
         assert trial.value == row.goodput_ratio
         assert len(trial.constraints) == len(SCENARIOS)
@@ -140,6 +149,49 @@ def test_where_nothing_is_feasible_the_nearest_is_offered_and_said_to_be_so() ->
     assert "NO trial kept" in study.provenance["search"]
 
 
+LOSSES = [
+    (1, "here", 0.0, 0.001), (1, "there", 0.03, 0.0),
+    (2, "here", 0.005, -0.001), (2, "there", -0.1, 0.02),
+]  # fmt: skip
+
+
+def test_the_best_loses_nowhere_more_than_it_may() -> None:
+    """A trial that lost too much of goodput elsewhere gives way to the next best, and the report says so."""
+    best = _study(goodput=[0.90, 0.99, 0.95], shares=[0.0] * 3, waits=[1.0] * 3)
+    held = replace(best, max_loss=0.02, losses=pd.DataFrame(LOSSES, columns=list(Loss._fields)))
+    assert (best.best["trial"], held.best["trial"]) == (1, 2)
+    words = held.provenance["elsewhere"]
+    assert "0.0050 of goodput lost (here) and 0.0200 more 429s (there)" in words
+    assert words.endswith("0.02 allowed; 1 that did better here lost more")
+    assert replace(held, max_loss=0.01).best["trial"] == 0
+    assert "NOT held" in best.provenance["elsewhere"]
+
+
+def test_a_search_that_only_helps_where_it_looked_ends_at_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was tried, nothing is written to a file that loses more elsewhere than was allowed."""
+    tried: list[int] = []
+
+    def lose(witnesses: Witnesses, trial: int, *_: object) -> list[Loss]:
+        tried.append(trial)
+        return [Loss(trial, "elsewhere", 0.5, 0.0)]
+
+    monkeypatch.setattr(Witnesses, "losses", lose)
+    study = sim.tune(SCENARIOS[0], trials=4, seed=7, seeds=1, jobs=1, max_rejected_share=0.5, held_to=HELD_TO)
+    assert study.best_config == RateLimitConfig()
+    assert len(set(tried)) == len(tried)
+    assert 0 not in tried
+
+
+def test_the_witnesses_are_worlds_of_the_suite() -> None:
+    """Each is there, whatever traces are; a world that was tuned on bears no witness."""
+    assert set(WITNESSES) <= set(suite())
+    with processes(1) as each:
+        few = Witnesses(["cold-minute", "idle-halved"], ["idle-halved"], each)
+        losses = few.losses(3, RateLimitConfig(max_requests_per_minute=60.0), RateLimitConfig())
+    assert [(loss.trial, loss.world) for loss in losses] == [(3, "cold-minute")]
+    assert losses[0].goodput > 0.5, "an eighth of the quota is too little"
+
+
 def test_a_study_comes_back_from_its_file(study: sim.Study, tmp_path: Path) -> None:
     """Settings, figures, seeds and versions survive, to the bit."""
     study.save(tmp_path / "study.json")
@@ -147,6 +199,7 @@ def test_a_study_comes_back_from_its_file(study: sim.Study, tmp_path: Path) -> N
     assert loaded.frame.equals(study.frame)
     assert loaded.best_config == study.best_config
     assert loaded.provenance == study.provenance
+    assert loaded.losses.equals(study.losses)
     assert set(loaded.versions) == {"factflow-llm", "optuna", "numpy", "pandas"}
 
 
@@ -198,7 +251,8 @@ def test_the_file_for_production_says_where_it_comes_from(study: sim.Study, tmp_
 def test_progress_is_told_trial_by_trial() -> None:
     """A function hears how many of how many."""
     heard: list[tuple[int, int]] = []
-    sim.tune(SCENARIOS[0], trials=2, seeds=1, jobs=1, progress=lambda done, total: heard.append((done, total)))
+    told = lambda done, total: heard.append((done, total))  # noqa: E731
+    sim.tune(SCENARIOS[0], trials=2, seeds=1, jobs=1, held_to=(), progress=told)
     assert heard == [(1, 2), (2, 2)]
 
 
@@ -225,6 +279,8 @@ def test_faces_show_the_best_beside_the_defaults(study: sim.Study) -> None:
         ({"max_rejected_share": math.nan}, "max_rejected_share = nan"),
         ({"seeds": []}, r"seeds = \[\]"),
         ({"jobs": -1}, "jobs = -1"),
+        ({"max_loss": -0.1}, "max_loss = -0.1"),
+        ({"held_to": ["cold-minuet"], "trials": 1}, "cold-minuet.*did you mean 'cold-minute'"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], word: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Between which values a search tries a setting; one without them is knowledge (quotas, bounds) or taste."""
+
+    low: float
+    high: float
+    logarithmic: bool = True
 
 
 class FrozenSettings(BaseModel):
@@ -140,14 +150,14 @@ class RateLimitConfig(FrozenSettings):
     tokens_per_minute: PositiveFloat | None = None
     min_requests_per_minute: PositiveFloat = 0.5
     max_requests_per_minute: PositiveFloat | None = None
-    initial_concurrency: int = Field(default=16, ge=1)
+    initial_concurrency: Annotated[int, Searched(1, 256)] = Field(default=16, ge=1)
     max_concurrency: int = Field(default=1024, ge=1)
-    decrease: float = Field(default=0.97, gt=0, lt=1)
-    probe_s: PositiveFloat = 10.0
-    probe_requests: PositiveFloat = 60.0
-    search_s: PositiveFloat = 3.0
+    decrease: Annotated[float, Searched(0.9, 0.995, logarithmic=False)] = Field(default=0.97, gt=0, lt=1)
+    probe_s: Annotated[PositiveFloat, Searched(1.0, 120.0)] = 10.0
+    probe_requests: Annotated[PositiveFloat, Searched(5.0, 500.0)] = 60.0
+    search_s: Annotated[PositiveFloat, Searched(0.5, 60.0)] = 3.0
     max_queue: int | None = Field(default=None, ge=1)
-    cool_off_s: PositiveFloat = 0.1
+    cool_off_s: Annotated[PositiveFloat, Searched(0.02, 5.0)] = 0.1
     cool_off_cap_s: PositiveFloat = 120.0
     breaker_s: PositiveFloat = 60.0
     retry: RetryConfig = RetryConfig()

@@ -131,6 +131,7 @@ def print_study(
         )
     elif best["trial"] == 0:
         say(f"None of {len(study.frame)} trials does better than the defaults: {files[0]} holds those.")
+    say(f"Elsewhere: {study.provenance['elsewhere']}.")
     say(f'Wrote {", ".join(map(str, files))}. In llm.toml: rate_limit = "{files[0]}"')
 
 

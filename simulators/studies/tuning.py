@@ -11,7 +11,7 @@ import html
 import json
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,11 +22,12 @@ import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.files import write_new
-from factflow_llm.ratelimit.config import RateLimitConfig
+from factflow_llm.ratelimit.config import RateLimitConfig, Searched
 from simulators.numerals import readable
 from simulators.policies.ours import Adaptive
 from simulators.progress import Progress, reporting
 from simulators.studies.comparison import HEADLINES
+from simulators.studies.holding import WITNESSES, Loss, Witnesses
 from simulators.studies.journal import Journal, opened
 from simulators.studies.parallel import Each, Jobs, World, make_worlds, processes, with_yardsticks
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from simulators.streams import Seeds
 
 STUDY_VERSION = 1
+MAX_LOSS = 0.02
+"""What tuned settings may lose where they were not tuned, of goodput or in 429s, unless told otherwise."""
 LARGEST_SEED = 2**32 - 1
 """What numpy's seeding inside optuna takes."""
 GOODPUT_DIGITS = 3
@@ -53,8 +56,18 @@ class Knob(NamedTuple):
     setting: str
     low: float
     high: float
-    logarithmic: bool = True
-    whole: bool = False
+    logarithmic: bool
+    whole: bool
+
+    @classmethod
+    def of_settings(cls) -> tuple[Knob, ...]:
+        """Return a knob for each setting whose field says where to search."""
+        return tuple(
+            cls(name, searched.low, searched.high, searched.logarithmic, field.annotation is int)
+            for name, field in RateLimitConfig.model_fields.items()
+            for searched in field.metadata
+            if isinstance(searched, Searched)
+        )
 
     def suggest(self, trial: optuna.Trial) -> float:
         """Draw a value."""
@@ -63,16 +76,8 @@ class Knob(NamedTuple):
         return float(f"{trial.suggest_float(self.setting, self.low, self.high, log=self.logarithmic):.4g}")
 
 
-SEARCH_SPACE = (
-    #    setting                 low    high
-    Knob("decrease",             0.70,  0.995, logarithmic=False),
-    Knob("probe_s",              1.0,   120.0),
-    Knob("probe_requests",       5.0,   500.0),
-    Knob("search_s",             0.5,   60.0),
-    Knob("cool_off_s",           0.02,  5.0),
-    Knob("initial_concurrency",  1,     256,   whole=True),
-)  # fmt: skip
-"""What is searched. The rest of ``RateLimitConfig`` is knowledge (quotas, bounds) or taste (deadlines, attempts)."""
+SEARCH_SPACE = Knob.of_settings()
+"""What is searched, as the fields of ``RateLimitConfig`` say it."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -87,6 +92,8 @@ class Study:
         scenarios: names of the scenarios.
         max_rejected_share: the constraint, for every scenario.
         versions: of what it was found with.
+        max_loss: of goodput, and of 429s more, that the best may lose to the defaults where it was not tuned.
+        losses: a row per trial that was held to that and per world: see ``holding.Loss``; empty if none was.
     """
 
     frame: pd.DataFrame
@@ -95,11 +102,19 @@ class Study:
     scenarios: tuple[str, ...]
     max_rejected_share: float
     versions: dict[str, str]
+    max_loss: float = MAX_LOSS
+    losses: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(Loss._fields)))
 
     @property
     def best(self) -> pd.Series[Any]:
-        """The best trial: feasible, highest goodput ratio, shortest wait; where none is feasible, the nearest to it."""
-        return self.frame.iloc[self._leaders()[-1]]
+        """The best trial: feasible, highest goodput ratio, shortest wait; where none is feasible, the nearest to it.
+
+        A trial that loses too much where it was not tuned is none of them.
+        """
+        ranks, losing = self._ranks(), self._losing()
+        return self.frame.iloc[
+            min((trial for trial in range(len(ranks)) if trial not in losing), key=ranks.__getitem__)
+        ]
 
     @property
     def best_config(self) -> RateLimitConfig:
@@ -137,7 +152,24 @@ class Study:
             "seeds of the worlds": ", ".join(map(str, self.seeds)),
             **{name: f"{best[name]:.4f} (defaults: {first[name]:.4f})" for name in HEADLINES},
             "bound": f"rejected_share <= {self.max_rejected_share:g} in every scenario",
+            "elsewhere": self._elsewhere(),
         }
+
+    def _elsewhere(self) -> str:
+        """Say what the best loses where it was not tuned."""
+        trial = int(self.best["trial"])
+        mine, losing = self.losses[self.losses["trial"] == trial], len(self._losing())
+        better = f"; {losing} that did better here lost more" if losing else ""
+        if trial == 0:
+            return f"the defaults lose nothing to themselves{better}"
+        if mine.empty:
+            return "NOT held to the suite"
+        goodput, rejected = (mine.loc[mine[name].idxmax()] for name in ("goodput", "rejected"))
+        return (
+            f"in {len(mine)} worlds of the suite at most {max(goodput['goodput'], 0.0):.4f} of goodput lost "
+            f"({goodput['world']}) and {max(rejected['rejected'], 0.0):.4f} more 429s ({rejected['world']}), "
+            f"{self.max_loss:g} allowed{better}"
+        )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the study as JSON, with its seed and versions.
@@ -153,6 +185,8 @@ class Study:
             "scenarios": self.scenarios,
             "max_rejected_share": self.max_rejected_share,
             "trials": {str(name): _nulls(column.tolist()) for name, column in self.frame.items()},
+            "max_loss": self.max_loss,
+            "losses": {str(name): column.tolist() for name, column in self.losses.items()},
         }
         write_new(Path(path), json.dumps(document, indent=1, allow_nan=False) + "\n", overwrite=overwrite)
 
@@ -177,6 +211,7 @@ class Study:
                 tuple(document["scenarios"]),
                 document["max_rejected_share"],
                 document["versions"],
+                **_held(document),
             )
         except OSError as error:
             msg = f"{path}: cannot be read ({error.strerror}); give a file written by Study.save()"
@@ -186,14 +221,23 @@ class Study:
 
     def _leaders(self) -> list[int]:
         """Return, for each trial, which was the best up to then."""
-        excess = (self.frame["worst_rejected_share"] - self.max_rejected_share).clip(lower=0.0)
-        goodput = self.frame["goodput_ratio"].round(GOODPUT_DIGITS)
-        waits = [float(f"{wait:.{WAIT_FIGURES}g}") for wait in self.frame["wait_p95_s"].fillna(math.inf)]
-        ranks = list(zip(excess, -goodput, waits, strict=True))
+        ranks = self._ranks()
         leaders = [0]
         for trial in range(1, len(ranks)):
             leaders.append(trial if ranks[trial] < ranks[leaders[-1]] else leaders[-1])
         return leaders
+
+    def _losing(self) -> set[int]:
+        """Return the trials that lose too much where they were not tuned."""
+        worst = self.losses.groupby("trial")[["goodput", "rejected"]].max().max(axis=1)
+        return set(worst[worst > self.max_loss].index)
+
+    def _ranks(self) -> list[tuple[float, float, float]]:
+        """Return what trials are ordered by: the lowest is the best, of equal ones the first."""
+        excess = (self.frame["worst_rejected_share"] - self.max_rejected_share).clip(lower=0.0)
+        goodput = self.frame["goodput_ratio"].round(GOODPUT_DIGITS)
+        waits = [float(f"{wait:.{WAIT_FIGURES}g}") for wait in self.frame["wait_p95_s"].fillna(math.inf)]
+        return list(zip(excess, -goodput, waits, strict=True))
 
     def __repr__(self) -> str:
         return f"<Study\n{self._head()}>\n{readable(self._summary()).to_string()}"
@@ -216,12 +260,15 @@ def tune(
     seeds: Seeds = 3,
     jobs: Jobs = None,
     max_rejected_share: float = 0.01,
+    held_to: Sequence[str] = WITNESSES,
+    max_loss: float = MAX_LOSS,
     progress: Progress = True,
     journal: str | Path | None = None,
 ) -> Study:
     """Search for the settings with the highest mean ``goodput_ratio`` among those that keep 429s rare.
 
-    The first trial is the defaults. Equal arguments give equal studies, whatever ``jobs``.
+    The first trial is the defaults. Equal arguments give equal studies, whatever ``jobs``. The best trial is then tried
+    in worlds that it was not tuned on, and gives way to the next best where it loses too much to the defaults.
 
     Args:
         scenarios: one or more; the settings shall do well in all of them.
@@ -230,6 +277,8 @@ def tune(
         seeds: how many worlds per scenario, or which.
         jobs: processes; ``None`` means one per core, 1 starts none; or an executor, as in ``compare``.
         max_rejected_share: largest mean share of 429s among attempts, in every single scenario.
+        held_to: names of worlds of the suite in which the best may not lose; none at all if it is empty.
+        max_loss: what it may lose there, at most, in any of them: of the goodput ratio, and of the share of 429s.
         progress: a bar where somebody watches, none, or a function that hears (done, total).
         journal: a file that keeps every finished run; the same call with it goes on where it stopped, also for more
             trials than before.
@@ -246,7 +295,11 @@ def tune(
     if not 0 < max_rejected_share < 1:
         msg = f"max_rejected_share = {max_rejected_share!r} must lie between 0 and 1; a limiter that probes meets 429s"
         raise ConfigurationError(msg)
+    if not max_loss >= 0:
+        msg = f"max_loss = {max_loss!r} must be at least 0, a share of goodput"
+        raise ConfigurationError(msg)
     worlds = make_worlds(scenarios, seeds)
+    names = tuple(dict.fromkeys(world.name for world in worlds))
     search = _new_search(seed)
     rows = []
     with (
@@ -268,14 +321,25 @@ def tune(
             rows.append({"trial": trial.number} | settings | means | verdict)
             search.tell(trial, means["goodput_ratio"])
             one_more()
-    return Study(
-        frame=pd.DataFrame(rows),
-        seed=seed,
-        seeds=tuple(dict.fromkeys(world.seed for world in worlds)),
-        scenarios=tuple(dict.fromkeys(world.name for world in worlds)),
-        max_rejected_share=max_rejected_share,
-        versions={name: _version(name) for name in ("factflow-llm", "optuna", "numpy", "pandas")},
-    )
+        study = Study(
+            frame=pd.DataFrame(rows),
+            seed=seed,
+            seeds=tuple(dict.fromkeys(world.seed for world in worlds)),
+            scenarios=names,
+            max_rejected_share=max_rejected_share,
+            versions={name: _version(name) for name in ("factflow-llm", "optuna", "numpy", "pandas")},
+            max_loss=max_loss,
+        )
+        return _holding(study, Witnesses(held_to, names, each)) if held_to else study
+
+
+def _holding(study: Study, witnesses: Witnesses) -> Study:
+    """Return the study with a best trial that loses nowhere more than it may; the defaults never do."""
+    losses: list[Loss] = []
+    while (trial := int(study.best["trial"])) not in {0, *study.losses["trial"]}:
+        losses += witnesses.losses(trial, study.config(trial), RateLimitConfig())
+        study = replace(study, losses=pd.DataFrame(losses, columns=list(Loss._fields)))
+    return study
 
 
 def _new_search(seed: int) -> optuna.Study:
@@ -313,6 +377,13 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "source tree"
+
+
+def _held(document: dict[str, Any]) -> dict[str, Any]:
+    """Return what a study was held to; older files know nothing of that."""
+    if "losses" not in document:
+        return {}
+    return {"max_loss": document["max_loss"], "losses": pd.DataFrame(document["losses"])}
 
 
 def _numbers(values: list[Any]) -> list[Any]:
