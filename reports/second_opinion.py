@@ -22,7 +22,6 @@ from factflow_llm import AdaptiveRateLimiter, RateLimitConfig
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from simulators.engine.simulate import simulate
 from simulators.providers.catalogue import Provider, RetryAfter
-from simulators.providers.faults import Refused
 from simulators.providers.latency import LatencyModel
 from simulators.providers.quotas import Bucket, FixedWindow, Slots
 from simulators.scenarios.scenario import Scenario, backlog
@@ -86,7 +85,7 @@ class Counted:
 
 
 class Server:
-    """A quota or slots, random rejections, a network before it, and what it says of when to come back."""
+    """A quota or slots, a network before it, and what it says of when to come back."""
 
     def __init__(self, world: World, luck: random.Random) -> None:
         self.world, self.luck = world, luck
@@ -101,8 +100,6 @@ class Server:
             wait_s = _SLOT_WAIT_S
         if wait_s:
             return world.told_s or wait_s
-        if world.noise and self.luck.random() < world.noise:
-            return 0.0
         if self.quota is not None:
             self.quota.take()
         return None
@@ -128,7 +125,6 @@ class World:
         provider: the same in the words of ``simulators``.
         slots: calls at once; 0 for any number.
         changes: factors on the quota, by moment.
-        noise: share of calls that are rejected without a cause, and are told no time.
         told_s: what Retry-After always says; ``None`` for the truth.
         uplink_s: median time on the way, each way.
         workers: callers who never pause.
@@ -139,25 +135,22 @@ class World:
     provider: Provider
     slots: int = 0
     changes: tuple[tuple[float, float], ...] = ()
-    noise: float = 0.0
     told_s: float | None = None
     uplink_s: float = 0.0
     workers: int = 64
     duration_s: float = 1200.0
 
 
-def _provider(*quotas: Any, noise: float = 0.0, told_s: float | None = None, uplink_s: float = 0.0) -> Provider:
+def _provider(*quotas: Any, told_s: float | None = None, uplink_s: float = 0.0) -> Provider:
     answers = LatencyModel(
         first_token_s=_MEDIAN_S, first_token_sigma=_SIGMA, per_token_s=0.0, rejection_s=_REJECTION_S, uplink_s=uplink_s
     )
-    faults = (Refused(status=429, share=noise),) if noise else ()
-    told = RetryAfter(constant_s=told_s)
-    return Provider(quotas=quotas, latency=answers, faults=faults, retry_after=told, names_axis=False)
+    return Provider(quotas=quotas, latency=answers, retry_after=RetryAfter(constant_s=told_s), names_axis=False)
 
 
 _STEPS = ((400.0, 0.5), (800.0, 2.0))
 WORLDS = {
-    "noise over a bucket": World(lambda: Paced(10), _provider(Bucket(limit=10, per_s=1), noise=0.015), noise=0.015),
+    "bucket": World(lambda: Paced(10), _provider(Bucket(limit=10, per_s=1))),
     "bucket halved, then doubled": World(
         lambda: Paced(10, _STEPS), _provider(Bucket(limit=10, per_s=1)), changes=_STEPS
     ),
@@ -234,10 +227,10 @@ def limited(world: World, seed: int) -> tuple[int, int]:
                     continue
                 await asyncio.sleep(_REJECTION_S)
                 await _pause(server.way_s())
-                permit.rate_limited(retry_after=told_s or None)
+                permit.rate_limited(retry_after=told_s)
                 rejected += 1
             delay_s = retry_delay_s(
-                config.retry, attempt=attempt, jitter=luck.random(), retry_after_s=told_s or None, remaining_s=None
+                config.retry, attempt=attempt, jitter=luck.random(), retry_after_s=told_s, remaining_s=None
             )
             attempt = 0 if delay_s is None else attempt + 1
             await _pause(delay_s or 0.0)
