@@ -38,6 +38,12 @@ REPORTS = {
     "everybody": Report("suite", "everybody's limiter in every world of the suite", "hours"),
     "ablations": Report("ablations", "what each mechanism of the limiter is worth", "half an hour"),
     "second_opinion": Report("second_opinion", "eight worlds in a second simulator", "5 minutes"),
+    "ten_minutes": Report(
+        "ten_minutes",
+        "our limiter in real time, over HTTP, beside the simulator's account",
+        "11 minutes",
+        repeatable=False,
+    ),
     "hidden": Report("calibration", "how well calibration tells hidden providers", "10 minutes"),
     "readers": Report(
         "readers", "files of every format, counted independently and by the readers of traces", "a second"

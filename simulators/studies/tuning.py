@@ -164,7 +164,7 @@ class Study:
             return f"the defaults lose nothing to themselves{better}"
         if mine.empty:
             return "NOT held to the suite"
-        goodput, rejected = (mine.loc[mine[name].idxmax()] for name in ("goodput", "rejected"))
+        goodput, rejected = (mine.sort_values(name).iloc[-1] for name in ("goodput", "rejected"))
         return (
             f"in {len(mine)} worlds of the suite at most {max(goodput['goodput'], 0.0):.4f} of goodput lost "
             f"({goodput['world']}) and {max(rejected['rejected'], 0.0):.4f} more 429s ({rejected['world']}), "
