@@ -51,6 +51,7 @@ from simulators.studies.tuning import Study as Study
 from simulators.studies.tuning import tune as tune
 from simulators.studies.variation import Variation as Variation
 from simulators.studies.variation import vary as vary
+from simulators.studies.verdict import verdict as verdict
 from simulators.traces import Mode as Mode
 from simulators.traces import Recording as Recording
 from simulators.traces import TokenLengths as TokenLengths

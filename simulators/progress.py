@@ -11,22 +11,27 @@ Progress = bool | Callable[[int, int], None]
 
 @contextmanager
 def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[], None]]:
-    """Yield a function to call when one more of ``total`` is done."""
-    if callable(progress):
-        done = 0
+    """Yield a function to call when one more of ``total`` is done; an interruption is told how far it was."""
+    done = 0
+    heard, close = (progress, None) if callable(progress) else _bar(progress, total, what)
 
-        def count() -> None:
-            nonlocal done
-            done += 1
-            progress(done, total)
+    def count() -> None:
+        nonlocal done
+        done += 1
+        heard(done, total)
 
+    try:
         yield count
-    else:
-        from tqdm.auto import tqdm
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"{what}: {done} of {total} done")
+        raise
+    finally:
+        if close is not None:
+            close()
 
-        with tqdm(total=total, desc=what, disable=None if progress else True, leave=False) as bar:
 
-            def advance() -> None:
-                bar.update()
+def _bar(progress: bool, total: int, what: str) -> tuple[Callable[[int, int], None], Callable[[], None]]:
+    from tqdm.auto import tqdm
 
-            yield advance
+    bar = tqdm(total=total, desc=what, disable=None if progress else True, leave=False)
+    return lambda done, total: bar.update(), bar.close

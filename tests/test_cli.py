@@ -494,7 +494,7 @@ def test_a_real_trace_is_replayed() -> None:
         (["simulate", "--duration", "nan"], "--duration: nan"),
         (["simulate", "--duration", "-1"], "--duration: -1.0"),
         (["simulate", "--clients", "0"], "clients = 0"),
-        (["simulate", "--at", "600"], "--at '600': '' is no number; write --at SECONDS:FACTOR"),
+        (["simulate", "--at", "600"], "--at '600': says when or how much, not both; write --at MOMENT:FACTOR"),
         (["simulate", "--at", "600:-1"], "quota = -1"),
         (["simulate", "--at", "nan:1"], "time_s = nan"),
         (["simulate", "--at", "600:1e-9"], "no room for a single request"),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -12,7 +16,12 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
 from simulators.plots.plans import plan_curve, plot_plan
 from simulators.providers.quotas import Bucket
-from simulators.studies.planning import Plan, mean_load
+from simulators.scenarios.load import mean_load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from simulators.studies.planning import Plan
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +90,60 @@ def test_load_is_charged_by_the_providers_own_rules() -> None:
     trace = sim.sample_trace().window(0.0, 300.0)
     spec = sim.provider("openai-tier-1")
     charged = (trace.input_tokens + 16).sum() / trace.duration_s / (200_000 / 60)
-    assert mean_load(trace, spec) == pytest.approx(charged, rel=1e-6)
-    assert mean_load(trace, sim.Provider(name="no quota")) == 0.0
+    assert mean_load(sim.Scenario(trace, spec)) == pytest.approx(charged, rel=1e-6)
+    assert mean_load(sim.Scenario(trace, sim.Provider(name="no quota"))) == 0.0
+
+
+def test_load_counts_events_and_neighbours() -> None:
+    """Half the quota for half the time is three quarters of it; a neighbour's calls fill it as ours do."""
+    alone = sim.Scenario(sim.synthesize(4, 200, seed=1), "bucket")
+    load = mean_load(alone)
+    assert load == pytest.approx(0.4, rel=0.1)
+    half_s = alone.workload.duration_s / 2
+    assert mean_load(alone.at(half_s, quota=0.5)) == pytest.approx(load / 0.75)
+    beside = replace(alone, neighbours=(sim.Neighbour(requests_per_s=3, start_s=half_s),))
+    assert mean_load(beside) == pytest.approx(load + 0.15)
+    assert mean_load(sim.Scenario(sim.backlog(4, 60), "bucket")) is None
+
+
+def test_events_and_clients_are_planned_for() -> None:
+    """What halves the quota makes more of it needed; clients are who they are in ``simulate``."""
+    calm = sim.Scenario(sim.synthesize(5, 120, seed=1, name="five per second"), "bucket")
+    usual = {"max_wait_p95_s": 2.0, "jobs": 1, "progress": False}
+    halved = sim.plan(calm.at(60, quota=0.5), **usual)
+    plain = sim.plan(calm, **usual)
+    assert halved.table().loc["bucket", "quota_needed"] > 1.4 * plain.table().loc["bucket", "quota_needed"]
+    shared = sim.plan(calm, clients=3, **usual)
+    alone = sim.simulate(calm, clients=3).requests["wait_s"].to_numpy()
+    sold = shared.frame[shared.frame["quota"] == 1.0].iloc[0]
+    assert sold["wait_p95_s"] == np.percentile(alone, 95, method="higher")
+
+
+def test_quotas_of_one_preset_stand_side_by_side() -> None:
+    """Their names tell them apart, in the table and in the picture."""
+    bucket = sim.provider("bucket")
+    two = [bucket.with_quota(requests_per_second=3), bucket]
+    found = sim.plan(sim.synthesize(5, 60, seed=1), providers=two, max_wait_p95_s=2.0, jobs=1, progress=False)
+    assert list(found.table().index) == ["bucket (3 requests per 1 s)", "bucket (10 requests per 1 s)"]
+    assert found.choice == "bucket (10 requests per 1 s)"
+
+
+def test_a_plan_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Runs in the journal are not done again, and the plan is the same."""
+    journal = tmp_path / "plan.journal"
+    usual = {"providers": "bucket", "max_wait_p95_s": 2.0, "jobs": 1, "journal": journal}
+    trace = sim.synthesize(5, 60, seed=1)
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sim.plan(trace, progress=stop, **usual)
+    kept = journal.read_text().count("\n")
+    whole = sim.plan(trace, progress=False, **usual)
+    assert 3 <= kept - 1 < len(whole.frame)
+    pd.testing.assert_frame_equal(whole.frame, sim.plan(trace, progress=False, **usual | {"journal": None}).frame)
 
 
 def test_both_faces_tell_the_choice(plan: Plan) -> None:
@@ -102,12 +163,29 @@ def test_the_plot_marks_what_is_sold_and_the_bound(plan: Plan) -> None:
     assert plot_plan(plan, ax=ax) is ax
 
 
+def test_nothing_is_drawn_where_there_is_no_wait() -> None:
+    """Never and nothing are not invented numbers: a row of crosses, and 0 at 0."""
+    trace = sim.synthesize(5, 120, seed=1, name="five per second")
+    found = sim.plan(trace, providers="bucket", max_wait_p95_s=2.0, jobs=1, progress=False)
+    waits = plan_curve(found, "bucket")["wait_p95_s"]
+    frame = found.frame.assign(wait_p95_s=found.frame["wait_p95_s"].where(found.frame["load"] < 1.1, math.inf))
+    ax = plot_plan(replace(found, frame=frame), ax=Figure().subplots())
+    curve, crosses = ax.lines[0].get_ydata(), ax.lines[1].get_ydata()
+    lost = len(waits) - int(np.isfinite(curve).sum())
+    assert lost == len(crosses) > 0
+    assert set(curve[np.isfinite(curve)]) <= set(waits)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names[-1] == "never"
+    assert len(set(crosses)) == 1
+    assert max(crosses) > max(curve[np.isfinite(curve)])
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"trace": sim.backlog(4, 60)}, "any quota fits; give a trace"),
         ({"providers": []}, "providers is empty"),
-        ({"providers": ["bucket", "bucket"]}, "two providers have one name"),
+        ({"providers": ["bucket", "bucket"]}, "bucket \\(10 requests per 1 s\\) stands twice"),
         ({"providers": ["bukket"]}, "no provider is called 'bukket'"),
         ({"max_wait_p95_s": 0.0}, "max_wait_p95_s = 0.0 must be a finite number"),
         ({"max_wait_p95_s": math.nan}, "max_wait_p95_s = nan must be a finite number"),

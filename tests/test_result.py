@@ -23,9 +23,9 @@ from simulators.scenarios.scenario import Scenario, backlog
 from simulators.traces import synthesize
 
 NAMES = [
-    "goodput", "goodput_ratio", "rejected_share", "attempts_per_success", "wait_p50_s", "wait_p95_s", "wait_p99_s",
-    "latency_p50_s", "latency_p95_s", "latency_p99_s", "failed", "unfinished", "tokens_per_s", "wasted_tokens",
-    "recovery_s",
+    "goodput", "goodput_ratio", "answered_share", "rejected_share", "attempts_per_success", "wait_p50_s", "wait_p95_s",
+    "wait_p99_s", "latency_p50_s", "latency_p95_s", "latency_p99_s", "failed", "unfinished", "tokens_per_s",
+    "wasted_tokens", "recovery_s",
 ]  # fmt: skip
 STEADY = LatencyModel(first_token_s=1.0, first_token_sigma=0.0, per_token_s=0.0)
 
@@ -74,6 +74,7 @@ def test_the_figures_are_what_the_frames_say(ours: SimResult) -> None:
         "latency_p99_s": served["latency_s"].quantile(0.99),
         "failed": 0,
         "unfinished": requests["outcome"].eq("unfinished").sum(),
+        "answered_share": requests["outcome"].eq("succeeded").mean(),
         "tokens_per_s": (served["input_tokens"] + served["output_tokens"]).sum() / 600.0,
         "wasted_tokens": 0,
     }

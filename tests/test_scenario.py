@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import FrozenInstanceError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,9 @@ from factflow_llm.signals import Axis
 from simulators.providers.catalogue import provider
 from simulators.scenarios.scenario import Scenario, backlog
 from simulators.traces import synthesize
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_scenario_is_a_value() -> None:
@@ -140,7 +143,8 @@ def test_a_trace_alone_is_no_scenario(run: Any) -> None:
 @pytest.mark.parametrize(
     ("moment", "words"),
     [
-        ("12:00", "time_s = '12:00' must be a number: seconds from the start"),
+        ("12:00", "time_s = '12:00': backlog of 2 has no dates; write seconds from the start"),
+        (None, "time_s = None must be a number: seconds from the start"),
         (True, "time_s = True must be a number"),
         (1e9, r"time_s = 1e\+09 lies after the end of the run, which is at 60 s"),
     ],
@@ -152,3 +156,44 @@ def test_an_event_is_a_moment_of_the_run(moment: Any, words: str) -> None:
         scenario.at(moment, quota=0.5)
     with pytest.raises(ConfigurationError, match=words):
         scenario.restarting(moment)
+
+
+def _log(tmp_path: Path) -> sim.Trace:
+    """Return a trace of one request a minute that begins at 09:30 on the last day of November."""
+    lines = [f"2026-11-30T{9 + m // 60:02d}:{m % 60:02d}:00Z,100,10" for m in range(30, 330)]
+    file = tmp_path / "log.csv"
+    file.write_text("\n".join(["time,input_tokens,output_tokens", *lines]), encoding="utf-8")
+    return sim.read_trace(file, columns={each: each for each in ("time", "input_tokens", "output_tokens")})
+
+
+@pytest.mark.parametrize(
+    ("moment", "time_s"),
+    [("noon", 9000.0), ("12:00", 9000.0), ("9:45:30", 930.0), ("2026-11-30T10:30", 3600.0)],
+)
+def test_a_trace_with_dates_has_times_of_day(tmp_path: Path, moment: str, time_s: float) -> None:
+    """Events come by the clock of the log, and later in its windows too."""
+    trace = _log(tmp_path)
+    assert sim.Scenario(trace, "bucket").at(moment, quota=0.5).events[0].time_s == time_s
+    later = sim.Scenario(trace.window(600, 18_000), "bucket").restarting(moment)
+    assert later.events[0].time_s == time_s - 600
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        ("08:00", "lies after the end of the run"),
+        ("2026-11-30T08:00", "lies before the trace begins, which is at 2026-11-30 09:30:00 UTC"),
+        ("lunch", "is no moment; write seconds from the start, noon, 12:00"),
+        ("25:00", "is no moment"),
+    ],
+)
+def test_a_time_of_day_that_never_comes_is_refused(tmp_path: Path, moment: str, words: str) -> None:
+    """Before the beginning, after the end, or no time at all."""
+    with pytest.raises(ConfigurationError, match=words):
+        sim.Scenario(_log(tmp_path), "bucket").at(moment, quota=0.5)
+
+
+def test_a_trace_sped_up_has_no_clock(tmp_path: Path) -> None:
+    """Its noon is not the log's."""
+    with pytest.raises(ConfigurationError, match="has no dates"):
+        sim.Scenario(_log(tmp_path).sped_up(2.0), "bucket").at("noon", quota=0.5)

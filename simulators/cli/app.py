@@ -8,6 +8,8 @@ from typer.core import TyperGroup
 
 from simulators.cli import options
 
+_STOPPED = 130
+
 
 class _Spoken(TyperGroup):
     """Commands whose refusals are one line of words and exit code 2, never a traceback."""
@@ -17,6 +19,9 @@ class _Spoken(TyperGroup):
         given = " ".join(ctx.args)
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            typer.echo("\n".join(["stopped", *getattr(stopped, "__notes__", ())]), err=True)
+            raise typer.Exit(_STOPPED) from None
         except typer.BadParameter as error:
             message = f"{error.format_message()} (given: {given}); see --help"
         except Exception as error:
@@ -170,6 +175,7 @@ def compare(
     clients: options.Clients = 1,
     jobs: options.Jobs = None,
     journal: options.Journal = None,
+    resume: options.Resume = False,
     plot: options.Plot = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -185,15 +191,17 @@ def compare(
       factflow-llm compare --suite --policy ours --policy inspect_ai
     """
     import simulators as sim
-    from simulators.cli import inputs, outputs, reports
+    from simulators.cli import inputs, keeping, outputs, reports
     from simulators.studies.suite import run_suite
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     if suite:
-        inputs.refuse_beside("--suite", ctx, {"policy", "seeds", "jobs", "journal", "plot", "overwrite", "json"})
-        measured = run_suite(
-            inputs.read_contenders(ctx, policy), seeds=seeds, jobs=jobs, progress=not json, journal=journal
+        inputs.refuse_beside(
+            "--suite", ctx, {"policy", "seeds", "jobs", "journal", "resume", "plot", "overwrite", "json"}
         )
+        contenders = inputs.read_contenders(ctx, policy)
+        with keeping.journal(ctx, journal, resume=resume, overwrite=overwrite) as kept:
+            measured = run_suite(contenders, seeds=seeds, jobs=jobs, progress=not json, journal=kept)
         if plot is not None:
             outputs.draw_frontier(measured, plot)
         reports.print_suite(measured, json=json)
@@ -201,9 +209,10 @@ def compare(
     workload = inputs.read_workload(trace, backlog, duration, columns, time_unit)
     scenarios = inputs.read_scenarios(workload, provider, at or [], quota)
     policies = {word: inputs.read_policy(word, workload) for word in policy}
-    comparison = sim.compare(
-        scenarios, policies, seeds=seeds, clients=clients, jobs=jobs, progress=not json, journal=journal
-    )
+    with keeping.journal(ctx, journal, resume=resume, overwrite=overwrite) as kept:
+        comparison = sim.compare(
+            scenarios, policies, seeds=seeds, clients=clients, jobs=jobs, progress=not json, journal=kept
+        )
     if plot is not None:
         outputs.draw_frontier(comparison, plot)
     reports.print_comparison(comparison, scenarios, policies, json=json)
@@ -211,6 +220,7 @@ def compare(
 
 @app.command()
 def tune(
+    ctx: typer.Context,
     trace: options.Trace = None,
     provider: options.Providers = ["openai-tier-1"],  # noqa: B006
     backlog: options.Workers = None,
@@ -227,6 +237,7 @@ def tune(
     ] = 0.01,
     jobs: options.Jobs = None,
     journal: options.Journal = None,
+    resume: options.Resume = False,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The settings, for LLMConfig.")] = Path("limiter.toml"),
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The tuned limiter at a glance; by default OUT with .png.")
@@ -245,22 +256,23 @@ def tune(
       factflow-llm tune --backlog 64 --provider bucket --provider slots --at 900:0.5 --max-rejected-share 0.02
     """
     import simulators as sim
-    from simulators.cli import inputs, outputs, reports
+    from simulators.cli import inputs, keeping, outputs, reports
 
     plot = plot or out.with_suffix(".png")
     outputs.check_outputs({"--out": out, "--plot": plot, "--study": study}, overwrite=overwrite)
     workload = inputs.read_workload(trace, backlog, duration, columns, time_unit)
     scenarios = inputs.read_scenarios(workload, provider, at or [], quota)
-    found = sim.tune(
-        scenarios,
-        trials=trials,
-        seed=seed,
-        seeds=seeds,
-        jobs=jobs,
-        max_rejected_share=max_rejected_share,
-        progress=not json,
-        journal=journal,
-    )
+    with keeping.journal(ctx, journal, resume=resume, overwrite=overwrite) as kept:
+        found = sim.tune(
+            scenarios,
+            trials=trials,
+            seed=seed,
+            seeds=seeds,
+            jobs=jobs,
+            max_rejected_share=max_rejected_share,
+            progress=not json,
+            journal=kept,
+        )
     found.best_config.to_toml(out, overwrite=overwrite, comment=found.provenance)
     if study is not None:
         found.save(study, overwrite=overwrite)
@@ -273,18 +285,23 @@ def tune(
 
 @app.command()
 def plan(
+    ctx: typer.Context,
     trace: options.Trace = None,
     provider: options.Providers = ["openai-tier-1", "openai-tier-3"],  # noqa: B006
     max_wait: Annotated[float, typer.Option(metavar="SECONDS", help="95 % of the requests shall wait no longer.")] = 5,
     settings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The limiter's settings; by default the defaults.")
     ] = None,
+    at: options.Events = None,
     quota: options.Quotas = None,
+    clients: options.Clients = 1,
     duration: options.Duration = None,
     columns: options.Columns = None,
     time_unit: options.TimeUnit = None,
     seeds: options.Seeds = 1,
     jobs: options.Jobs = None,
+    journal: options.Journal = None,
+    resume: options.Resume = False,
     plot: options.Plot = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -296,24 +313,29 @@ def plan(
     [bold]Examples[/bold]
 
       factflow-llm plan requests.csv --provider openai-tier-1 --provider openai-tier-3 --max-wait 10
+      factflow-llm plan requests.csv --at noon:0.5 --clients 3 --provider bucket --provider bucket:requests=900/min
       factflow-llm plan recording.jsonl --provider my-tier.toml --settings limiter.toml --plot plan.png
     """
     import simulators as sim
     from factflow_llm import RateLimitConfig
-    from simulators.cli import inputs, outputs, reports
+    from simulators.cli import inputs, keeping, outputs, reports
 
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     config = None if settings is None else RateLimitConfig.from_toml(settings)
     workload = inputs.read_trace_window(trace or inputs.SAMPLE, duration, columns, time_unit)
-    found = sim.plan(
-        workload,
-        providers=[inputs.read_provider(name, quota) for name in dict.fromkeys(provider)],
-        max_wait_p95_s=max_wait,
-        config=config,
-        seeds=seeds,
-        jobs=jobs,
-        progress=not json,
-    )
+    scenarios = inputs.read_scenarios(workload, provider, at or [], quota)
+    with keeping.journal(ctx, journal, resume=resume, overwrite=overwrite) as kept:
+        found = sim.plan(
+            scenarios[0],
+            providers=[scenario.provider for scenario in scenarios],
+            max_wait_p95_s=max_wait,
+            config=config,
+            clients=clients,
+            seeds=seeds,
+            jobs=jobs,
+            progress=not json,
+            journal=kept,
+        )
     if plot is not None:
         outputs.draw_plan(found, plot)
     reports.print_plan(found, workload, json=json)

@@ -112,23 +112,25 @@ def read_scenarios(
     Raises:
         ConfigurationError: for an unknown provider, or an event that says nothing or leaves no room for a request.
     """
-    return [
-        _with_events(Scenario(workload, read_provider(name, quotas) if quotas else name), events)
-        for name in dict.fromkeys(providers)
-    ]
+    return [_with_events(Scenario(workload, read_provider(name, quotas)), events) for name in dict.fromkeys(providers)]
 
 
 def read_provider(name: str, quotas: Sequence[str] | None) -> Provider:
     """Return the provider of that name, with quotas such as ``requests=300/min`` instead of its own.
 
+    The name may carry quotas itself, after a colon: ``bucket:requests=300/min,tokens=60000/min``.
+
     Raises:
         ConfigurationError: for an unknown provider, or a quota that says nothing.
     """
-    sold = provider(name)
+    preset, _, own = name.partition(":") if "=" in name else (name, "", "")
+    given = [*filter(None, own.split(",")), *(quotas or ())]
+    sold = provider(preset)
     try:
-        return sold.with_quota(**quota_limits(quotas or ()))
+        return sold.with_quota(**quota_limits(given))
     except ConfigurationError as error:
-        raise ConfigurationError(f"--quota {error}") from None
+        place = f"--provider {name}" if own else "--quota"
+        raise ConfigurationError(f"{place} {error}") from None
 
 
 def read_contenders(ctx: typer.Context, names: Sequence[str]) -> dict[str, Policy]:
@@ -179,17 +181,27 @@ def read_policy(word: str, workload: Trace | Backlog) -> Policy:
 
 
 def _with_events(scenario: Scenario, events: Sequence[str]) -> Scenario:
-    form = "write --at SECONDS:FACTOR, as in --at 600:0.5"
     for event in events:
-        moment, _, factor = (part.strip() for part in event.partition(":"))
-        quota = _number(factor, f"--at {event!r}", form)
-        scenario = scenario.at(_number(moment, f"--at {event!r}", form), quota=quota)
+        place, form = f"--at {event!r}", "write --at MOMENT:FACTOR, as in --at 600:0.5 or --at noon:0.5"
+        moment, _, factor = (part.strip() for part in event.rpartition(":"))
+        if not moment:
+            msg = f"{place}: says when or how much, not both; {form}"
+            raise ConfigurationError(msg)
+        quota = _number(factor, place, form)
         try:
+            scenario = scenario.at(_moment(moment), quota=quota)
             ProviderMachine(scenario.provider, Streams(0)).scale(0.0, quota)
-        except ValueError as error:
-            msg = f"--at {event!r}: {error}"
+        except (ConfigurationError, ValueError) as error:
+            msg = f"{place}: {str(error).removeprefix('at(): ')}"
             raise ConfigurationError(msg) from None
     return scenario
+
+
+def _moment(words: str) -> float | str:
+    try:
+        return float(words)
+    except ValueError:
+        return words
 
 
 def _seconds(duration_s: float | None) -> float | None:

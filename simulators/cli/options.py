@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 POLICY_WORDS = ("ours", "oracle", "retry-only", "fixed", "classic-aimd")
-_PROVIDERS = "A preset (see factflow-llm providers) or a provider's TOML file"
+_PROVIDERS = "A preset (see factflow-llm providers), one with other quotas (bucket:requests=300/min), or a TOML file"
 POLICIES = f"{', '.join(POLICY_WORDS)}, fixed:RATE (requests/s), or a settings file .toml"
 
 Trace = Annotated[
@@ -40,7 +40,11 @@ Quotas = Annotated[
 ]
 Events = Annotated[
     list[str] | None,
-    typer.Option("--at", metavar="SECONDS:FACTOR", help="From then on quotas are FACTOR times nominal; repeatable."),
+    typer.Option(
+        "--at",
+        metavar="MOMENT:FACTOR",
+        help="From then on quotas are FACTOR times nominal: 600:0.5, noon:0.5, 12:30:1 (UTC, TRACE with dates).",
+    ),
 ]
 Policy = Annotated[str, typer.Option("--policy", metavar="POLICY", help=f"{POLICIES}.")]
 Policies = Annotated[list[str], typer.Option("--policy", metavar="POLICY", help=f"{POLICIES}; repeat for several.")]
@@ -51,6 +55,9 @@ Jobs = Annotated[int | None, typer.Option(metavar="N", help="Processes; by defau
 Journal = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Keep every finished run; interrupted, the same command goes on with FILE."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", metavar="", help="Go on where the same command was stopped with Control-C.")
 ]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", metavar="", help="Existing files may be replaced.")]

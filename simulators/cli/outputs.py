@@ -150,6 +150,11 @@ def _table(frame: pd.DataFrame, justify: Literal["left", "right"]) -> Table:
     return table
 
 
+def tell(text: str) -> None:
+    """Print sentences for people, below a table."""
+    _console().print(text, highlight=False, markup=False)
+
+
 def say(text: str) -> None:
     """Print a line for people, on the channel that machines do not read."""
     print(text, file=sys.stderr)

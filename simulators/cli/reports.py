@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from simulators import policies as yardsticks
-from simulators.cli.outputs import print_json, records, say, show
+from simulators.cli.outputs import print_json, records, say, show, tell
 from simulators.policies.by_the_book import ByTheBook, by_the_book
 from simulators.policies.ours import Adaptive
 from simulators.policies.peers import absent_peers
@@ -22,6 +22,7 @@ from simulators.streams import Streams
 from simulators.studies.comparison import HEADLINES
 from simulators.studies.parallel import World, quotas
 from simulators.studies.suite import suite_report
+from simulators.studies.verdict import gained, verdict
 from simulators.traces.trace import UNKNOWN
 
 if TYPE_CHECKING:
@@ -38,14 +39,18 @@ if TYPE_CHECKING:
     from simulators.traces import Trace
 
 
+DEFAULTS, TUNED = "ours by default", "ours tuned"
+
+
 def print_run(result: SimResult, best: SimResult, *, json: bool) -> None:
     """Print one run's figures beside the oracle's."""
     figures = {result.policy.name: result.summary(best), "oracle": best.summary(best)}
     if json:
         plain = {name: each.to_dict() for name, each in figures.items()}
-        print_json({"provenance": result.provenance, "figures": plain})
+        print_json({"provenance": result.provenance, "figures": plain, "verdict": verdict(result, best)})
         return
     show(pd.DataFrame(figures).rename_axis("figure"), _title(result.scenario, f"seed {result.seed}"))
+    tell(verdict(result, best))
     _note_never_admissible(result.scenario)
 
 
@@ -75,9 +80,10 @@ def print_comparison(
 ) -> None:
     """Print means with their intervals."""
     if json:
-        print_json({"runs": records(comparison.frame)})
+        print_json({"runs": records(comparison.frame), "verdict": verdict(comparison)})
         return
     show(comparison.text(), f"{len(comparison.seeds)} seeds; mean ± half a 95 % confidence interval")
+    tell(verdict(comparison))
     _note_fixed_rates(scenarios, policies)
 
 
@@ -97,8 +103,8 @@ def contestants(workload: Trace | Backlog, study: Study) -> dict[str, Policy]:
         "oracle": yardsticks.oracle(),
         "fixed rate": by_the_book(workload),
         "classic AIMD": yardsticks.classic_aimd(),
-        "ours by default": Adaptive(study.config(0)),
-        "ours tuned": Adaptive(study.best_config),
+        DEFAULTS: Adaptive(study.config(0)),
+        TUNED: Adaptive(study.best_config),
     }
 
 
@@ -112,10 +118,12 @@ def print_study(
     json: bool,
 ) -> None:
     """Print what the search found, measured in worlds that it never saw."""
-    best = study.best
+    worth = gained(comparison, TUNED, DEFAULTS)
     if json:
         document = {
-            "best": records(study.frame)[int(best["trial"])],
+            "best": records(study.frame)[int(study.best["trial"])],
+            "rule": study.rule,
+            "verdict": "\n".join([verdict(study), worth]),
             "settings": study.best_config.model_dump(),
             "runs": records(comparison.frame),
             "files": [str(file) for file in files],
@@ -123,14 +131,7 @@ def print_study(
         print_json(document)
         return
     print_comparison(comparison, scenarios, policies, json=False)
-    if not best["feasible"]:
-        say(
-            f"No trial kept 429s at or below {study.max_rejected_share:.2%} everywhere; the nearest, trial "
-            f"{int(best['trial'])}, has {best['worst_rejected_share']:.2%}. Try more --trials or a larger "
-            "--max-rejected-share."
-        )
-    elif best["trial"] == 0:
-        say(f"None of {len(study.frame)} trials does better than the defaults: {files[0]} holds those.")
+    tell(f"{verdict(study)}\n{worth}\n{study.rule}")
     say(f"Elsewhere: {study.provenance['elsewhere']}.")
     say(f'Wrote {", ".join(map(str, files))}. In llm.toml: rate_limit = "{files[0]}"')
 
@@ -140,9 +141,12 @@ def print_plan(plan: Plan, trace: Trace, *, json: bool) -> None:
     if json:
         table = plan.table()
         providers = [{"provider": name} | row for name, row in zip(table.index, records(table), strict=True)]
-        print_json({"choice": plan.choice, "providers": providers, "sizes": records(plan.frame)})
+        print_json(
+            {"choice": plan.choice, "providers": providers, "sizes": records(plan.frame), "verdict": verdict(plan)}
+        )
         return
-    show(plan.table(), plan.headline)
+    show(plan.text(), plan.headline)
+    tell(verdict(plan))
     for provider in plan.providers:
         _note_never_admissible(Scenario(trace, provider))
 

@@ -141,9 +141,11 @@ class SimResult:
             yardstick = self if self.policy == oracle() else self.oracle
         tally = self.run.tally
         succeeded, sent, horizon_s = tally.succeeded, tally.attempts, self.scenario.horizon_s
+        asked = int(tally.endings.sum())
         figures: dict[str, float] = {
             "goodput": succeeded / horizon_s,
             "goodput_ratio": _goodput_ratio(tally, yardstick.run.tally),
+            "answered_share": succeeded / asked if asked else math.nan,
             "rejected_share": tally.rejected / sent if sent else math.nan,
             "attempts_per_success": sent / succeeded if succeeded else math.nan,
         }
@@ -151,7 +153,7 @@ class SimResult:
             figures |= {f"{name}_p{percent}_s": value for percent, value in zip(PERCENTS, percentiles, strict=True)}
         unfinished = int(tally.endings[ENDING_CODES["unfinished"]])
         figures |= {
-            "failed": int(tally.endings.sum()) - succeeded - unfinished,
+            "failed": asked - succeeded - unfinished,
             "unfinished": unfinished,
             "tokens_per_s": tally.tokens / horizon_s,
             "wasted_tokens": float(self.run.wasted_tokens),

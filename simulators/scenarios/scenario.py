@@ -10,6 +10,7 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
 from simulators.providers import catalogue
 from simulators.providers.machine import ProviderMachine
+from simulators.scenarios.moments import moment_s
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
@@ -188,13 +189,21 @@ class Scenario:
         """When the run stops."""
         return self.workload.duration_s + (0.0 if self.closed_loop else self.drain_s)
 
-    def at(self, time_s: float, *, quota: float, axis: Axis | str | None = None, label: str | None = None) -> Scenario:
+    def at(
+        self, time_s: float | str, *, quota: float, axis: Axis | str | None = None, label: str | None = None
+    ) -> Scenario:
         """Return the scenario with one more event: from ``time_s`` on, quotas are ``quota`` times their nominal size.
+
+        Args:
+            time_s: seconds from the start; or, for a trace with dates, a time of the clock in UTC: ``"12:00"``.
+            quota: 0.5 halves the quotas, 1 restores them.
+            axis: of which quotas; by default of all.
+            label: what plots and tables call it.
 
         Raises:
             ConfigurationError: naming the value and its bound.
         """
-        self._check_moment("at", time_s)
+        time_s = self._moment("at", time_s)
         if not (math.isfinite(quota) and quota > 0):
             msg = f"at(): quota = {quota!r} must be a finite number above 0 (1 is the nominal quota)"
             raise ConfigurationError(msg)
@@ -210,13 +219,13 @@ class Scenario:
             raise ConfigurationError(msg) from None
         return self._with(event)
 
-    def restarting(self, time_s: float, *, client: int | None = None, label: str | None = None) -> Scenario:
+    def restarting(self, time_s: float | str, *, client: int | None = None, label: str | None = None) -> Scenario:
         """Return the scenario with clients that are killed and started anew at ``time_s``: one of them, or all.
 
         Raises:
             ConfigurationError: naming the value and its bound.
         """
-        self._check_moment("restarting", time_s)
+        time_s = self._moment("restarting", time_s)
         if client is not None and client < 0:
             msg = f"restarting(): client = {client!r} must be at least 0; None restarts all"
             raise ConfigurationError(msg)
@@ -236,7 +245,9 @@ class Scenario:
             raise ConfigurationError(msg)
         return replace(self, sessions=True)
 
-    def _check_moment(self, method: str, time_s: object) -> None:
+    def _moment(self, method: str, time_s: float | str) -> float:
+        if isinstance(time_s, str):
+            time_s = moment_s(f"{method}(): time_s", time_s, self.workload)
         if isinstance(time_s, bool) or not isinstance(time_s, int | float):
             msg = f"{method}(): time_s = {time_s!r} must be a number: seconds from the start of the run"
             raise ConfigurationError(msg)
@@ -246,6 +257,7 @@ class Scenario:
         if time_s > self.horizon_s:
             msg = f"{method}(): time_s = {time_s:g} lies after the end of the run, which is at {self.horizon_s:g} s"
             raise ConfigurationError(msg)
+        return time_s
 
     def _with(self, event: Event) -> Scenario:
         return replace(self, events=tuple(sorted((*self.events, event), key=lambda event: event.time_s)))

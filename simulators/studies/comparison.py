@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import pandas as pd
 from factflow_llm.errors import ConfigurationError
 from simulators.policies.ours import as_policy
 from simulators.progress import Progress, reporting
+from simulators.scenarios.load import mean_load
 from simulators.studies.journal import opened
 from simulators.studies.parallel import Jobs, World, make_worlds, processes
 
@@ -40,10 +41,12 @@ class Comparison:
     Attributes:
         frame: one row per scenario, policy and seed, with every name of ``SimResult.summary``.
         clients: independent clients on each provider's quota.
+        loads: by scenario, the mean demand as a share of the quota; ``None`` for a backlog.
     """
 
     frame: pd.DataFrame
     clients: int
+    loads: Mapping[str, float | None] = field(default_factory=dict)
 
     def table(self, figures: Sequence[str] = HEADLINES, *, against: str | None = None) -> pd.DataFrame:
         """Return means over the seeds and half the width of their 95 % confidence intervals.
@@ -137,7 +140,8 @@ def compare(
                 for name, figures in zip(chosen, summaries, strict=True)
             ]
             one_more()
-    return Comparison(pd.DataFrame(rows), clients)
+    loads = {world.name: mean_load(world.scenario) for world in {each.name: each for each in worlds}.values()}
+    return Comparison(pd.DataFrame(rows), clients, loads)
 
 
 def half_width(values: Sequence[float]) -> float:

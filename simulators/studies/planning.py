@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,15 @@ from simulators.progress import Progress, reporting
 from simulators.providers import catalogue
 from simulators.providers.catalogue import Provider
 from simulators.providers.machine import ProviderMachine
-from simulators.scenarios.demand import calls
-from simulators.scenarios.scenario import Backlog, Scenario
+from simulators.scenarios.load import mean_load
+from simulators.scenarios.scenario import Backlog, QuotaChange, Scenario
 from simulators.streams import Seeds, Streams, seeds_of
-from simulators.studies.parallel import Jobs, processes
+from simulators.studies.journal import opened
+from simulators.studies.parallel import Jobs, processes, quotas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 # Loads tried: the mean demand as a share of the quota, closest where waiting begins. Above 1 only bursts help.
 _LOADS = (0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5)
+
+
+_WAITS = ("wait_p95_s", "wait_p95_tighter_s")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -45,7 +51,7 @@ class Plan:
             ``rejected_share``, ``unserved_share`` (without an answer at the end), and ``meets`` the bound.
         max_wait_p95_s: the bound of the wait's 95th percentile.
         workload: its name.
-        providers: as sold.
+        providers: as sold; those of one name have their quotas after it.
     """
 
     frame: pd.DataFrame
@@ -77,6 +83,7 @@ class Plan:
                     "meets": bool(sold["meets"]),
                     "load": sold["load"],
                     "wait_p95_s": sold["wait_p95_s"],
+                    "unserved_share": sold["unserved_share"],
                     "rejected_share": sold["rejected_share"],
                     "quota_needed": math.nan if first is None else own["quota"][first],
                     "needed": "more than was tried" if first is None else _units(provider, own["quota"][first]),
@@ -84,6 +91,12 @@ class Plan:
                 }
             )
         return pd.DataFrame(rows).set_index("provider")
+
+    def text(self) -> pd.DataFrame:
+        """Return ``table`` for the eye."""
+        table = self.table()
+        waits = {name: table[name].astype(object).where(table[name] != math.inf, "never") for name in _WAITS}
+        return readable(table.assign(**waits))
 
     def plot(self, *, ax: Axes | None = None, **line: object) -> Axes:
         """Draw the wait against the size of the quota; see ``sim.plot_plan``."""
@@ -99,21 +112,23 @@ class Plan:
         return f"{self.workload}: wait p95 at most {self.max_wait_p95_s:g} s; {fits}"
 
     def __repr__(self) -> str:
-        return f"<Plan {self.headline}>\n{readable(self.table()).to_string()}"
+        return f"<Plan {self.headline}>\n{self.text().to_string()}"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{self.headline}</b></p>{readable(self.table()).to_html()}"
+        return f"<p><b>{self.headline}</b></p>{self.text().to_html()}"
 
 
 def plan(
-    trace: Trace | Backlog,
+    trace: Trace | Scenario | Sequence[Scenario],
     *,
-    providers: Provider | str | Sequence[Provider | str],
+    providers: Provider | str | Sequence[Provider | str] = (),
     max_wait_p95_s: float,
     config: RateLimitConfig | None = None,
+    clients: int = 1,
     seeds: Seeds = 1,
     jobs: Jobs = None,
     progress: Progress = True,
+    journal: str | Path | None = None,
 ) -> Plan:
     """Find which provider, or how much of its quota, keeps the wait's 95th percentile below a bound.
 
@@ -121,87 +136,117 @@ def plan(
     all take their part.
 
     Args:
-        trace: what is asked.
-        providers: one or more, from the one you would rather have, usually the cheapest.
+        trace: what is asked; or scenarios, whose events and neighbours happen to every provider and size of quota.
+        providers: one or more, from the one you would rather have, usually the cheapest; by default the scenarios' own.
         max_wait_p95_s: seconds from arrival to admission that 95 % of the requests may wait at most.
         config: the limiter's settings.
-        seeds: how many worlds per size of quota, or which; figures are those of the worst.
+        clients: independent clients that share the quota.
+        seeds: how many worlds per size of quota, or which; figures are those of the worst world and scenario.
         jobs: processes; ``None`` means one per core; or an executor, as in ``compare``.
         progress: a bar where somebody watches, none, or a function that hears (done, total).
+        journal: a file that keeps every finished run; interrupted, the same call with it goes on where it stopped.
 
     Raises:
         ConfigurationError: for an empty or closed-loop workload, no provider, or a number out of bounds.
     """
     given = [providers] if isinstance(providers, Provider | str) else providers
-    tried = tuple(catalogue.provider(each) if isinstance(each, str) else each for each in given)
+    named = [catalogue.provider(each) if isinstance(each, str) else each for each in given]
+    scenarios = _scenarios(trace, named)
+    tried = _told_apart(named or list({id(each.provider): each.provider for each in scenarios}.values()))
     chosen = seeds_of(seeds)
-    trace = _checked(trace, tried, max_wait_p95_s)
+    _check(scenarios, tried, max_wait_p95_s, clients)
     items = [
-        (provider, quota, load, seed)
+        (replace(scenario, provider=provider), quota, load, seed)
         for provider in tried
-        for quota, load in _sizes(trace, provider)
-        for seed in chosen
+        for quota, load in _sizes(scenarios, provider)
+        for scenario, seed in itertools.product(scenarios, chosen)
     ]
-    measure = partial(_measure, trace, config or RateLimitConfig())
-    with processes(jobs) as each, reporting(progress, len(items), "plan") as one_more:
+    measure = partial(_measure, config or RateLimitConfig(), clients)
+    with (
+        opened(journal, items, config, clients) as kept,
+        processes(jobs) as each,
+        reporting(progress, len(items), "plan") as one_more,
+    ):
         rows = []
-        for row in each(measure, items):
+        for row in each(measure, items, kept):
             rows.append(row)
             one_more()
     frame = pd.DataFrame(rows).groupby(["provider", "quota", "load"], sort=False, as_index=False).max()
-    return Plan(frame.assign(meets=frame["wait_p95_s"] <= max_wait_p95_s), float(max_wait_p95_s), trace.name, tried)
+    name = ", ".join(dict.fromkeys(scenario.workload.name for scenario in scenarios))
+    return Plan(frame.assign(meets=frame["wait_p95_s"] <= max_wait_p95_s), float(max_wait_p95_s), name, tried)
 
 
-def _checked(trace: Trace | Backlog, tried: Sequence[Provider], max_wait_p95_s: float) -> Trace:
-    if isinstance(trace, Backlog):
-        msg = f"plan(): {trace.name} asks as fast as it is answered, so any quota fits; give a trace"
-        raise ConfigurationError(msg)
-    if len(trace) == 0:
-        msg = f"plan(): {trace.name} holds no request; give a longer trace"
-        raise ConfigurationError(msg)
-    if not tried:
+def _scenarios(workload: Trace | Scenario | Sequence[Scenario], named: Sequence[Provider]) -> list[Scenario]:
+    if isinstance(workload, Scenario):
+        return [workload]
+    if isinstance(workload, list | tuple):
+        return list(workload)
+    if not named:
         msg = f"plan(): providers is empty; name some, for example {['openai-tier-1', 'openai-tier-3']}"
         raise ConfigurationError(msg)
+    return [Scenario(workload, named[0])]
+
+
+def _told_apart(tried: Sequence[Provider]) -> tuple[Provider, ...]:
+    """Return the providers, those of one name with their quotas after it."""
+    names = [provider.name for provider in tried]
+    return tuple(
+        provider
+        if names.count(provider.name) == 1
+        else provider.model_copy(update={"name": f"{provider.name} ({quotas(provider)})"})
+        for provider in tried
+    )
+
+
+def _check(scenarios: Sequence[Scenario], tried: Sequence[Provider], max_wait_p95_s: float, clients: int) -> None:
+    for scenario in scenarios:
+        workload = scenario.workload
+        if isinstance(workload, Backlog):
+            msg = f"plan(): {workload.name} asks as fast as it is answered, so any quota fits; give a trace"
+            raise ConfigurationError(msg)
+        if len(workload) == 0:
+            msg = f"plan(): {workload.name} holds no request; give a longer trace"
+            raise ConfigurationError(msg)
+    if not scenarios:
+        msg = "plan(): no scenario; give a trace, a scenario, or several"
+        raise ConfigurationError(msg)
     if len({provider.name for provider in tried}) < len(tried):
-        msg = "plan(): two providers have one name; tell them apart: provider.model_copy(update={'name': ...})"
+        msg = f"plan(): {tried[-1].name} stands twice among the providers; name each once"
         raise ConfigurationError(msg)
     if not (math.isfinite(max_wait_p95_s) and max_wait_p95_s > 0):
         msg = f"plan(): max_wait_p95_s = {max_wait_p95_s!r} must be a finite number of seconds above 0"
         raise ConfigurationError(msg)
-    return trace
+    if clients < 1:
+        msg = f"plan(): clients = {clients!r} must be at least 1"
+        raise ConfigurationError(msg)
 
 
-def _sizes(trace: Trace, provider: Provider) -> list[tuple[float, float]]:
+def _sizes(scenarios: Sequence[Scenario], provider: Provider) -> list[tuple[float, float]]:
     """Return sizes of quota to try and the load each means: as sold, and around what the mean demand takes."""
-    load_as_sold = mean_load(trace, provider)
+    load_as_sold = max(mean_load(replace(scenario, provider=provider)) or 0.0 for scenario in scenarios)
     if load_as_sold == 0.0:
         return [(1.0, 0.0)]
     sizes = [(float(f"{load_as_sold / load:.3g}"), load) for load in _LOADS]
+    least = min([1.0, *(each.quota for scenario in scenarios for each in _changes(scenario))])
     return [
         (1.0, load_as_sold),
-        *((quota, load) for quota, load in sizes if quota != 1.0 and _has_room(provider, quota)),
+        *((quota, load) for quota, load in sizes if quota != 1.0 and _has_room(provider, quota * least)),
     ]
 
 
-def mean_load(trace: Trace, provider: Provider) -> float:
-    """Return the mean demand as a share of the quota that it fills most, charged by the provider's own rules."""
-    machine, asked = (
-        ProviderMachine(provider, Streams(0)),
-        [call for _, call in calls(Scenario(trace, provider), Streams(0))],
-    )
-    per_s = len(asked) / max(trace.duration_s, 1.0)
-    capacity, latency = machine.capacity(0.0), provider.latency
-    loads = [0.0]
-    for quota in provider.quotas:
-        estimate, final = quota.cost_rule(), quota.final_rule()
-        if quota.axis is Axis.CONCURRENCY:
-            units = [latency.first_token_s + latency.per_token_s * call.output_tokens for call in asked]
-        elif final is not None:
-            units = [final(call, call.output_tokens) for call in asked]
-        else:
-            units = [1.0 if estimate is None else estimate(call) for call in asked]
-        loads.append(per_s * math.fsum(units) / len(units) / capacity[quota.axis])
-    return max(loads)
+def _changes(scenario: Scenario) -> list[QuotaChange]:
+    return [event for event in scenario.events if isinstance(event, QuotaChange)]
+
+
+def _sized(scenario: Scenario, quota: float) -> Scenario:
+    """Return the scenario with quotas of another size: from the start, and after each of its events."""
+    if quota == 1.0:
+        return scenario
+    events = [
+        replace(event, quota=event.quota * quota) if isinstance(event, QuotaChange) else event
+        for event in scenario.events
+    ]
+    return replace(scenario, events=(QuotaChange(0.0, f"quota x {quota:g}", quota), *events))
 
 
 def _has_room(provider: Provider, quota: float) -> bool:
@@ -212,15 +257,14 @@ def _has_room(provider: Provider, quota: float) -> bool:
     return True
 
 
-def _measure(trace: Trace, config: RateLimitConfig, item: tuple[Provider, float, float, int]) -> dict[str, object]:
-    provider, quota, load, seed = item
-    scenario = Scenario(trace, provider)
-    result = simulate(scenario if quota == 1.0 else scenario.at(0.0, quota=quota), config, seed=seed)
+def _measure(config: RateLimitConfig, clients: int, item: tuple[Scenario, float, float, int]) -> dict[str, str | float]:
+    scenario, quota, load, seed = item
+    result = simulate(_sized(scenario, quota), config, seed=seed, clients=clients)
     requests, tally = result.requests, result.run.tally
     for_ever = requests["wait_s"].isna() | (requests["outcome"] == "never_admissible")
     waits = requests["wait_s"].mask(for_ever, math.inf).to_numpy(dtype=np.float64)
     return {
-        "provider": provider.name,
+        "provider": scenario.provider.name,
         "quota": quota,
         "load": load,
         "wait_p95_s": float(np.percentile(waits, 95, method="higher")),

@@ -23,7 +23,7 @@ import pandas as pd
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.files import write_new
 from factflow_llm.ratelimit.config import RateLimitConfig, Searched
-from simulators.numerals import readable
+from simulators.numerals import readable, share_text
 from simulators.policies.ours import Adaptive
 from simulators.progress import Progress, reporting
 from simulators.studies.comparison import HEADLINES
@@ -107,14 +107,19 @@ class Study:
 
     @property
     def best(self) -> pd.Series[Any]:
-        """The best trial: feasible, highest goodput ratio, shortest wait; where none is feasible, the nearest to it.
+        """The best trial; see ``rule``."""
+        return self.frame.iloc[self._leaders()[-1]]
 
-        A trial that loses too much where it was not tuned is none of them.
-        """
-        ranks, losing = self._ranks(), self._losing()
-        return self.frame.iloc[
-            min((trial for trial in range(len(ranks)) if trial not in losing), key=ranks.__getitem__)
-        ]
+    @property
+    def rule(self) -> str:
+        """How the best trial is chosen, exactly."""
+        return (
+            f"Best is, of the trials with at most {share_text(self.max_rejected_share)} of 429s in every scenario, the "
+            f"one with the highest mean goodput ratio; of ratios equal to {GOODPUT_DIGITS} digits, the one with the "
+            f"least mean p95 wait; of waits equal to {WAIT_FIGURES} figures, the earliest; trial 0 is the defaults. "
+            "Where no trial keeps the bound, the one nearest to it. Left out are trials that in a world of the suite lose "
+            f"more than {share_text(self.max_loss)} of goodput to the defaults, or have so many more 429s."
+        )
 
     @property
     def best_config(self) -> RateLimitConfig:
@@ -127,10 +132,13 @@ class Study:
         return _config({knob.setting: row[knob.setting] for knob in SEARCH_SPACE if knob.setting in row})
 
     def history(self) -> pd.DataFrame:
-        """Return one row per trial: its goodput ratio and 429s, and ``best_so_far`` (NaN before any was feasible)."""
+        """Return one row per trial: its goodput ratio and 429s, and ``best_so_far`` (NaN before any was feasible).
+
+        ``best_so_far`` has the digits by which trials are judged, so it never falls.
+        """
         history = self.frame[["trial", "goodput_ratio", "worst_rejected_share", "feasible"]].copy()
         leaders = self.frame.iloc[self._leaders()]
-        history["best_so_far"] = leaders["goodput_ratio"].where(leaders["feasible"]).to_numpy()
+        history["best_so_far"] = leaders["goodput_ratio"].where(leaders["feasible"]).round(GOODPUT_DIGITS).to_numpy()
         return history
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -220,11 +228,12 @@ class Study:
         raise ConfigurationError(msg)
 
     def _leaders(self) -> list[int]:
-        """Return, for each trial, which was the best up to then."""
-        ranks = self._ranks()
+        """Return, for each trial, which was the best up to then, those left out that lose too much elsewhere."""
+        ranks, losing = self._ranks(), self._losing()
         leaders = [0]
         for trial in range(1, len(ranks)):
-            leaders.append(trial if ranks[trial] < ranks[leaders[-1]] else leaders[-1])
+            better = trial not in losing and ranks[trial] < ranks[leaders[-1]]
+            leaders.append(trial if better else leaders[-1])
         return leaders
 
     def _losing(self) -> set[int]:

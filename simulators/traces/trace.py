@@ -6,6 +6,7 @@ Nothing here reads a file; importers make traces, exporters write them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -78,6 +79,13 @@ class TraceHeader:
     def noted(self, note: str) -> TraceHeader:
         """Return the header with one more note."""
         return replace(self, notes=(*self.notes, note))
+
+    def later(self, by_s: float) -> TraceHeader:
+        """Return the header of a trace that begins so many seconds later."""
+        if self.created is None or by_s == 0:
+            return self
+        begins = datetime.fromisoformat(self.created) + timedelta(seconds=by_s)
+        return replace(self, created=begins.isoformat().replace("+00:00", "Z"))
 
     def reduced(self, rows_emitted: int, reason: str) -> TraceHeader:
         """Return the header of a trace of ``rows_emitted`` requests, the others left out for ``reason``."""
@@ -267,7 +275,7 @@ class Trace:
             raise TraceError(f"window({start_s}, {end_s}): needs 0 <= start_s < end_s")
         inside = (self.arrival_s >= start_s) & (self.arrival_s < end_s)
         kept = self._kept(inside, "outside the window", f"window from {start_s:g} s to {end_s:g} s")
-        return replace(kept, arrival_s=kept.arrival_s - start_s)
+        return replace(kept, arrival_s=kept.arrival_s - start_s, header=kept.header.later(start_s))
 
     def sped_up(self, factor: float) -> Trace:
         """Return the same requests ``factor`` times as fast: every interval and pause divided, bursts kept."""
@@ -278,7 +286,7 @@ class Trace:
             self,
             arrival_s=self.arrival_s / factor,
             think_time_s=self.think_time_s / factor,
-            header=self.header.noted(note),
+            header=replace(self.header.noted(note), created=None),
         )
 
     def thinned(self, fraction: float, seed: int = 0) -> Trace:
