@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -18,10 +19,14 @@ import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.recorder import AttemptRow, Recorder, RowOutcome
 from factflow_llm.settings import LLMConfig
+from simulators import progress
 from simulators.cli import notebooks
 from simulators.cli.app import app
 from simulators.providers.quotas import Bucket
 from simulators.studies.comparison import HEADLINES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _ROOT = Path(__file__).parents[1]
 _AZURE = _ROOT.parent / "shared" / "traces" / "azure2023" / "AzureLLMInferenceTrace_code.csv"
@@ -363,6 +368,59 @@ def test_journals_keep_what_is_finished() -> None:
     assert "another sweep" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "done"),
+    [
+        (["compare", *_SMALL, "--policy", "ours", "--seeds", "3"], "compare: 1 of 3 done"),
+        (["tune", *_SMALL, "--trials", "3", "--seeds", "1"], "tune: 1 of 3 done"),
+        (["plan", "--duration", "20", "--provider", "bucket"], "plan: 1 of "),
+    ],
+)
+def test_what_is_stopped_says_how_far_it_came_and_goes_on(
+    words: list[str], done: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control-C tells what was done and kept; the same command refuses to lose that, and goes on with --resume."""
+    tell = progress.reporting
+
+    @contextlib.contextmanager
+    def stopped(_: object, total: int, what: str) -> Iterator[Callable[[], None]]:
+        def stop(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with tell(stop, total, what) as one_more:
+            yield one_more
+
+    for study in ("comparison", "tuning", "planning"):
+        monkeypatch.setattr(f"simulators.studies.{study}.reporting", stopped)
+    words = [*words, "--jobs", "1"]
+    result = _run(*words)
+    assert result.exit_code == 130
+    assert done in result.stderr
+    (journal,) = Path().glob("factflow-*.journal")
+    assert f"kept in {journal}: the same command with --resume goes on" in result.stderr
+    for study in ("comparison", "tuning", "planning"):
+        monkeypatch.setattr(f"simulators.studies.{study}.reporting", tell)
+    refused = _run(*words)
+    assert (refused.exit_code, journal.exists()) == (2, True)
+    assert "--resume goes on, --overwrite begins anew" in refused.stderr
+    assert _run(*words, "--resume").exit_code == 0
+    assert not journal.exists()
+    assert "nothing to go on with" in _run(*words, "--resume", "--overwrite").stderr
+
+
+def test_a_plan_knows_events_clients_and_quotas_side_by_side() -> None:
+    """The halved quota needs more of it, and two quotas of one preset have rows of their own."""
+    usual = ["plan", "--duration", "60", "--jobs", "1", "--max-wait", "5"]
+    two = ["--provider", "bucket", "--provider", "bucket:requests=20/s", "--clients", "2", "--at", "30:0.5"]
+    found = _document(*usual, *two)
+    assert [row["provider"] for row in found["providers"]] == [
+        "bucket (10 requests per 1 s)",
+        "bucket (20 requests per 1 s)",
+    ]
+    assert found["verdict"].count("bucket (") >= 2
+    assert "--provider bucket:reqests=1/s" in _run(*usual, "--provider", "bucket:reqests=1/s").stderr
+
+
 def test_compare_draws_the_frontier() -> None:
     """Goodput against 429s, as a picture."""
     assert _run("compare", *_SMALL, "--seeds", "2", "--jobs", "1", "--plot", "frontier.svg").exit_code == 0
@@ -405,14 +463,15 @@ def test_tune_admits_that_nothing_kept_the_bound() -> None:
     words = ["--trials", "1", "--seeds", "1", "--jobs", "1", "--max-rejected-share", "1e-9"]
     result = _run("tune", "--backlog", "64", "--duration", "60", "--provider", "bucket", *words)
     assert result.exit_code == 0
-    assert "No trial kept 429s" in result.stderr
+    assert "None of 1 trials kept 429s" in result.stdout
     assert "NO trial kept" in Path("limiter.toml").read_text()
 
 
 def test_tune_admits_that_the_defaults_are_best() -> None:
     """A single trial is the defaults, and nothing else is claimed."""
     result = _run("tune", *_SMALL, "--trials", "1", "--seeds", "1", "--jobs", "1", "--max-rejected-share", "0.5")
-    assert "None of 1 trials does better than the defaults: limiter.toml holds those." in result.stderr
+    assert "None of 1 trials does better than the defaults" in result.stdout
+    assert "trial 0 is the defaults" in " ".join(result.stdout.split())
 
 
 def test_providers_are_listed_with_their_quotas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import html
+import itertools
 import math
+import os
 import subprocess
 import sys
 import tomllib
@@ -19,7 +22,7 @@ import simulators as sim
 from factflow_llm import RateLimitConfig
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import OF_THE_FLEET
-from simulators.dashboard.choices import EVENTS, Catalogue, Choices, Step, code_of, config_code, remember, spoken
+from simulators.dashboard.choices import EVENTS, GIVEN, Catalogue, Choices, Step, code_of, config_code, remember, spoken
 from simulators.dashboard.curves import curves_of
 from simulators.dashboard.figures import MORE_IS_BETTER, Difference, differences, figures_of, shown, signed, table
 from simulators.dashboard.parameters import UNSET, changed, config_of, parameters, values_of
@@ -102,6 +105,9 @@ def _figures(**values: float) -> dict[str, float]:
         ("unfinished", 10, 12, "▲ \u22122"),
         ("failed", 0, 0, "="),
         ("recovery_s", math.nan, 3.0, ""),
+        ("recovery_s", math.inf, 3.0, "▼"),
+        ("recovery_s", 3000.0, math.inf, "▲"),
+        ("recovery_s", math.inf, math.inf, "="),
     ],
 )
 def test_a_difference_has_a_sign_and_says_better_or_worse(name: str, now: float, before: float, told: str) -> None:
@@ -118,7 +124,9 @@ def test_noise_is_no_difference() -> None:
 
 def test_the_table_colours_and_escapes() -> None:
     """A pin's name is text, not markup; better and worse are classes that themes can colour."""
-    told = table(_figures(goodput_ratio=1.0, wait_p50_s=2.0), [("<pin>", _figures(goodput_ratio=0.5, wait_p50_s=1.0))])
+    told = table(
+        _figures(goodput_ratio=1.0, wait_p50_s=2.0), [("<pin>", _figures(goodput_ratio=0.5, wait_p50_s=1.0), True)]
+    )
     assert "&lt;pin&gt;" in told
     assert "ff-better'>▲ +50 pp" in told
     assert "ff-worse'>▼ +1 s" in told
@@ -397,9 +405,98 @@ def test_a_trace_without_a_name_is_written_beside_the_code(tmp_path: Path, monke
     assert panel.result is not None
     assert result.run.attempts.tobytes() == panel.result.run.attempts.tobytes()
     panel.buttons["code"].click()
-    area = panel.widget.children[-1].children[0].children[0]
+    area = panel.widget.children[2].children[0].children[-1].children[0].children[0]
     assert area.value == panel.code()
     panel.close()
+
+
+def test_copied_code_runs_in_a_fresh_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the notebook calls its trace: the cell stands alone, and its last line is the run shown."""
+    monkeypatch.chdir(tmp_path)
+    panel = sim.Dashboard(sim.Scenario(sim.synthesize(3, 60, seed=1, name="mine"), "bucket").at(30, quota=0.5), seed=5)
+    panel.show()
+    panel.controls["decrease"].value = 0.5
+    shown = panel.result
+    assert shown is not None
+    cell = f"{panel.code()}\nprint(result.run.attempts.tobytes().hex())"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MPLBACKEND": "agg"}
+    fresh = subprocess.run([sys.executable, "-c", cell], capture_output=True, text=True, check=True, env=environment)
+    assert fresh.stdout.strip() == shown.run.attempts.tobytes().hex()
+
+
+def test_a_drag_is_one_step_however_long_it_takes(dashboard: sim.Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From taking the slider to letting go there is one step back, and the previous run is the one before the drag."""
+    clock = itertools.count(0.0, 5.0)
+    monkeypatch.setattr("simulators.dashboard.panel.time.monotonic", lambda: next(clock))
+    first = dashboard.result
+    for values in ((0.9, 0.8, 0.7), (0.6, 0.5)):
+        before = dashboard.result
+        dashboard.buttons["taken"].click()
+        for value in values:
+            dashboard.controls["decrease"].value = value
+        dashboard.buttons["let-go"].click()
+        assert dashboard.config.decrease == values[-1]
+        assert dashboard._before is not None
+        assert dashboard._before.result is before
+    dashboard.buttons["undo"].click()
+    assert dashboard.config.decrease == 0.7
+    dashboard.buttons["undo"].click()
+    assert dashboard.config == RateLimitConfig()
+    assert dashboard.result is not None
+    assert first is not None
+    assert dashboard.result.run.attempts.tobytes() == first.run.attempts.tobytes()
+
+
+def test_while_dragged_only_the_beginning_is_run(dashboard: sim.Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole run comes with the release, once; until then table and file are those of the last whole run."""
+    started: list[tuple[float, bool]] = []
+    begin = Job.start
+    monkeypatch.setattr(Job, "start", lambda job: (started.append((job.scenario.horizon_s, job.coarse)), begin(job))[1])
+    before = dashboard.result
+    assert before is not None
+    dashboard._speed = before.horizon_s  # a run of a second: too slow to follow a hand
+    dashboard.buttons["taken"].click()
+    dashboard.controls["decrease"].value = 0.8
+    assert dashboard.result is before
+    assert "while you drag" in dashboard.messages.text
+    dashboard.buttons["let-go"].click()
+    assert dashboard.result is not before
+    assert [coarse for _, coarse in started] == [True, False]
+    assert started[0][0] < started[1][0] == before.horizon_s
+
+
+def test_runs_of_different_worlds_are_not_compared(dashboard: sim.Dashboard) -> None:
+    """A pin of another world says which, without arrows, and the previous run of another world is not in the table."""
+    told = dashboard.widget.children[2].children[1].children[1]
+    dashboard.buttons["pin"].click()
+    dashboard.controls["provider"].value = "slots"
+    assert "previous run" not in told.value
+    row = told.value.partition("pin 1")[2].partition("</tr>")[0]
+    assert "not compared: provider as given" in row
+    assert "▲" not in row
+    assert "▼" not in row
+    dashboard.controls["provider"].value = GIVEN
+    assert "not compared" not in told.value
+
+
+def test_answers_stand_beside_the_button(dashboard: sim.Dashboard, tmp_path: Path) -> None:
+    """Of save and copy below them, of open below the field; one place speaks at a time."""
+    places, head = dashboard.messages.places, dashboard.messages.widget
+    dashboard.controls["file"].value = str(tmp_path / "limiter.toml")
+    dashboard.buttons["save"].click()
+    assert "Saved" in places["save"].value
+    dashboard.buttons["save"].click()
+    assert "the file exists" in places["save"].value
+    dashboard.controls["trace"].value = str(tmp_path / "nothing.csv")
+    assert "no such file" in places["trace"].value
+    assert places["save"].value == head.value == ""
+
+
+def test_the_verdict_stands_below_the_table(dashboard: sim.Dashboard) -> None:
+    """The panel says in words what the table says in figures."""
+    assert dashboard.result is not None
+    told = dashboard.widget.children[2].children[1].children[1].value
+    assert html.escape(sim.verdict(dashboard.result)) in told
 
 
 def test_a_fault_of_ours_is_shown_with_its_place(dashboard: sim.Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:

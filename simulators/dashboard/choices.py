@@ -30,6 +30,12 @@ EVENTS = (
 )  # fmt: skip
 
 
+_WORLD_WORDS = {
+    "workload": "workload", "provider": "provider", "events": "events", "length_s": "length", "seed": "seed",
+    "clients": "clients",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Choices:
     """All that is chosen: one value, so that it can be remembered, undone and compared.
@@ -61,6 +67,17 @@ class Choices:
     def world(self) -> Choices:
         """The choices without the limiter's settings: where they are equal, the oracle's run is too."""
         return replace(self, values=())
+
+
+def other_world(theirs: Choices, ours: Choices) -> str:
+    """Return what tells one world from another, in words; empty where they are the same."""
+    told = []
+    for name, word in _WORLD_WORDS.items():
+        value = getattr(theirs, name)
+        if value != getattr(ours, name):
+            whole = "all of it" if value == math.inf else spoken(value) if name == "length_s" else value
+            told.append(f"{word} {whole}")
+    return ", ".join(told)
 
 
 class Catalogue:
@@ -164,6 +181,13 @@ def shortened(workload: Trace | Backlog, length_s: float) -> Trace | Backlog:
     if isinstance(workload, Backlog):
         return replace(workload, duration_s=length_s)
     return workload.window(0.0, length_s)
+
+
+def beginning(scenario: Scenario, length_s: float) -> Scenario:
+    """Return the first seconds of a scenario, as they are in the whole of it."""
+    workload = shortened(scenario.workload, max(length_s, 1.0))
+    events = tuple(event for event in scenario.events if event.time_s < workload.duration_s)
+    return replace(scenario, workload=workload, events=events, drain_s=0.0)
 
 
 def with_events(scenario: Scenario, word: str) -> Scenario:

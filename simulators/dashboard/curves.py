@@ -35,6 +35,8 @@ class Curves:
         in_flight: calls in flight, mean per window.
         waits: at most two sorts of wait by name, in seconds per window; NaN for none.
         events: moments and labels.
+        left_over: in words, who was never answered; empty for nobody.
+        unanswered_since_s: from this arrival on nobody was; NaN where the last one was.
     """
 
     axis: Axis
@@ -49,6 +51,8 @@ class Curves:
     in_flight: Floats
     waits: dict[str, Floats]
     events: tuple[tuple[float, str], ...] = ()
+    left_over: str = ""
+    unanswered_since_s: float = np.nan
 
     @property
     def middles_s(self) -> Floats:
@@ -68,7 +72,7 @@ def curves_of(result: SimResult, axis: Axis | None = None) -> Curves:
     axis = axis or series.binding_axis(result)
     limit, capacity = series.limit_steps(result, axis), series.capacity_steps(result, axis)
     outcomes, queue, waits = series.outcome_rates(result), series.queue_lengths(result), series.wait_percentiles(result)
-    end_s = result.scenario.horizon_s
+    end_s, left = result.scenario.horizon_s, series.left_over(result)
     return Curves(
         axis=axis,
         span_s=(0.0, end_s),
@@ -84,7 +88,10 @@ def curves_of(result: SimResult, axis: Axis | None = None) -> Curves:
         waiting=_floats(queue["waiting"]),
         in_flight=_floats(queue["in_flight"]),
         waits={name: _floats(waits[name]) for name in ("p50", "p95")},
-        events=tuple((event.time_s, event.label) for event in result.scenario.events),
+        events=tuple(sorted((each.time_s, each.label) for each in result.scenario.events))
+        + tuple((spell.start_s, spell.label) for spell in series.spells(result)),
+        left_over=left.told,
+        unanswered_since_s=left.since_s,
     )
 
 

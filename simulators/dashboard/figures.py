@@ -34,6 +34,7 @@ _HEADINGS = {
     "unfinished": "unfinished",
     "recovery_s": "recovery",
 }
+_WAITS = ("wait_p50_s", "wait_p95_s")
 _SHARES = ("goodput_ratio", "rejected_share")
 _RELATIVE_NOISE = 5e-4
 
@@ -53,13 +54,20 @@ class Difference:
     better: bool | None
 
 
+_NOT_COMPARED = Difference(math.nan, None)
+
+
 def figures_of(result: SimResult, yardstick: SimResult | None) -> dict[str, float]:
-    """Return the figures shown; without the oracle's run those that need it are NaN."""
+    """Return the figures shown; ``inf`` for never, NaN where the oracle's run is needed and not there."""
     summary = result.summary(yardstick or result)
-    return {
+    figures = {
         name: math.nan if yardstick is None and name in _NEEDS_ORACLE else float(summary[name])
         for name in MORE_IS_BETTER
     }
+    never = [name for name in _WAITS if result.run.tally.endings.sum() and math.isnan(figures[name])]
+    if result.events and yardstick is not None and math.isnan(figures["recovery_s"]):
+        never.append("recovery_s")
+    return figures | dict.fromkeys(never, math.inf)
 
 
 def differences(now: Figures, before: Figures) -> dict[str, Difference]:
@@ -68,8 +76,11 @@ def differences(now: Figures, before: Figures) -> dict[str, Difference]:
 
 
 def _difference(name: str, now: float, before: float) -> Difference:
+    if now == before:
+        return Difference(0.0, None)
     change = now - before
-    if math.isnan(change) or abs(change) <= _RELATIVE_NOISE * max(abs(now), abs(before)):
+    noise = _RELATIVE_NOISE * max(abs(now), abs(before))
+    if math.isnan(change) or (math.isfinite(change) and abs(change) <= noise):
         return Difference(change, None)
     return Difference(change, (change > 0) is MORE_IS_BETTER[name])
 
@@ -78,6 +89,8 @@ def shown(name: str, value: float) -> str:
     """Return a figure for the eye, with its unit; a dash where it has no value."""
     if math.isnan(value):
         return "-"
+    if math.isinf(value):
+        return "never"
     if name in _SHARES:
         return percent(value).replace("%", " %")
     return f"{_short(value)} s" if name.endswith("_s") else _short(value)
@@ -89,17 +102,19 @@ def signed(name: str, difference: Difference) -> str:
         return ""
     if difference.better is None:
         return "="
+    if math.isinf(difference.change):
+        return "▲" if difference.better else "▼"
     sign = "+" if difference.change > 0 else "−"  # noqa: RUF001 - the typographic minus is as wide as the plus
     size = shown(name, abs(difference.change))
     return f"{'▲' if difference.better else '▼'} {sign}{size.replace('%', 'pp')}"
 
 
-def table(now: Figures, others: Sequence[tuple[str, Figures]]) -> str:
-    """Return the panel's table: this run, and how it differs from each of the others."""
+def table(now: Figures, others: Sequence[tuple[str, Figures, bool]]) -> str:
+    """Return the panel's table: this run, and how it differs from each of the others, where that is of one world."""
     head = "".join(f"<th scope='col'>{html.escape(_HEADINGS[name])}</th>" for name in MORE_IS_BETTER)
     rows = [_row("this run", [f"<b>{shown(name, now[name])}</b>" for name in MORE_IS_BETTER])]
-    for label, figures in others:
-        moved = differences(now, figures)
+    for label, figures, comparable in others:
+        moved = differences(now, figures) if comparable else dict.fromkeys(MORE_IS_BETTER, _NOT_COMPARED)
         rows.append(_row(label, [_cell(name, figures[name], moved[name]) for name in MORE_IS_BETTER]))
     legend = "▲ this run is better than the row, ▼ worse, = alike; the number with a sign is this run minus the row"
     body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"

@@ -27,6 +27,7 @@ CSS = """<style>
 .ff-panel .widget-html-content, .ff-panel .widget-label, .ff-panel .jp-RenderedHTMLCommon {
   color: var(--jp-ui-font-color1, inherit); }
 .ff-panel .ff-hint { color: var(--ff-dim); font-size: 11px; line-height: 1.25; }
+.ff-panel .ff-verdict { font-size: 12px; line-height: 1.35; padding: 4px 0; max-width: 740px; }
 .ff-panel .ff-better { color: var(--ff-good); white-space: nowrap; }
 .ff-panel .ff-worse { color: var(--ff-bad); white-space: nowrap; }
 .ff-panel .ff-same { color: var(--ff-dim); }
@@ -52,6 +53,22 @@ CSS = """<style>
 .ff-panel .noUi-handle:focus { outline: 3px solid var(--jp-brand-color1, #2196f3); }
 </style>"""
 
+
+# Sliders tell of values, not of hands: two buttons nobody sees are clicked as a handle is taken and let go. Handles get
+# the names of their settings, and say values as the panel shows them.
+HANDS = """<img src="data:," alt="" hidden onerror="
+const panel = this.closest('.ff-panel'), tell = what => panel.querySelector('.ff-' + what + '-slider')?.click();
+const name = knob => { const handle = knob.querySelector('.noUi-handle'); if (!handle) return false;
+  handle.setAttribute('aria-label', knob.querySelector('.widget-label').textContent);
+  handle.setAttribute('aria-valuetext', knob.querySelector('.widget-readout').textContent); return true; };
+const names = () => [...panel.querySelectorAll('.ff-knob')].filter(name).length;
+let tries = 0; const until = setInterval(() => { if (names() || ++tries > 100) clearInterval(until); }, 100);
+panel.addEventListener('focusin', names); panel.addEventListener('keyup', names);
+panel.addEventListener('pointerdown', event => { if (!event.target.closest('.ff-knob .noUi-target')) return;
+  tell('taken');
+  document.addEventListener('pointerup', () => setTimeout(() => { tell('let-go'); names(); }, 0),
+    {once: true, capture: true}); }, true);
+">"""
 
 _COPY = (
     "const text = this.closest('.ff-code').querySelector('textarea'); text.focus(); text.select();"
@@ -107,20 +124,30 @@ def close_tree(root: Any) -> None:
 
 
 class Messages:
-    """The one place where a panel says what happened, and through which all its callbacks go, one after the other."""
+    """What a panel says: at its head, or beside the button that was pressed. All its callbacks go through here in turn.
 
-    def __init__(self) -> None:
+    Args:
+        places: names of further places than the head, each with a widget of its own.
+
+    Attributes:
+        widget: the head.
+        places: widgets by name; only one of all of them says something.
+    """
+
+    def __init__(self, *places: str) -> None:
         self.widget = widgets.HTML()
+        self.places = {name: widgets.HTML() for name in places}
         self.text = ""
         self.is_error = False
         self._turn = threading.RLock()
 
-    def say(self, text: str, *, done: bool = False) -> None:
-        """Say something; nothing, to be silent."""
-        self._put(text, f"<div role='status' class='ff-message {'ff-done' if done else ''}'>{html.escape(text)}</div>")
+    def say(self, text: str, *, done: bool = False, at: str | None = None) -> None:
+        """Say something, at the head or at one of the places; nothing, to be silent."""
+        kind = "ff-done" if done else ""
+        self._put(text, f"<div role='status' class='ff-message {kind}'>{html.escape(text)}</div>", at)
         self.is_error = False
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: Exception, at: str | None = None) -> None:
         """Say what went wrong: our own errors in their words, any other with its traceback, for it is our fault."""
         if isinstance(error, FactflowLLMError):
             told, more = str(error), ""
@@ -128,10 +155,10 @@ class Messages:
             told = f"{type(error).__name__}: {error}. The last good result stays. This is a fault of the laboratory."
             where = "".join(traceback.format_exception(error))
             more = f"<details><summary>where</summary><pre>{html.escape(where)}</pre></details>"
-        self._put(told, f"<div role='alert' class='ff-message ff-error'>⚠ {html.escape(told)}{more}</div>")
+        self._put(told, f"<div role='alert' class='ff-message ff-error'>⚠ {html.escape(told)}{more}</div>", at)
         self.is_error = True
 
-    def guard(self, callback: Callable[..., None]) -> Callable[..., None]:
+    def guard(self, callback: Callable[..., None], at: str | None = None) -> Callable[..., None]:
         """Return the callback, whose exceptions are said here: those of widgets otherwise vanish into a log.
 
         Only one runs at a time: JupyterLab hands what a user does to another thread than the one cells run in.
@@ -142,13 +169,14 @@ class Messages:
                 try:
                     callback(*arguments)
                 except Exception as error:
-                    self.fail(error)
+                    self.fail(error, at)
 
         return guarded
 
-    def _put(self, text: str, shown: str) -> None:
+    def _put(self, text: str, shown: str, at: str | None) -> None:
         self.text = text
-        self.widget.value = shown if text else ""
+        for name, widget in ({None: self.widget} | self.places).items():
+            widget.value = shown if text and name == at else ""
 
 
 def put_on_page(panel: Any) -> None:
@@ -172,13 +200,7 @@ def copyable(code: str) -> Any:
 
 
 def expression_of(trace: Any) -> str:
-    """Return an expression for a trace: the notebook's own name for it, else a file of it, which is written."""
-    from IPython import get_ipython
-
-    names = getattr(get_ipython(), "user_ns", {})
-    name = next((name for name, value in names.items() if value is trace and not name.startswith("_")), None)
-    if name is not None:
-        return str(name)
+    """Return an expression for a trace that says the same in any kernel: it reads a file, which is written."""
     digest = zlib.crc32(trace.arrival_s.tobytes() + trace.input_tokens.tobytes() + trace.output_tokens.tobytes())
     path = Path(re.sub(r"\W+", "-", trace.name) + f"-{digest:08x}.jsonl.gz")
     if not path.exists():

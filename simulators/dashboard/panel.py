@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,12 +15,23 @@ import ipywidgets as widgets
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.config import RateLimitConfig
-from simulators.dashboard.choices import Catalogue, Choices, Step, code_of, config_code, remember, spoken
+from simulators.dashboard.choices import (
+    Catalogue,
+    Choices,
+    Step,
+    beginning,
+    code_of,
+    config_code,
+    other_world,
+    remember,
+    spoken,
+)
 from simulators.dashboard.curves import Curves, curves_of
 from simulators.dashboard.figures import Figures, figures_of, table
 from simulators.dashboard.knobs import Knobs
 from simulators.dashboard.page import (
     CSS,
+    HANDS,
     Messages,
     close_tree,
     copyable,
@@ -31,15 +44,25 @@ from simulators.dashboard.parameters import changed, config_of, values_of
 from simulators.dashboard.runs import Job, shorter_s
 from simulators.dashboard.view import MOST_PINS, RunView
 from simulators.dashboard.world import WorldControls
+from simulators.studies.verdict import verdict
 
 if TYPE_CHECKING:
     from simulators.engine.result import SimResult
     from simulators.scenarios.scenario import Scenario
 
-_FOLLOWS_DRAG_S = 0.3
+_COARSE_S = 0.12
+"""What a run may take while a slider is dragged: with the drawing it stays below the 0.3 s that follow a hand."""
 _OFFER_S = 2.0
 _LOOK_EVERY_S = 0.25
 _WRAP = {"flex_flow": "row wrap", "align_items": "center"}
+
+
+@dataclass
+class _Drag:
+    """A slider in somebody's hand: all its moves are one step."""
+
+    key: str = ""
+    coarse: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +97,7 @@ class Dashboard:
     ) -> None:
         config = config or RateLimitConfig()
         self.choices = Choices(seed=seed, clients=clients, values=tuple(changed(config).items()))
-        self.messages = Messages()
+        self.messages = Messages("trace", "save")
         self.patience_s = 1.0
         self._catalogue = Catalogue(scenario)
         self._history: tuple[Step, ...] = ()
@@ -82,6 +105,8 @@ class Dashboard:
         self._task: asyncio.Task[None] | None = None
         self._now: Shown | None = None
         self._before: Shown | None = None
+        self._drag: _Drag | None = None
+        self._speed: float | None = None
         self._pins: list[tuple[str, Shown]] = []
         self._yardsticks: dict[Choices, SimResult] = {}
         self._shorter_s: float | None = None
@@ -93,7 +118,7 @@ class Dashboard:
         self._overwrite = widgets.Checkbox(False, description="overwrite", indent=False, layout={"width": "auto"})
         files = {"file": self._file, "overwrite": self._overwrite}
         self.controls: dict[str, Any] = self._knobs.sliders | self._world.controls | files
-        self.controls["trace"].observe(self.messages.guard(self._read_trace), "value")
+        self.controls["trace"].observe(self.messages.guard(self._read_trace, at="trace"), "value")
         self.controls["axis"].observe(self.messages.guard(self._change_axis), "value")
         self.buttons = self._make_buttons()
         self._picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "740px", "display": "none"})
@@ -187,20 +212,46 @@ class Dashboard:
             self._choose(choices, key="several")
 
     def _choose(self, choices: Choices, key: str) -> None:
-        job = self._job_of(choices)
-        history = remember(self._history, self.choices, key, time.monotonic())
+        drag = self._drag
+        job = self._job_of(choices, coarse=drag is not None)
+        self._remember(key)
+        self.choices = choices
+        if drag is not None:
+            drag.key, drag.coarse = key, job.coarse
+        self._start(job)
+
+    def _remember(self, key: str) -> None:
+        """Note where this move came from, unless it goes on with the drag that the last step holds."""
+        if self._drag is not None and self._drag.key == key:
+            return
+        now_s = math.inf if self._drag is not None else time.monotonic()
+        history = remember(self._history, self.choices, key, now_s)
         if len(history) > len(self._history):
             self._before = self._now
         self._history = history
-        self.choices = choices
-        self._start(job)
+
+    def _take_slider(self) -> None:
+        self._drag = _Drag()
+
+    def _let_go(self) -> None:
+        drag, self._drag = self._drag, None
+        if drag is None or not drag.key:
+            return
+        *earlier, last = self._history  # the page may send the drag's last value after this
+        self._history = (*earlier, replace(last, time_s=time.monotonic()))
+        if drag.coarse:
+            self._begin()
 
     def _begin(self) -> None:
         self._start(self._job_of(self.choices))
 
-    def _job_of(self, choices: Choices) -> Job:
-        scenario = self._catalogue.scenario(choices)
-        return Job(scenario, choices.config, choices.seed, choices.clients, self._yardsticks.get(choices.world))
+    def _job_of(self, choices: Choices, *, coarse: bool = False) -> Job:
+        scenario, best = self._catalogue.scenario(choices), self._yardsticks.get(choices.world)
+        length_s = math.inf if self._speed is None else self._speed * _COARSE_S
+        coarse = coarse and length_s < scenario.horizon_s
+        if coarse:
+            scenario = beginning(scenario, length_s)
+        return Job(scenario, choices.config, choices.seed, choices.clients, best, coarse=coarse)
 
     def _start(self, job: Job) -> None:
         if self._job is not None:
@@ -246,11 +297,14 @@ class Dashboard:
         if job is not self._job:
             return
         self._job = None
+        self._speed = job.speed or self._speed
         for name in ("cancel", "shorter"):
             _reveal(self.buttons[name], False)
         if job.error is not None:
             raise job.error
-        if job.result is not None:
+        if job.result is not None and job.coarse:
+            self._look(job.result)
+        elif job.result is not None:
             self.messages.say("")
             self._take(job)
         else:
@@ -262,20 +316,36 @@ class Dashboard:
             self._yardsticks[self.choices.world] = job.yardstick
         figures = figures_of(job.result, job.yardstick)
         self._now = Shown(self.choices, job.result, figures, curves_of(job.result, self._world.axis))
-        self._knobs.follow_drag(job.took_s < _FOLLOWS_DRAG_S)
+        self._knobs.follow_drag(True)
         self._draw()
+
+    def _look(self, result: SimResult) -> None:
+        """Draw the beginning of a run while a slider is dragged; table and file stay those of the last whole run."""
+        whole_s = self._catalogue.scenario(self.choices).horizon_s
+        self.messages.say(f"The first {spoken(result.horizon_s)} while you drag; the whole run when you let go.")
+        self._show(replace(curves_of(result, self._world.axis), span_s=(0.0, whole_s)))
 
     def _draw(self) -> None:
         shown = self._shown()
-        others: list[tuple[str, Figures]] = []
-        if self._before is not None:
-            others.append(("previous run", self._before.figures))
-        yardstick = self._yardsticks.get(shown.choices.world)
+        world = shown.choices.world
+        others: list[tuple[str, Figures, bool]] = []
+        if self._before is not None and self._before.choices.world == world:
+            others.append(("previous run", self._before.figures, True))
+        yardstick = self._yardsticks.get(world)
         if yardstick is not None:
-            others.append(("oracle", figures_of(yardstick, yardstick)))
-        others += [(label, pinned.figures) for label, pinned in self._pins]
-        self._table.value = table(shown.figures, others)
-        self._view.show(shown.curves, [(label.partition(":")[0], pinned.curves) for label, pinned in self._pins])
+            others.append(("oracle", figures_of(yardstick, yardstick), True))
+        for label, pinned in self._pins:
+            elsewhere = other_world(pinned.choices, world)
+            named = f"{label} (not compared: {elsewhere})" if elsewhere else label
+            others.append((named, pinned.figures, not elsewhere))
+        said = "" if yardstick is None else html.escape(verdict(shown.result, yardstick))
+        self._table.value = f"{table(shown.figures, others)}<div class='ff-verdict'>{said}</div>"
+        self._show(shown.curves)
+
+    def _show(self, curves: Curves) -> None:
+        world = self.choices.world
+        alike = [(label, pinned) for label, pinned in self._pins if pinned.choices.world == world]
+        self._view.show(curves, [(label.partition(":")[0], pinned.curves) for label, pinned in alike])
         self._picture.value = self._view.png()
         _reveal(self._picture, True)
 
@@ -335,19 +405,22 @@ class Dashboard:
     def _save(self) -> None:
         path = Path(self._file.value.strip() or "limiter.toml")
         self.save(path, overwrite=self._overwrite.value)
-        self.messages.say(
-            f"Saved {path.absolute()}. In production: RateLimitConfig.from_toml({path.name!r})", done=True
-        )
+        told = f"Saved {path.absolute()}. In production: RateLimitConfig.from_toml({path.name!r})"
+        self.messages.say(told, done=True, at="save")
 
     def _show_code(self) -> None:
         code = copyable(self.code())
         for widget in self._code.children:
             close_tree(widget)
         self._code.children = (code,)
+        self.messages.say("The cell below repeats the run shown, in any kernel of this folder.", done=True, at="save")
 
     def _read_trace(self, change: Any) -> None:
         if change["new"].strip():
-            self._world.offer_file(self._catalogue.add_file(change["new"].strip()))
+            name = self._catalogue.add_file(change["new"].strip())
+            self._world.offer_file(name)
+            if not self.messages.is_error:
+                self.messages.say(f"Opened {name}.", done=True, at="trace")
 
     def _change_axis(self, change: object) -> None:
         if self._now is not None:
@@ -369,7 +442,12 @@ class Dashboard:
             ("code", "copy as code", "the cell that reproduces the run shown", self._show_code),
         ):
             made[name] = widgets.Button(description=label, tooltip=tooltip, layout={"width": "auto"})
-            made[name].on_click(partial(_pressed, self.messages.guard(pressed)))
+            place = "save" if name in ("save", "code") else None
+            made[name].on_click(partial(_pressed, self.messages.guard(pressed, at=place)))
+        for name, heard in (("taken", self._take_slider), ("let-go", self._let_go)):
+            made[name] = widgets.Button(tooltip="a slider is moved by hand", layout={"display": "none"})
+            made[name].add_class(f"ff-{name}-slider")
+            made[name].on_click(partial(_pressed, self.messages.guard(heard)))
         for name in ("cancel", "shorter"):
             _reveal(made[name], False)
         return made
@@ -381,13 +459,17 @@ class Dashboard:
                 widgets.HBox([buttons[name] for name in ("undo", "reset", "pin", "unpin")], layout=_WRAP),
                 self._knobs.widget,
                 widgets.HBox([self._file, self._overwrite, buttons["save"], buttons["code"]], layout=_WRAP),
+                self.messages.places["save"],
+                self._code,
             ],
             layout={"flex": "0 0 300px"},
         )
         told = widgets.HBox([self.messages.widget, buttons["cancel"], buttons["shorter"]], layout=_WRAP)
         right = widgets.VBox([told, self._table, self._picture], layout={"flex": "1 1 0", "min_width": "0"})
         body = widgets.HBox([left, right])
-        panel = widgets.VBox([widgets.HTML(CSS), self._world.widget, body, self._code])
+        unseen = widgets.VBox([widgets.HTML(CSS), widgets.HTML(HANDS), buttons["taken"], buttons["let-go"]])
+        world = widgets.VBox([self._world.widget, self.messages.places["trace"]])
+        panel = widgets.VBox([unseen, world, body])
         panel.add_class("ff-panel")
         return panel
 

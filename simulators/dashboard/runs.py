@@ -67,6 +67,7 @@ class Job:
         seed: decides every random draw.
         clients: independent clients on one quota.
         yardstick: the oracle's result, if it is at hand.
+        coarse: a look at the beginning while a slider moves: the oracle is not run.
 
     Attributes:
         result: our run; ``None`` until it is done.
@@ -76,8 +77,16 @@ class Job:
     """
 
     def __init__(
-        self, scenario: Scenario, config: RateLimitConfig, seed: int, clients: int, yardstick: SimResult | None
+        self,
+        scenario: Scenario,
+        config: RateLimitConfig,
+        seed: int,
+        clients: int,
+        yardstick: SimResult | None,
+        *,
+        coarse: bool = False,
     ) -> None:
+        self.coarse = coarse
         self.scenario = scenario
         self.config = config
         self.seed = seed
@@ -120,12 +129,19 @@ class Job:
         """Return how long our whole run will have taken at the speed so far; ``inf`` before anything moved."""
         return projected_s(time.perf_counter() - self._began_s, self.progress)
 
+    @property
+    def speed(self) -> float | None:
+        """Seconds of the run per second of the clock; ``None`` before anything moved."""
+        elapsed_s = min(time.perf_counter() - self._began_s, self.took_s)
+        return self.progress * self._horizon_s / elapsed_s if self.progress > 0 else None
+
     def _work(self) -> None:
         try:
             with _no_collections():
                 self.result = self._run(Adaptive(self.config))
                 self.took_s = time.perf_counter() - self._began_s
-                self.yardstick = self.yardstick or self._run(oracle())
+                if not self.coarse:
+                    self.yardstick = self.yardstick or self._run(oracle())
         except StoppedError:
             pass
         except Exception as error:

@@ -41,6 +41,7 @@ class RunView:
         self.figure.subplots_adjust(left=0.1, right=0.985, top=0.955, bottom=0.07, hspace=0.36)
         self.axes: dict[str, Axes] = dict(zip(("limit", "outcomes", "queue", "wait"), axes, strict=True))
         self._labels: list[Any] = []
+        self._left: list[Any] = []
         for ax in axes:
             look.bare(ax)
             ax.patch.set_alpha(0.0)
@@ -116,6 +117,7 @@ class RunView:
             line.set_data(curves.middles_s, waits)
         self._scale(curves, base)
         self._mark_events(curves, last)
+        self._tell_left_over(curves)
         self._explain(curves)
         for ax in self.axes.values():
             ax.set_xlim(first, last)
@@ -161,6 +163,16 @@ class RunView:
                     ha="right" if left else "left", fontsize="small",
                 )
             )  # fmt: skip
+
+    def _tell_left_over(self, curves: Curves) -> None:
+        """Say who was never answered, and where the wait stops for want of anybody who was."""
+        left = f"; {curves.left_over}" if curves.left_over else ""
+        look.title(self.axes["outcomes"], f"Goodput and 429s{left}")
+        while self._left:
+            self._left.pop().remove()
+        if not np.isnan(curves.unanswered_since_s):
+            span = (curves.unanswered_since_s, curves.span_s[1])
+            self._left += look.nothing_beyond(self.axes["wait"], *span, "arrived too late\nto be answered")
 
     def _explain(self, curves: Curves) -> None:
         """Name what there is: a legend of things that are not in the picture only distracts."""

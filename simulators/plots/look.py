@@ -200,6 +200,16 @@ def events(ax: Axes, happened: Iterable[Event], end_s: float, *, label: bool = T
         )  # fmt: skip
 
 
+def nothing_beyond(ax: Axes, since_s: float, end_s: float, why: str) -> tuple[Any, Any]:
+    """Grey the time in which there is nothing to draw, say why, and return both marks."""
+    span = ax.axvspan(since_s, end_s, color=GREY, alpha=0.15, linewidth=0)
+    told = ax.annotate(
+        why, (0.5 * (since_s + end_s), 0.5), xycoords=("data", "axes fraction"), ha="center", va="center",
+        fontsize=_SMALL, color=ink(ax),
+    )  # fmt: skip
+    return span, told
+
+
 def _lowest(ax: Axes) -> bool:
     spec = ax.get_subplotspec()
     return spec is None or spec.is_last_row()

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from factflow_llm.signals import Axis
 from simulators.engine.result import SimResult, jain_index
 from simulators.plots import look, series
+from simulators.scenarios.scenario import Event
 
 _ENOUGH = 0.9
 
@@ -115,7 +116,8 @@ def plot_outcomes(
         )  # fmt: skip
         base = base + values
     look.value_axis(ax, "attempts/min", 1.05 * max(base.max(), 1.0))
-    _finish(ax, result, "Outcomes", event_labels)
+    left = series.left_over(result).told
+    _finish(ax, result, f"Outcomes; {left}" if left else "Outcomes", event_labels)
     return ax
 
 
@@ -138,7 +140,10 @@ def plot_queue(
 def plot_waits_over_time(
     result: series.Run, *, ax: Axes | None = None, width_s: float | None = None, event_labels: bool = True, **line: Any
 ) -> Axes:
-    """Draw the median and the 95th percentile of the wait, by the window in which a request arrived."""
+    """Draw the median and the 95th percentile of the wait, by the window in which a request arrived.
+
+    Waits are of requests that succeeded; from the moment on after which nobody who arrived was answered, that is said.
+    """
     ax = look.canvas(ax)
     found = series.wait_percentiles(result, width_s)
     middle = found.index.to_numpy() + 0.5 * np.diff(np.append(found.index.to_numpy(), result.horizon_s))
@@ -147,7 +152,10 @@ def plot_waits_over_time(
         ax.plot(middle, found[column], **look.styled(line, color=color, linewidth=1.5, linestyle=dashes, label=column))
     top = found["p95"].max()
     look.value_axis(ax, "wait (s)", 1.08 * top if top > 0 else 1.0)
-    _finish(ax, result, "Wait", event_labels)
+    since_s = series.left_over(result).since_s
+    if not np.isnan(since_s):
+        look.nothing_beyond(ax, since_s, result.horizon_s, "arrived too late\nto be answered")
+    _finish(ax, result, "Wait of those answered", event_labels)
     return ax
 
 
@@ -317,7 +325,12 @@ def plot_trace(
 def _finish(ax: Axes, result: series.Run, name: str, event_labels: bool) -> None:
     end_s = result.horizon_s
     look.time_axis(ax, end_s)
-    look.events(ax, result.events, end_s, label=event_labels)
+    spells = series.spells(result)
+    for spell in spells:
+        ax.axvspan(spell.start_s, spell.end_s, color=look.YELLOW, alpha=0.2, linewidth=0, zorder=0)
+    begun = [Event(spell.start_s, spell.label) for spell in spells]
+    happened = sorted([*result.events, *begun], key=lambda event: event.time_s)
+    look.events(ax, happened, end_s, label=event_labels)
     look.bare(ax)
     look.title(ax, name)
     look.legend(ax)

@@ -5,7 +5,7 @@ Times are seconds. Rates are per minute, as quotas are sold and settings are wri
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import pandas as pd
 from factflow_llm.signals import Axis, Outcome, Reason
 from simulators.attempts import UNANSWERED
 from simulators.providers.calls import Call
+from simulators.providers.faults import Refused
 from simulators.providers.machine import ProviderMachine
 from simulators.scenarios.scenario import Backlog
 from simulators.streams import Streams
@@ -167,6 +168,60 @@ def wait_percentiles(result: Run, width_s: float | None = None) -> pd.DataFrame:
     by_window = served["wait_s"].groupby(_windows(served["arrival_s"].to_numpy(), edges))
     found = pd.DataFrame({"p50": by_window.quantile(0.5), "p95": by_window.quantile(0.95)})
     return found.reindex(range(len(edges) - 1)).set_index(pd.Index(edges[:-1], name="time_s"))
+
+
+class Spell(NamedTuple):
+    """A time in which somebody or something else was at work."""
+
+    start_s: float
+    end_s: float
+    label: str
+
+
+def spells(result: Run) -> list[Spell]:
+    """Return when neighbours called and when the provider's faults raged, those that last all the time left out."""
+    if isinstance(result, Recording):
+        return []
+    end_s = result.horizon_s
+    found = [
+        Spell(each.start_s, end_s if each.end_s is None else each.end_s, f"neighbour, {each.requests_per_s:g}/s")
+        for each in result.scenario.neighbours
+    ]
+    for fault in result.scenario.provider.faults:
+        until_s = np.inf if fault.duration_s is None else fault.start_s + fault.duration_s + fault.recovery_s
+        word = f"storm of {fault.status}s" if isinstance(fault, Refused) else fault.kind
+        found.append(Spell(fault.start_s, min(until_s, end_s), f"{word}, {fault.share:.0%} of calls"))
+    return sorted(each for each in found if each.start_s < end_s and (each.start_s > 0 or each.end_s < end_s))
+
+
+class LeftOver(NamedTuple):
+    """Requests that the run did not live to see answered.
+
+    Attributes:
+        requests: how many.
+        asked: of how many.
+        since_s: from this arrival on none was answered; NaN where the last one was.
+    """
+
+    requests: int
+    asked: int
+    since_s: float
+
+    @property
+    def told(self) -> str:
+        """In words; empty where there are none."""
+        return f"{self.requests:,} of {self.asked:,} requests never answered" if self.requests else ""
+
+
+def left_over(result: Run) -> LeftOver:
+    """Return who was never answered; of a closed loop nobody, for its workers go on for ever."""
+    asked = result.requests
+    if isinstance(result, Recording) or isinstance(result.scenario.workload, Backlog):
+        return LeftOver(0, len(asked), np.nan)
+    open_s = asked.loc[asked["outcome"] == "unfinished", "arrival_s"]
+    last_s = asked.loc[asked["outcome"] != "unfinished", "arrival_s"].max()
+    later = open_s[~(open_s <= last_s)]
+    return LeftOver(len(open_s), len(asked), float(later.min()) if len(later) else np.nan)
 
 
 def queue_lengths(result: Run, width_s: float | None = None) -> pd.DataFrame:

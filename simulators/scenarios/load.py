@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from factflow_llm.signals import Axis
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from simulators.scenarios.scenario import Scenario
 
 
+@lru_cache(maxsize=8)
 def mean_load(scenario: Scenario) -> float | None:
     """Return the mean demand, neighbours included, over the quota that it fills most, events included.
 
