@@ -410,7 +410,7 @@ def test_a_run_without_any_success_can_be_drawn(draw: Callable[..., Axes]) -> No
 def test_the_overview_is_four_panels_over_one_time_axis(run: SimResult) -> None:
     """Limit, outcomes, queue and waits share the time, which is named once, below; given axes are used."""
     panels = sim.plot_overview(run)
-    assert [panel.get_title(loc="left") for panel in panels] == ["Limit", "Outcomes", "Queue", "Wait"]
+    assert [panel.get_title(loc="left") for panel in panels] == ["Limit", "Outcomes", "Queue", "Wait of those answered"]
     assert [panel.get_xlabel() for panel in panels] == ["", "", "", "time (s)"]
     given = list(Figure().subplots(4))
     assert sim.plot_overview(run, ax=given) == given
