@@ -117,8 +117,8 @@ class Study:
             f"Best is, of the trials with at most {share_text(self.max_rejected_share)} of 429s in every scenario, the "
             f"one with the highest mean goodput ratio; of ratios equal to {GOODPUT_DIGITS} digits, the one with the "
             f"least mean p95 wait; of waits equal to {WAIT_FIGURES} figures, the earliest; trial 0 is the defaults. "
-            "Where no trial keeps the bound, the one nearest to it. Left out are trials that in a world of the suite lose "
-            f"more than {share_text(self.max_loss)} of goodput to the defaults, or have so many more 429s."
+            "Where no trial keeps the bound, the one nearest to it. Left out are trials that in a world of the suite "
+            f"lose more than {share_text(self.max_loss)} of goodput to the defaults, or have so many more 429s."
         )
 
     @property
