@@ -36,7 +36,9 @@ REPORTS = {
     "presets": Report("presets", "every preset under five policies", "a minute"),
     "ours": Report("suite", "our limiter in every world of the suite", "10 minutes"),
     "everybody": Report("suite", "everybody's limiter in every world of the suite", "hours"),
+    "messy": Report("suite", "everybody's limiter in the suite's messy worlds", "20 minutes"),
     "ablations": Report("ablations", "what each mechanism of the limiter is worth", "half an hour"),
+    "random_worlds": Report("random_worlds", "our limiter in twenty worlds drawn at random", "2 minutes"),
     "second_opinion": Report("second_opinion", "eight worlds in a second simulator", "5 minutes"),
     "ten_minutes": Report(
         "ten_minutes",
