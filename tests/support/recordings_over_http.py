@@ -7,7 +7,7 @@ import contextlib
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import openai
@@ -148,13 +148,21 @@ def record_over_http(provider: Provider, trace: Trace, path: Path, *, limited: b
     limiter = AdaptiveRateLimiter(RateLimitConfig()) if limited else None
     with running_server(provider, seed=seed) as server, Recorder(path) as recorder:
         load = Load(recorder)
-        begun_s = asyncio.run(_ask_over_http(f"{server.url}/v1", trace, load, limiter))
+        begun_s = asyncio.run(ask_over_http(f"{server.url}/v1", trace, load, limiter))
         zero_s = server.now - (time.monotonic() - begun_s)
     assert load.split_s is not None
     return OverHttp(read_recording(path), zero_s, load.split_s)
 
 
-async def _ask_over_http(url: str, trace: Trace, load: Load, limiter: AdaptiveRateLimiter | None) -> float:
+class _Load(AttemptSink, Protocol):
+    """How hard to ask, and when to end."""
+
+    per_s: float
+
+    def goes_on(self, now: float, begun: int, over: int) -> bool: ...
+
+
+async def ask_over_http(url: str, trace: Trace, load: _Load, limiter: AdaptiveRateLimiter | None) -> float:
     """Ask as long and as hard as ``load`` says; return when the first call arrived."""
     loop = asyncio.get_running_loop()
     sdk = OpenAIClient("simulated", api_key="sk-test", base_url=url)
