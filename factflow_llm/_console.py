@@ -1,4 +1,4 @@
-"""The ``factflow-llm`` command: the laboratory's, or a word on how to get it."""
+"""The ``factflow-llm`` command: the proxy, the laboratory's commands, or a word on how to get them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import sys
 
 
 def main() -> None:
-    """Run the laboratory's command line; without the lab extra say how to install it and exit with 2."""
+    """Run the proxy, or the laboratory's command line; without the lab extra say how to install it and exit with 2."""
+    if sys.argv[1:2] == ["proxy"]:
+        from factflow_llm.proxy.command import main as proxy
+
+        sys.exit(proxy(sys.argv[2:]))
     try:
         laboratory = importlib.import_module("simulators.__main__")
     except ModuleNotFoundError as error:

@@ -207,6 +207,11 @@ class Attempts:
         self._headers = getattr(response, "headers", None)
         return response
 
+    def note(self, usage: Usage | None, headers: Mapping[str, str] | None) -> None:
+        """Note what an answer says of usage and limits."""
+        self._usage = usage
+        self._headers = headers
+
     def begun(self, usage: Usage | None, headers: Mapping[str, str] | None) -> None:
         """Note a piece of a streamed answer: from the first on, the attempt is not repeated."""
         loop = asyncio.get_running_loop()

@@ -155,14 +155,19 @@ class _Limited(Generic[ClientT]):
             bound.close()
         return by_s - loop.time()
 
-    def _begin(
+    def count_text(self, text: str) -> int:
+        """Return the estimated tokens of a text."""
+        return self._count_tokens(text)
+
+    def begin(
         self,
         operation: str,
         input_tokens: int | None,
         max_tokens: int | None,
-        priority: int,
-        deadline_s: float | None,
+        priority: int = 0,
+        deadline_s: float | None = None,
     ) -> Attempts:
+        """Begin a call that somebody else sends; its attempts are admitted, settled, recorded and repeated as ours."""
         check_max_tokens(max_tokens)
         check_turn(priority, deadline_s)
         return Attempts(
@@ -222,7 +227,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
         )
         input_tokens = self.count(messages, tools=tools, response_format=response_format)
         bound = _bound(max_tokens, provider_options.get("n"))
-        call = self._begin("chat", input_tokens, bound, priority, deadline_s)
+        call = self.begin("chat", input_tokens, bound, priority, deadline_s)
         while True:
             async with call:
                 response = call.answered(await call.within(send()))
@@ -263,7 +268,7 @@ class RateLimitedClient(_Limited[LLMClientProtocol]):
         _, start = self._ways(messages, **asked)
         read = {name: asked[name] for name in ("tools", "response_format")}
         bound = _bound(asked["max_tokens"], asked.get("n"))
-        call = self._begin("chat", self.count(messages, **read), bound, priority, deadline_s)
+        call = self.begin("chat", self.count(messages, **read), bound, priority, deadline_s)
         call.made_at = made_at
         while True:
             async with call:
@@ -353,7 +358,7 @@ class RateLimitedEmbeddingClient(_Limited[EmbeddingClientProtocol]):
         """Return the vectors of one batch that fits the provider's limits, under one permit; as ``embed``."""
         client: Any = self.client
         send = getattr(client, "embed_batch", client.embed)
-        call = self._begin("embeddings", self.count(texts), None, priority, deadline_s)
+        call = self.begin("embeddings", self.count(texts), None, priority, deadline_s)
         while True:
             async with call:
                 response: EmbeddingResponse = call.answered(await call.within(send(texts, dimensions=dimensions)))
