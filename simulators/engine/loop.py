@@ -43,6 +43,8 @@ _REACHED: Final = 9
 _LEFT: Final = 10
 _ON_ITS_WAY: Final = Verdict(-1, None, None, None, (), math.nan, math.nan, None)
 """What the provider has decided of a call that it does not know yet."""
+_HANG_UP: Final = 11
+_OVERDUE: Final = 12
 _JITTERS: Final = 16
 _ARMED: Final = -0.5  # a timer set in time goes before the moment's events, and after what happens to the world
 ANSWERED_AT_ONCE_S: Final = 1.0
@@ -139,8 +141,13 @@ class _Loop:
                 if not what.ended:
                     self.submit(now, what)
             elif kind == _GIVE_UP:
+                self.push(now, _HANG_UP, what)  # a cancelled task is told after what is ready before it
+            elif kind == _HANG_UP:
                 self.give_up(now, what)
             elif kind == _DEADLINE:
+                if what.state is _GRANTED:
+                    self.push(now, _OVERDUE, what)
+            elif kind == _OVERDUE:
                 self.overdue(now, what)
             elif kind == _SEND:
                 if what.state is _GRANTED:
