@@ -84,6 +84,11 @@ class TimeBound:
         if end_s > now:
             self._timer = loop.call_at(end_s, self._ring, loop)
         else:
+            loop.call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        """End the wait, after whatever was ready at its last moment: an answer that came just then is one."""
+        if self._task is not None:
             self._rang = True
             self._task.cancel()
 

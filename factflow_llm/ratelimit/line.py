@@ -290,7 +290,9 @@ class Line:
             self._turns += 1
             self.grant(now, ticket)
             granted.append(ticket)
-        if queue and deadlines and deadlines[0][0] < wake:
+        while deadlines and deadlines[0][2].state is not _WAITING:
+            heappop(deadlines)
+        if deadlines and deadlines[0][0] < wake:
             wake = deadlines[0][0]
         self.wake_at = wake
         if len(queue) + len(deadlines) + len(self._ages or ()) > _LITTER * self.queued + _FEW:
