@@ -60,8 +60,10 @@ class _Settings(BaseModel):
     def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
+            return
         except ValidationError as error:
-            raise ConfigurationError("; ".join(_explain(problem, type(self)) for problem in unfit(error))) from None
+            problems = "; ".join(_explain(problem, type(self)) for problem in unfit(error))
+        raise ConfigurationError(problems)  # out here it carries no context, which would hold the values
 
 
 def _explain(problem: Unfit, model: type[BaseModel]) -> str:

@@ -92,7 +92,7 @@ def random_worlds(jobs: int | None = None) -> dict[str, str]:
     ]
     lines += [f"{row[0]:7.3f} {row[1]:7.2%} {row[2]:6.3f}  {row[3]}: {worlds[row[3]].words}" for row in rows]
     _draw([worlds[row[3]] for row in rows[:WORST]])
-    return {"tests/golden/random-worlds.txt": "\n".join(lines) + "\n"}
+    return {"tests/golden/suite/random-worlds.txt": "\n".join(lines) + "\n"}
 
 
 def _draw(worst: list[Drawn]) -> None:

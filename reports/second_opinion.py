@@ -300,7 +300,7 @@ def second_opinion(jobs: int | None = None) -> dict[str, str]:
         rows = found[2 * SEEDS * place : 2 * SEEDS * (place + 1)]
         one, other = (Found(*map(fmean, zip(*part, strict=True))) for part in (rows[:SEEDS], rows[SEEDS:]))
         lines.append(f"{name:28} {_told(one):>17} {_told(other):>17}  {apart(one, other) or 'within bounds'}")
-    return {"tests/golden/second-opinion.txt": "\n".join(lines) + "\n"}
+    return {"tests/golden/suite/second-opinion.txt": "\n".join(lines) + "\n"}
 
 
 def apart(one: Found, other: Found) -> str:

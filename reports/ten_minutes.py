@@ -66,7 +66,7 @@ class Phase(NamedTuple):
 
 def ten_minutes(_: int | None = None) -> dict[str, str]:
     """Return both accounts by their file's name; takes ten minutes, for the clock is real."""
-    return {"tests/golden/ten-minutes.txt": report(over_http(), [simulated(seed) for seed in range(SEEDS)])}
+    return {"tests/golden/suite/ten-minutes.txt": report(over_http(), [simulated(seed) for seed in range(SEEDS)])}
 
 
 def scenario() -> Scenario:

@@ -31,7 +31,7 @@ def test_draws_span_two_decades() -> None:
 
 def test_the_committed_table_lists_every_world() -> None:
     """Worst goodput first; `python -m reports random_worlds --write` makes it anew, and the picture."""
-    lines = (GOLDEN / "random-worlds.txt").read_text(encoding="utf-8").splitlines()[4:]
+    lines = (GOLDEN / "suite" / "random-worlds.txt").read_text(encoding="utf-8").splitlines()[4:]
     goodput = [float(line.split()[0]) for line in lines]
     assert len(goodput) == WORLDS
     assert goodput == sorted(goodput)

@@ -52,7 +52,7 @@ def test_bounds_have_two_sides() -> None:
 
 def test_the_committed_opinions_agree() -> None:
     """Every world of the table is within bounds; `python -m reports second_opinion --write` makes it anew."""
-    lines = (GOLDEN / "second-opinion.txt").read_text(encoding="utf-8").splitlines()
+    lines = (GOLDEN / "suite" / "second-opinion.txt").read_text(encoding="utf-8").splitlines()
     assert all(line.startswith(name) for line, name in zip(lines[3:], WORLDS, strict=True))
     assert all(line.endswith("within bounds") for line in lines[3:])
 

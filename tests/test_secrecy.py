@@ -111,6 +111,10 @@ def test_a_mistake_does_not_tell_the_secret(mistake: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         asyncio.run(make())
     assert [text for text in errors_of(caught.value) if CANARY in text] == []
+    behind = caught.value.__context__
+    while behind is not None:  # `from None` only hides it: what pickles whole errors, as Dask does, sends it along
+        assert CANARY not in f"{behind!r} {getattr(behind, 'errors', list)()}"
+        behind = behind.__context__
 
 
 def test_metadata_masks_what_is_configured() -> None:

@@ -124,6 +124,15 @@ def test_errors_are_the_callers(server: Loopback) -> None:
             llm.create_completion_client("chatt")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let Control-C raise, as in a terminal: a process begun in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_ends_the_call() -> None:
     """An interrupt reaches the waiting thread, and the request is given up."""
     held = Events([openai_chunk({"content": "Hi"})], hold=True)
