@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         stamina_hook,
     )
     from factflow_llm.factory import LLMClientFactory
+    from factflow_llm.jobs.batch import BatchJob
     from factflow_llm.jobs.embedding import EmbeddingJob
     from factflow_llm.jobs.job import Job
     from factflow_llm.jobs.results import JobResult
@@ -105,6 +106,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "BadResponseError",
     "BaseEmbeddingClient",
     "BaseLLMClient",
+    "BatchJob",
     "BedrockClient",
     "BedrockEmbeddingClient",
     "BreakerOpenError",
@@ -225,6 +227,7 @@ _HOMES = {
             "stamina_hook",
         ),
         "factory": ("LLMClientFactory",),
+        "jobs.batch": ("BatchJob",),
         "jobs.embedding": ("EmbeddingJob",),
         "jobs.job": ("Job",),
         "jobs.results": ("JobResult",),

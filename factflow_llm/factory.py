@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal, TypeVar, Unpack
 
+    from factflow_llm.jobs.batch import BatchJob, BatchRequest
     from factflow_llm.jobs.embedding import EmbeddingJob
     from factflow_llm.jobs.job import Job, JobKeys
     from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
@@ -235,6 +236,34 @@ class LLMClientFactory:
 
         identity = ["embed_many", profile.provider.value, profile.model, dimensions or profile.dimensions]
         return EmbeddingJob(texts, embed, JobSettings(**settings), batch_size=batch_size, identity=identity)
+
+    def batch(
+        self,
+        requests: Iterable[BatchRequest],
+        provider_name: str = DEFAULT,
+        *,
+        journal: str | Path | None = None,
+        poll_s: float = 60.0,
+        live: bool = False,
+    ) -> BatchJob:
+        """Hand requests in as the provider's batches, which take up to a day at half the price; return the answers.
+
+        Args:
+            requests: conversations, or the arguments of ``complete`` by name; cut into as many batches as needed.
+            provider_name: a chat profile of OpenAI, Azure or Anthropic.
+            journal: a file that remembers which batches were handed in; the same call with it waits for them again.
+            poll_s: seconds between two looks at the batches.
+            live: what failed by no fault of its own is sent live, instead of being handed in once more.
+
+        Raises:
+            ConfigurationError: as for ``create_completion_client``; while iterating, a provider without batches.
+        """
+        from factflow_llm.jobs.batch import BatchJob
+
+        check_positive(poll_s, name="poll_s")
+        name, profile = self.config.find(provider_name, ModelType.CHAT)
+        own = self._own(name, profile, self._shelf(asyncio.get_running_loop()))
+        return BatchJob(requests, own, provider=profile.provider.value, journal=journal, poll_s=poll_s, live=live)
 
     def sync(self) -> SyncFactory:
         """Return the same methods for callers without an event loop; each waits for its end. Any thread may call."""

@@ -90,6 +90,8 @@ async def a_job(factory: LLMClientFactory) -> list[dict[str, object]]:
         assert_type(result.value, CompletionResponse | None)
     async for vector in factory.embed_many(["a"], "embed", progress=True):
         assert_type(vector.value, tuple[float, ...] | None)
+    async for answer in factory.batch([[Message.user("?")]], journal="batches.jsonl"):
+        assert_type(answer.value, CompletionResponse | None)
     return job.summary()
 
 
