@@ -51,7 +51,7 @@ REPORTS = {
         "readers", "files of every format, counted independently and by the readers of traces", "a second"
     ),
     "shaken": Report("shaken", "whether calibration invents anything", "5 minutes"),
-    "foreign": Report("foreign", "servers that nobody here wrote, foretold", "15 minutes", repeatable=False),
+    "foreign": Report("foreign", "servers that nobody here wrote, foretold", "8 minutes", repeatable=False),
     "over_http": Report("calibration", "the same in real time, by the real SDK", "20 minutes", repeatable=False),
 }
 

@@ -69,6 +69,7 @@ def _surprise(duration_s: Floats, steps: Floats) -> Callable[[_Parameters], floa
 
     def surprise(parameters: _Parameters) -> float:
         first, first_sigma, token, token_sigma, share, ratio, slow_sigma = np.exp(parameters).tolist()
+        share = min(share, 1.0)
         begun = duration_s - steps * (token * np.exp(token_sigma * luck))[:, None]
         log = np.log(np.maximum(begun, _TINY))
         density = (1 - share) * _bell(log, math.log(first), first_sigma)
