@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
     from factflow_llm.status import ProfileStatus
     from factflow_llm.sync import SyncClient, SyncEmbeddingClient, SyncFactory, SyncJob, SyncStream
+    from factflow_llm.telemetry import Telemetry
     from factflow_llm.tokens import TokenCount, count_message_tokens, count_tokens, estimate_tokens, fetch_vocabulary
     from factflow_llm.types import (
         AudioPart,
@@ -165,6 +166,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted()
     "SyncFactory",
     "SyncJob",
     "SyncStream",
+    "Telemetry",
     "TextPart",
     "TokenCount",
     "TokenLogprob",
@@ -247,6 +249,7 @@ _HOMES = {
         "settings": ("LLMConfig", "LLMProviderConfig"),
         "status": ("ProfileStatus",),
         "sync": ("SyncClient", "SyncEmbeddingClient", "SyncFactory", "SyncJob", "SyncStream"),
+        "telemetry": ("Telemetry",),
         "tokens": ("TokenCount", "count_message_tokens", "count_tokens", "estimate_tokens", "fetch_vocabulary"),
         "types": (
             "AudioPart",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
     from factflow_llm.sync import SyncFactory
+    from factflow_llm.telemetry import Telemetry
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
 
     ItemT = TypeVar("ItemT")
@@ -60,11 +61,15 @@ class LLMClientFactory:
     Args:
         config: the profiles.
         recorder: gets one row per physical attempt of every client.
+        telemetry: told of every call, attempt and limiter.
     """
 
-    def __init__(self, config: LLMConfig, *, recorder: AttemptSink | None = None) -> None:
+    def __init__(
+        self, config: LLMConfig, *, recorder: AttemptSink | None = None, telemetry: Telemetry | None = None
+    ) -> None:
         self.config = config
         self._recorder = recorder
+        self._telemetry = telemetry
         self._shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[_Shelf]] = WeakKeyDictionary()
         self._stand_ins: dict[str, _AnyLoop] = {}
         self._lock = threading.RLock()
@@ -372,8 +377,8 @@ class LLMClientFactory:
         else:
             client = PendingClient(make, model=profile.model, provider=profile.provider.value)
         wrap = RateLimitedClient if profile.type is ModelType.CHAT else RateLimitedEmbeddingClient
-        limiter = shelf.limiter(profile, self.config)
-        return wrap(client, limiter, recorder=self._recorder, prices=profile.prices)
+        limiter = shelf.limiter(profile, self.config, self._telemetry)
+        return wrap(client, limiter, recorder=self._recorder, prices=profile.prices, telemetry=self._telemetry)
 
 
 def _after_fork() -> None:
@@ -393,7 +398,9 @@ class _Shelf:
         self.own: dict[str, Any] = {}
         self.limiters: dict[tuple[object, ...], AdaptiveRateLimiter] = {}
 
-    def limiter(self, profile: LLMProviderConfig, config: LLMConfig) -> AdaptiveRateLimiter | None:
+    def limiter(
+        self, profile: LLMProviderConfig, config: LLMConfig, telemetry: Telemetry | None = None
+    ) -> AdaptiveRateLimiter | None:
         """Return the limiter of the quota the profile draws on; ``None`` for a profile that wants none."""
         from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
 
@@ -401,7 +408,9 @@ class _Shelf:
         if limits is None:
             return None
         if profile.quota not in self.limiters:
-            self.limiters[profile.quota] = AdaptiveRateLimiter(limits, quota=profile.quota_name)
+            limiter = self.limiters[profile.quota] = AdaptiveRateLimiter(limits, quota=profile.quota_name)
+            if telemetry is not None:
+                telemetry.watch(profile.quota_name, limiter)
         return self.limiters[profile.quota]
 
     def of(self, name: str) -> Any:

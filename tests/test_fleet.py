@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +19,7 @@ from factflow_llm.ratelimit.line import Ticket
 from factflow_llm.ratelimit.member import MemberCore
 from factflow_llm.ratelimit.shared import LEASE_S, refresh
 from factflow_llm.signals import Outcome, RateLimitSignal, Reason
+from reports import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -222,3 +227,25 @@ def test_a_lost_store_is_told_once(caplog: pytest.LogCaptureFixture, tmp_path: P
         asyncio.run(main())
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "calls go on" in caplog.text
+
+
+def test_the_quick_start_of_the_docs(tmp_path: Path) -> None:
+    """Two processes and one file, as ``docs/fleets.md`` has them: all calls are answered, and both had a share."""
+    page = (ROOT / "docs/fleets.md").read_text(encoding="utf-8")
+    program = re.search(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert program is not None
+    (tmp_path / "worker.py").write_text(program[1].replace("CALLS = 200", "CALLS = 20"), encoding="utf-8")
+    with sim.running_server("openai-tier-5") as server:
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "worker.py", server.url],
+                cwd=tmp_path,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        told = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert all("of a quota shared by" in text for text in told)

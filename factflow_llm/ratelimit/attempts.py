@@ -84,7 +84,8 @@ class Attempts:
 
     __slots__ = (
         "_admission", "_bound", "_handed", "_handed_s", "_headers", "_lookout", "_permit", "_reservation", "_road",
-        "_usage", "arrival_s", "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens", "operation", "ticket",
+        "_trace", "_usage", "arrival_s", "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens", "operation",
+        "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -123,19 +124,24 @@ class Attempts:
         self._admission: _Admission | None = None
         self._usage: Usage | None = None
         self._headers: Mapping[str, str] | None = None
+        telemetry = road.telemetry
+        self._trace = None if telemetry is None else telemetry.call(operation, road.model, road.provider, max_tokens)
 
     async def __aenter__(self) -> Self:
         road = self._road
         if road.closed:
-            road.leave(self)
-            raise ClosedError("this client was closed: ask the factory for a new one")
+            closed = ClosedError("this client was closed: ask the factory for a new one")
+            self._over(closed)
+            raise closed
         road.calls.add(self)
+        if self._trace is not None:
+            self._trace.waits()
         self.first_chunk_s = self._usage = self._headers = self._admission = None
         if (watch := WATCH.get()) is not None:
             try:
                 self._reservation = await watch.reserve(self._wanted())
-            except BaseException:
-                road.leave(self)
+            except BaseException as error:
+                self._over(error)
                 self._permit = self._handed
                 self._give_back()
                 raise
@@ -146,7 +152,7 @@ class Attempts:
             try:
                 await self._permit.__aenter__()
             except BaseException as error:
-                road.leave(self)
+                self._over(error)
                 if self._reservation is not None:
                     self._reservation.released()
                 self._record(error, self._metadata(error))
@@ -155,6 +161,8 @@ class Attempts:
             self._reservation.sent()
         if road.recorder is not None:
             self._admission = self._admitted(road.limiter)
+        if self._trace is not None:
+            self._trace.sent(self.attempt)
         return self
 
     async def __aexit__(
@@ -163,10 +171,19 @@ class Attempts:
         again = False
         try:
             again = await self._leave(error)
+        except BaseException as ended:
+            error = ended
+            raise
         finally:
             if not again:
-                self._road.leave(self)
+                self._over(error)
         return again
+
+    def _over(self, error: BaseException | None) -> None:
+        """Strike the call off, however it ended."""
+        self._road.leave(self)
+        if self._trace is not None:
+            self._trace.over(error, self._metadata(error), self._usage)
 
     async def _leave(self, error: BaseException | None) -> bool:
         """Settle and record the attempt; return, after the wait, whether there is another."""
@@ -181,6 +198,8 @@ class Attempts:
         if self._reservation is not None:
             self._reservation.settled(self._usage, metadata, cancelled=error is not None and metadata is None)
         self._record(error, metadata)
+        if self._trace is not None:
+            self._trace.attempted(error, metadata)
         if metadata is None or self.first_chunk_s is not None or self._road.closed or self._handed is not None:
             return False
         delay_s = self._delay_s(metadata)
@@ -218,6 +237,8 @@ class Attempts:
         self._handed_s = now = loop.time()
         if self.first_chunk_s is None:
             self.first_chunk_s = now
+            if self._trace is not None:
+                self._trace.answers()
             self._lookout = loop.call_later(LEFT_OPEN_S, self._look_out, loop)
         self._usage = usage or self._usage
         self._headers = headers or self._headers

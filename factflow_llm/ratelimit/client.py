@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from factflow_llm.prices import Prices
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
+    from factflow_llm.telemetry import Telemetry
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool, Usage
 
 ClientT = TypeVar("ClientT", bound=LLMClientProtocol | EmbeddingClientProtocol)
@@ -46,6 +47,7 @@ class _Limited(Generic[ClientT]):
         jitter: Callable[[], float] = random.random,
         count_tokens: Callable[[str], int] | None = None,
         prices: Prices | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Wrap ``client``.
 
@@ -57,6 +59,7 @@ class _Limited(Generic[ClientT]):
             jitter: uniform draws in [0, 1) for the backoff.
             count_tokens: counts a text's tokens for the budgets; by default a calibrated estimate for the model.
             prices: what calls cost; by default as listed for the model and its host.
+            telemetry: told of each call and attempt.
         """
         self.client = client
         self.limiter = limiter
@@ -69,6 +72,7 @@ class _Limited(Generic[ClientT]):
             jitter,
             self._model,
             provider,
+            telemetry,
             cache_is_free=any(name == provider and entry.cache_is_free for name, entry in PROVIDERS.items()),
             prices=prices,
             origin=str(getattr(client, "origin", "")),

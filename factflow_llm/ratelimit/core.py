@@ -26,6 +26,7 @@ from factflow_llm.ratelimit.gate import Gate
 from factflow_llm.ratelimit.line import NEVER, NO_CHANGES, Line, Refusal, Ticket, TicketState
 from factflow_llm.ratelimit.metrics import AIMDMetrics, Bound
 from factflow_llm.ratelimit.mirror import Mirror
+from factflow_llm.ratelimit.native import mypyc_attr
 from factflow_llm.ratelimit.noise import Inquiry, Noise
 from factflow_llm.ratelimit.openings import Opening
 from factflow_llm.ratelimit.part import Part
@@ -57,6 +58,7 @@ _MOST_TOKENS: Final = 1e7
 _BOUNDS: Final[dict[Axis, Bound]] = {axis: Bound(axis.value) for axis in Axis if axis is not Axis.CONCURRENCY}
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class LimiterCore(Line):
     """Queue, pacing, in-flight cap, token budgets, AIMD, cool-off and breaker; no clock.
 

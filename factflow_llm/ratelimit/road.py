@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RetryConfig
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptRow, AttemptSink
+    from factflow_llm.telemetry import Telemetry
     from factflow_llm.types import Usage
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Road:
         jitter: uniform draws in [0, 1) for the waits between attempts.
         model: as the rows name it.
         provider: as the rows name it.
+        telemetry: told of each call and attempt.
         cache_is_free: whether the provider's limits leave out what a cache served.
         prices: what the profile says of prices; without, they are looked up.
         origin: who answers, by provider and host; empty until the client is made.
@@ -47,6 +49,7 @@ class Road:
     jitter: Callable[[], float]
     model: str
     provider: str
+    telemetry: Telemetry | None = None
     cache_is_free: bool = False
     prices: Prices | None = None
     origin: str = ""
