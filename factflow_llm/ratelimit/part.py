@@ -5,15 +5,13 @@ A rule measures the whole quota, so it counts what others admitted too; calls ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import math
+from typing import TYPE_CHECKING
 
 from factflow_llm.ratelimit.costs import on_axis
 
 if TYPE_CHECKING:
     from factflow_llm.signals import Axis
-
-_OPEN: Final = float("-inf")
-_NONE: Final = (0.0, 0.0, 0.0)
 
 
 class Part:
@@ -28,15 +26,9 @@ class Part:
     """
 
     __slots__ = (
-        "_as_of_s",
-        "_per_s",
-        "_totals",
-        "closed_until_s",
-        "leads",
-        "others_in_flight",
-        "others_slots",
+        "_as_of_s", "_heard", "_per_s", "_totals", "closed_until_s", "leads", "others_in_flight", "others_slots",
         "share",
-    )
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.alone()
@@ -46,17 +38,20 @@ class Part:
         self.share, self.others_slots = 1.0, 0.0
         self.others_in_flight = 0
         self.leads = True
-        self.closed_until_s = _OPEN
+        self.closed_until_s = -math.inf
+        self._heard = False
         self._as_of_s = 0.0
-        self._totals = self._per_s = _NONE
+        self._totals = (0.0, 0.0, 0.0)
+        self._per_s = (0.0, 0.0, 0.0)
 
     def others(self, axis: Axis, at_s: float) -> float:
         """Return the units that the others admitted by then, as far as was heard."""
-        if self._totals is _NONE:
+        if not self._heard:
             return 0.0
         since_s = at_s - self._as_of_s
         return on_axis(axis, *self._totals) + on_axis(axis, *self._per_s) * since_s
 
     def heard(self, now: float, totals: tuple[float, float, float], per_s: tuple[float, float, float]) -> None:
         """Take what the others admitted so far, in requests, tokens read and tokens written, and do per second."""
+        self._heard = True
         self._as_of_s, self._totals, self._per_s = now, totals, per_s
