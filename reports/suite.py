@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from simulators.policies.base import Policy
 
-SEEDS, OUR_SEEDS, MESSY_SEEDS = 20, 3, 1
+SEEDS, OUR_SEEDS, MESSY_SEEDS = 20, 1, 1
 MESSY = (
     "burst-after-idling", "cold-bucket", "cold-minute", "crowds", "fleet-16", "fleet-2", "fleet-4", "fleet-8",
     "grows-slowly", "grows-tenfold", "idle-halved", "large-prompts", "noise-bucket", "noise-heavy", "noise-light",
