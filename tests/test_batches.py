@@ -167,7 +167,10 @@ def test_a_server_that_cannot_pack_is_asked_for_plain_vectors(refusal: Reply) ->
     with Loopback(serve) as server:
         response = embed(server, numbers(4), times=2, batch_size=2)
         assert [vector[0] for vector in response.vectors] == [0.0, 1.0, 2.0, 3.0]
-        assert [asked.body["encoding_format"] for asked in server.asked] == ["base64"] * 2 + ["float"] * 4
+        forms = [asked.body["encoding_format"] for asked in server.asked]
+        assert forms.count("float") == 4
+        assert 1 <= forms.count("base64") <= 2, "two batches go at once, and the second may know already"
+        assert set(forms[-2:]) == {"float"}
 
 
 def test_a_server_that_refuses_plain_vectors_too_is_asked_twice() -> None:
