@@ -59,12 +59,67 @@ def test_cells_are_few_and_short(path: Path) -> None:
     assert max(len(cell.source.splitlines()) for cell in notebook.cells if cell.cell_type == "code") <= 10
 
 
+CLAIMS = {
+    "01_first_simulation": """
+ours, retrying = result.summary(), alone.summary(result.oracle)
+assert retrying["goodput_ratio"] > ours["goodput_ratio"] - 0.02, "the goodput is as good"
+assert retrying["attempts_per_success"] > 2 * ours["attempts_per_success"], "see attempts_per_success"
+assert retrying["wait_p50_s"] < ours["wait_p50_s"], "half are served sooner"
+assert retrying["wait_p99_s"] > 2 * ours["wait_p99_s"], "a few are forgotten"
+assert ours["wait_p95_s"] < 4 * ours["wait_p50_s"], "everybody waits about as long as everybody else"
+assert (result.limits["reason"] == "rate_limited").any(), "each mark is a 429"
+assert RateLimitConfig.from_toml(home / "first_limiter.toml") == config, "what was edited is what is written"
+assert {"settings", "events"} <= result.provenance.keys()
+""",
+    "02_replay_a_trace": """
+asked = trace.describe()
+minutes = trace.duration_s / 60
+assert len(trace) / minutes < 500, "the requests would fit"
+assert (trace.input_tokens + trace.output_tokens).sum() / minutes > 1.5 * 200_000, "their tokens do not, by far"
+low = runs["openai-tier-1"].summary()
+assert low["goodput_ratio"] > 0.97 and low["rejected_share"] < 0.02, "nearly all, and 429s are rare"
+waits = fits.frame.groupby("scenario", sort=False)["wait_p95_s"].max()
+assert waits.iloc[0] < 10 < 60 < waits.iloc[-1], "there is a cliff"
+assert "no setting helps" in sim.verdict(runs["openai-tier-1"])
+""",
+    "03_tune_by_hand": """
+assert RateLimitConfig.from_toml(home / "by_hand.toml") == dashboard.config == RateLimitConfig(decrease=0.5)
+assert not dashboard.messages.is_error
+assert len(days.seeds) == 10, "ask for ten of them"
+""",
+    "04_search_for_settings": """
+assert study.config(0) == RateLimitConfig(), "the first trial is the defaults"
+line = study.history()["best_so_far"].dropna()
+assert line.is_monotonic_increasing, "the line never falls"
+assert not len(line) or abs(line.iloc[-1] - study.best["goodput_ratio"]) < 1e-3, "it ends at the star"
+assert RateLimitConfig.from_toml(home / "limiter.toml") == study.best_config
+""",
+    "05_quota_scenarios": """
+limit = sim.plot_limits(runs["neighbour"])
+changes = runs["neighbour"].limits.query("axis == 'requests'")
+inside, after = (changes[changes["time_s"].between(*span)]["new"] for span in ((360, 600), (700, 900)))
+assert 5 < inside.median() < 7.5, "down to what is left over"
+assert after.median() > 9, "it comes back"
+storm = runs["storm"].attempts
+per_s = [((storm["admitted_s"] > a) & (storm["admitted_s"] < b)).sum() / (b - a) for a, b in ((60, 300), (330, 900))]
+assert per_s[1] < per_s[0], "it sends less while nothing comes through"
+assert costs.loc["failed", "storm"] > 0, "the callers get their errors"
+assert costs.loc["failed", "day cap"] > 0, "callers are told at once"
+recovery = runs["noon"].recovery()
+assert recovery.notna().all(), "the legend tells both times"
+""",
+}
+"""What a notebook says in words about its own outputs, as its kernel sees them at the end."""
+
+
 @pytest.mark.slow
 @each_notebook
 def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an empty folder, offline, every cell runs, nothing complains, and there is something to take home."""
+    """In an empty folder, offline, every cell runs, nothing complains, and what the text claims is so."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = read(path)
+    if path.stem in CLAIMS:
+        notebook.cells.append(nbformat.v4.new_code_cell(CLAIMS[path.stem]))  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert troubles(notebook) == []
     assert any((tmp_path / "artifacts").iterdir())

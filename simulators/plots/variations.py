@@ -23,6 +23,7 @@ _FIGURES: dict[str, tuple[str, Callable[..., str]]] = {
     "attempts_per_success": ("attempts per success", look.thousands),
     "wait_p95_s": ("wait p95", look.seconds),
 }
+_PRICE = "rejected_share"
 _DARK = 0.45
 
 
@@ -32,7 +33,8 @@ def plot_sensitivity(
     """Draw what a figure does as each setting is moved alone: the setting that matters most is at the top.
 
     A mark is one value of a setting, below (▼) or above (▲) the one it was moved from; the numbers are the setting's
-    least and greatest value. The dashed line is the figure with nothing moved.
+    least and greatest value. The dashed line is the figure with nothing moved. At the right edge stands the range
+    of the share of 429s that goes with it: goodput alone is easily bought.
 
     Args:
         variation: what ``vary`` returned, not crossed.
@@ -50,12 +52,23 @@ def plot_sensitivity(
         for side, color, shape in ((values < (given or 0), look.BLUE, "v"), (values > (given or 0), look.ORANGE, "^")):
             style = look.styled(marks, color=color, marker=shape, markersize=7, linestyle="", alpha=0.8, zorder=3)
             ax.plot(heights[side], np.full(side.sum(), row), **style)
+        if figure != _PRICE:
+            shares = variation.curve(str(name), _PRICE)[_PRICE]
+            ax.annotate(
+                f"{look.percent(shares.min())} – {look.percent(shares.max())}", (1.02, row),  # noqa: RUF001 - a range
+                xycoords=("axes fraction", "data"), va="center", fontsize="small", annotation_clip=False,
+            )  # fmt: skip
         for place, above in ((0, False), (-1, True)):
             ax.annotate(
                 look.thousands(values[place]), (heights[place], row), xytext=(0, 5 if above else -5),
                 textcoords="offset points", ha="center", va="bottom" if above else "top", fontsize="x-small", zorder=4,
                 path_effects=[withStroke(linewidth=2, foreground=ax.get_facecolor())],
             )  # fmt: skip
+    if figure != _PRICE:
+        ax.annotate(
+            "429s", (1.02, -0.6), xycoords=("axes fraction", "data"), va="bottom", fontsize="small",
+            annotation_clip=False,
+        )  # fmt: skip
     nothing_moved = float(variation.frame[figure].iloc[0])
     ax.axvline(nothing_moved, color=look.ink(ax), linewidth=0.9, linestyle=look.DASHES[1], zorder=1)
     ax.set_yticks(range(len(spans)), [str(name) for name in spans.index])
