@@ -126,7 +126,7 @@ def plot_study(
     if kind == "progress":
         ax.plot(
             trials["trial"], trials["best_so_far"], color=look.BLUE, linewidth=1.4, drawstyle="steps-post",
-            label="best so far (of equals the shorter wait)", zorder=2,
+            label="best so far", zorder=2,
         )  # fmt: skip
         ax.set_xlabel("trial")
         ax.set_xlim(-0.5, len(trials) - 0.5)
