@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from factflow_llm.errors import BreakerOpenError, DeadlineExceededError, InvalidRequestError
+from factflow_llm.errors import BreakerOpenError, DeadlineExceededError, ErrorReason, InvalidRequestError
 from factflow_llm.protocols import EmbeddingClientProtocol, LLMClientProtocol
 from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
 from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
 from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
+from factflow_llm.ratelimit.road import Road
 from factflow_llm.recorder import AttemptRow
 from factflow_llm.signals import Axis
 from factflow_llm.types import (
@@ -669,3 +670,17 @@ def test_no_texts_ask_nothing_of_the_limiter() -> None:
         assert limited.limiter.metrics.succeeded == 0
 
     _run(main)
+
+
+def test_a_provider_that_is_not_there_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A closed port is no silence: the first failed connection is logged, and again after there was an answer."""
+    road = Road(None, RetryConfig(), None, lambda: 0.5, model="m", provider="openai", origin="openai api.test")
+    for _ in range(3):
+        road.heard(ErrorReason.CONNECTION, 1.5)
+    road.heard(None, None)
+    road.heard(ErrorReason.CONNECTION, None)  # nothing is tried again, so the error itself tells
+    assert len(caplog.messages) == 1
+    assert "openai api.test cannot be reached for m: is its address right, and does it run?" in caplog.text
+    road.heard(ErrorReason.RATE_LIMIT, 1.0)
+    road.heard(ErrorReason.CONNECTION, 1.5)
+    assert len(caplog.messages) == 2

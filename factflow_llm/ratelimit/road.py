@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from factflow_llm.errors import ClosedError
+from factflow_llm.errors import ClosedError, ErrorReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,7 @@ class Road:
         origin: who answers, by provider and host; empty until the client is made.
         rows_lost: rows that the recorder has refused by raising; the first is told in the log.
         calls: those under way: waiting, answered or pausing between attempts.
+        unreached: nobody has answered since a connection failed, and the log says so.
         closed: no call begins any more, and none is repeated.
     """
 
@@ -54,6 +55,7 @@ class Road:
     prices: Prices | None = None
     origin: str = ""
     rows_lost: int = 0
+    unreached: bool = False
     closed: bool = False
     calls: set[Any] = field(default_factory=set, repr=False)
     _pauses: set[asyncio.Future[None]] = field(default_factory=set, init=False, repr=False)
@@ -89,6 +91,21 @@ class Road:
             self.rows_lost += 1
             if self.rows_lost == 1:
                 _log.exception("the recorder of %s failed; rows are lost until it is mended", self.model)
+
+    def heard(self, reason: ErrorReason | None, delay_s: float | None) -> None:
+        """Note whether the provider was reached; the first call that was not, and waits to be sent again, is told."""
+        if reason is not ErrorReason.CONNECTION:
+            self.unreached = False
+        elif not self.unreached and delay_s is not None:
+            self.unreached = True
+            _log.warning(
+                "%s cannot be reached for %s: is its address right, and does it run? Calls are tried again, the first "
+                "in %.1f s, up to %d times; nothing more is said until one is answered",
+                self.origin or self.provider,
+                self.model,
+                delay_s,
+                self.retry.max_attempts,
+            )
 
     async def pause(self, seconds: float) -> None:
         """Wait between two attempts.
