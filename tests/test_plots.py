@@ -49,6 +49,7 @@ VARIED = Variation(
             "decrease": [0.97, 0.97, 0.5, 0.7],
             "probe_s": [8.0, 60.0, 8.0, 8.0],
             "goodput_ratio": [0.9, 0.85, 0.5, 0.7],
+            "rejected_share": [0.01, 0.002, 0.03, 0.02],
         }
     ),
     RateLimitConfig(),
@@ -529,6 +530,7 @@ def test_sensitivity_puts_what_matters_most_on_top() -> None:
     marks = {line.get_marker(): line.get_xdata().tolist() for line in ax.lines if line.get_color() == look.ORANGE}
     assert marks == {"^": [0.85]}
     assert ax.get_xlabel() == "goodput ÷ oracle's (dashed: nothing moved, 90%)"
+    assert [text.get_text() for text in ax.texts if "%" in text.get_text()] == ["1% – 3%", "0.2% – 1%"]  # noqa: RUF001
 
 
 def test_the_heat_map_writes_each_figure_in_its_field() -> None:
