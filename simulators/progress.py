@@ -34,4 +34,8 @@ def _bar(progress: bool, total: int, what: str) -> tuple[Callable[[int, int], No
     from tqdm.auto import tqdm
 
     bar = tqdm(total=total, desc=what, disable=None if progress else True, leave=False)
-    return lambda done, total: bar.update(), bar.close
+
+    def advance(done: int, total: int) -> None:
+        bar.update()
+
+    return advance, bar.close
