@@ -151,7 +151,9 @@ def test_a_hand_on_the_dashboard_of_notebook_03(lab: tuple[str, Path], browser: 
 
     assert handle.get_attribute("aria-label") == "decrease"
     _drag(page, handle)
+    figures, picture = _figures(page), _picture(page)
     page.get_by_role("button", name="undo").click()  # a drag, however slow, is one step
+    _changed(page, figures, picture)
     page.wait_for_function("document.querySelector('.ff-moved .widget-readout').innerText === '0.96'")
     _drag(page, handle)
     assert page.locator(".ff-moved .widget-readout").inner_text() in {"0.49", "0.5", "0.51"}
@@ -334,6 +336,7 @@ def _drag(page: Any, handle: Any) -> None:
         page.wait_for_timeout(1500)
     page.mouse.up()
     _changed(page, figures, picture)
+    page.wait_for_function("!document.querySelector('.ff-message')?.innerText.includes('while you drag')")
 
 
 def _contrast(page: Any, selector: str) -> float:
