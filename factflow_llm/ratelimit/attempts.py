@@ -198,9 +198,10 @@ class Attempts:
         if self._reservation is not None:
             self._reservation.settled(self._usage, metadata, cancelled=error is not None and metadata is None)
         self._record(error, metadata)
-        "_admission", "_bound", "_handed", "_handed_s", "_headers", "_lookout", "_permit", "_reservation", "_road",
-        "_trace", "_usage", "arrival_s", "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens", "operation",
-        "ticket",
+        if self._trace is not None:
+            self._trace.attempted(error, metadata)
+        if error is None:
+            self._road.heard(None, None)
         if metadata is None or self.first_chunk_s is not None or self._road.closed or self._handed is not None:
             return False
         delay_s = self._delay_s(metadata)
