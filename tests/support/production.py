@@ -152,14 +152,14 @@ async def _main(
         limited = RateLimitedClient(
             SimulatedClient(machine), limiters[client], recorder=rows, jitter=jitter, count_tokens=int
         )
-        begin = limited._begin
+        begin = limited.begin
 
-        def remember(*arguments: Any) -> Any:
-            begun = begin(*arguments)
+        def remember(*arguments: Any, **named: Any) -> Any:
+            begun = begin(*arguments, **named)
             numbers[begun.call_id] = call.index
             return begun
 
-        limited._begin = remember  # type: ignore[method-assign]
+        limited.begin = remember  # type: ignore[method-assign]
         try:
             await limited.complete([Message.user(str(call.input_tokens))], max_tokens=call.max_tokens, call=call)
         except Exception:
