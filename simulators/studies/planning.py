@@ -25,6 +25,7 @@ from simulators.scenarios.scenario import Backlog, QuotaChange, Scenario
 from simulators.streams import Seeds, Streams, seeds_of
 from simulators.studies.journal import opened
 from simulators.studies.parallel import Jobs, processes, quotas
+from simulators.traces import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from simulators.traces import Trace
 
 # Loads tried: the mean demand as a share of the quota, closest where waiting begins. Above 1 only bursts help.
 _LOADS = (0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5)
@@ -179,7 +179,7 @@ def plan(
 def _scenarios(workload: Trace | Scenario | Sequence[Scenario], named: Sequence[Provider]) -> list[Scenario]:
     if isinstance(workload, Scenario):
         return [workload]
-    if isinstance(workload, list | tuple):
+    if not isinstance(workload, Trace | Backlog):
         return list(workload)
     if not named:
         msg = f"plan(): providers is empty; name some, for example {['openai-tier-1', 'openai-tier-3']}"

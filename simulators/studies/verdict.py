@@ -181,11 +181,11 @@ def _of_scenario(comparison: Comparison, name: str) -> str:
     if rivals.empty or rivals["goodput_ratio"].isna().all():
         return f"{head}nobody but the oracle took part."
     first = str(rivals["goodput_ratio"].idxmax())
-    demand = _of_demand(comparison.loads.get(name), rivals.loc[first])
+    demand = _of_demand(comparison.loads.get(name), _row(rivals, first))
     alike = [str(each) for each in rivals.index if _as_good(own, str(each), first)]
     best = str(rivals.loc[alike, "rejected_share"].idxmin())
-    price = _priced(rivals.loc[best, "rejected_share"])
-    worth = share_text(rivals.loc[best, "goodput_ratio"])
+    price = _priced(_row(rivals, best)["rejected_share"])
+    worth = share_text(_row(rivals, best)["goodput_ratio"])
     if len(rivals) == 1:
         told = f"{best} gets {worth} of the oracle's work done; {price}."
     elif len(alike) == 1:
@@ -217,7 +217,7 @@ def _of_study(study: Study) -> str:
 
 
 def _of_provider(plan: Plan, name: str) -> str:
-    row = plan.table().loc[name]
+    row = _row(plan.table(), name)
     bound = seconds_text(plan.max_wait_p95_s)
     needed, load = row["quota_needed"], row["load"]
     if load == 0.0:
@@ -236,6 +236,11 @@ def _of_provider(plan: Plan, name: str) -> str:
     else:
         why = f"demand fills {share_text(load)} of the quota, its bursts more"
     return f"{name}: too small, {why}; {enough}."
+
+
+def _row(frame: pd.DataFrame, name: str) -> dict[str, Any]:
+    (row,) = frame.loc[[name]].to_dict("records")
+    return {str(column): value for column, value in row.items()}
 
 
 def _as_good(own: pd.DataFrame, name: str, first: str) -> bool:
