@@ -79,6 +79,12 @@ class Held:
     recorded: int = field(default=0)
 
     @property
+    def told(self) -> bool:
+        """Whether quotas are named, and each one's kind is told from the next best."""
+        windows = [each.known for each in self.findings if each.name.endswith("window")]
+        return bool(self.quotas) and Known.UNKNOWN not in windows
+
+    @property
     def agrees(self) -> bool:
         """Whether the replay refuses as many as were refused."""
         return bool(self.quotas) and _off(self.foretold, self.recorded) <= _EXACT
@@ -187,7 +193,7 @@ def _moved(evidence: Evidence, quoted: dict[Axis, float], watch: Watch) -> tuple
         near_s = _NEARLY * (over_s - begun_s)  # nobody knows the moment exactly
         before = _held(explain(evidence.between(begun_s, at_s - near_s), watch), quoted)
         after = _held(explain(evidence.between(at_s + near_s, np.inf), watch), quoted)
-        if before.quotas and after.quotas:
+        if before.told and after.told:
             note = f"from {causes.in_words(before.findings)} to {causes.in_words(after.findings)}, which is calibrated"
             about = Finding("quota moved at, s", at_s, at_s - near_s, at_s + near_s, Known.ROUGH, note)
             return _as_full_as(before, after), about
