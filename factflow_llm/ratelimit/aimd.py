@@ -21,7 +21,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from factflow_llm.ratelimit.openings import Opening, Openings
+from factflow_llm.ratelimit.openings import SOUND, Opening, Openings
 from factflow_llm.ratelimit.sharing import Sharing
 from factflow_llm.signals import Reason
 
@@ -93,7 +93,7 @@ class RateRule:
 
     __slots__ = (
         "_began_s", "_believed", "_climbed", "_climbing_s", "_config", "_first", "_mark", "_marks", "_net",
-        "_of_requests", "_older_mark", "_raised", "_rejected_rate", "_rejected_s", "_shut", "_slack", "_step_s",
+        "_of_requests", "_older_mark", "_period_began", "_period_s", "_raised", "_rejected_rate", "_rejected_s", "_shut", "_slack", "_step_s",
         "_step_sent", "_unblocked", "_unused_s", "_window_s", "burst", "measured", "mode", "next_step_s", "noisy",
         "rate", "sharing",
     )  # fmt: skip
@@ -122,7 +122,8 @@ class RateRule:
         self._marks: deque[tuple[float, float]] = deque()  # what was sent by when, two windows back
         self._first: tuple[float, float] | None = None  # units and seconds until the first rejection of all
         self._net = self._unused_s = self._slack = self._window_s = self._rejected_s = self._rejected_rate = 0.0
-        self._climbed = self._raised = 0.0
+        self._climbed = self._raised = self._period_s = 0.0
+        self._period_began = Opening(now, sent)
         self._believed = self._unblocked = 0
         self._climbing_s = self._climb_s(1.0)  # a known quota is stood at, not climbed to
 
@@ -161,8 +162,10 @@ class RateRule:
         self._climbed = self._climbing_s / self._climb_s(unit)
         self._shut, self.next_step_s = True, math.inf
 
-    def opened(self, opening: Opening, unit: float) -> None:
-        """Measure, and begin a tooth: the provider admits again."""
+    def opened(self, opening: Opening, unit: float, *, period_s: float = 0.0) -> None:
+        """Measure, and begin a tooth: the provider admits again, ``period_s`` after it last did if it is known."""
+        self._period_s = period_s
+        self._period_began = opening
         measured, last = self.measured, self.measured.last
         recent = 0.0
         if self.mode is Mode.SEARCH:
@@ -226,9 +229,16 @@ class RateRule:
             self._unblocked += 1
             if self._unblocked >= _FORGET_WINDOW:
                 self._window_s = 0.0
+        if self._period_s:
+            self._window_s = self._period_s
         if self._window_s and self._marks and elapsed_s > 1.5 * self._window_s:
-            filled = opening.admitted - self._sent_by(opening.time_s - self._window_s)
-            self.measured.rate = max(self.measured.rate, filled / self._window_s)
+            began_s = opening.time_s - self._window_s
+            sent = self._sent_by(began_s)
+            if opening.admitted - sent > self.measured.rate * self._window_s:
+                if self._period_s:
+                    self.measured.count_from(Opening(began_s, sent), unit)
+                else:
+                    self.measured.rate = (opening.admitted - sent) / self._window_s
 
     def _sent_by(self, time_s: float) -> float:
         """Return about how much had been sent by then."""
@@ -252,6 +262,8 @@ class RateRule:
         dt, units = now - self._step_s, sent - self._step_sent
         if dt <= 0.0 or self._shut:
             return None
+        if self._period_s:
+            self._enter_period(now, sent)
         self._step_s, self._step_sent = now, sent
         if self.mode is Mode.OPEN:
             self._older_mark, self._mark = self._mark, (now, sent)
@@ -262,9 +274,12 @@ class RateRule:
         self.next_step_s = now + (search_s if self.mode is Mode.SEARCH else climb_s) / _STEPS
         self._keep_mark(now, sent)
         self._net = max(self._net + units - measured * dt, -measured * climb_s)
-        if not limited and units + unit < _USED * before * dt:
-            self._unused_s += dt
-            return None
+        if not limited:
+            most = (units + unit) / _USED
+            if most < dt * (min(before, measured) if self._of_requests else before):  # a search leaves demand behind
+                self._unused_s += dt
+            if most < dt * before:
+                return None
         if self.mode is Mode.SEARCH:
             rate = before * 2.0 ** (dt / search_s)
             if now - self._mark[0] >= search_s:
@@ -274,12 +289,26 @@ class RateRule:
             below = max(1.0 - self._climbing_s / climb_s, 0.0)
             above = max(self._climbing_s / climb_s - 1.0, 0.0)
             rate = max(before, measured * (1.0 + self._depth * (above + _CONVEX * above * above - below)))
-            if self._net > 1.2 * self._slack + max(_STALE_S * measured, _STALE_CALLS * unit):
+            if self._excess(sent) > max(_STALE_S * measured, _STALE_CALLS * unit):
                 self.search(now, sent)
         self.rate = self.bounded(rate)
         if self.rate == before:
             return None
         return Reason.PROBE if self.mode is Mode.PROBE else Reason.RECOVER
+
+    def _enter_period(self, now: float, sent: float) -> None:
+        """Note how much had been sent when the last period began."""
+        periods = math.floor((now - self._period_began.time_s) / self._period_s)
+        if periods >= 1:
+            began_s = self._period_began.time_s + periods * self._period_s
+            share = min(max((began_s - self._step_s) / (now - self._step_s), 0.0), 1.0)
+            self._period_began = Opening(began_s, self._step_sent + share * (sent - self._step_sent))
+
+    def _excess(self, sent: float) -> float:
+        """Return the units admitted beyond what the measurement explains: in this window, or since the opening."""
+        if self._period_s:
+            return sent - self._period_began.admitted - self.measured.rate * self._period_s
+        return self._net - 1.2 * self._slack
 
     def _keep_mark(self, now: float, sent: float) -> None:
         marks = self._marks
@@ -290,7 +319,10 @@ class RateRule:
     def _search_s(self, unit: float) -> float:
         """Return how long a search takes to double: a call worth half a minute of tokens is waited for."""
         seconds = self._config.search_s
-        return seconds if self._of_requests else max(seconds, min(unit / self.rate, self._config.cool_off_cap_s / 2.0))
+        if self._of_requests:  # where a window holds too few calls to measure anything, it is waited for
+            few = not self.measured.sound and self.measured.rate * self._window_s < SOUND * unit
+            return max(seconds, self._window_s) if few else seconds
+        return max(seconds, min(unit / self.rate, self._config.cool_off_cap_s / 2.0))
 
     def _climb_s(self, unit: float) -> float:
         """Return how long a climb from a cut to the measured rate lasts."""

@@ -535,9 +535,10 @@ class LimiterCore(Line):
 
     def _admitted_again(self, now: float) -> None:
         """Measure, for the canary was let through: the provider admits again."""
-        canary = self._canary
+        canary, paced = self._canary, self._blamed
         assert canary is not None
-        opened_s, doubt_s = self._gate.admitted(canary.granted_s)
+        call_s = 0.0 if paced is None else self._costs.unit(paced.axis) / paced.rule.measured.rate
+        opened_s, doubt_s = self._gate.admitted(canary.granted_s, call_s)
         self._since = canary.number
         self._slots.new_epoch()
         self._open(now, opened_s, doubt_s)
@@ -549,7 +550,9 @@ class LimiterCore(Line):
             return
         old, unit, admitted = paced.rate, self._costs.unit(paced.axis), self._before[1][paced.axis]
         rule = paced.rule
-        rule.opened(Opening(opened_s, admitted, doubt_s), unit)
+        windows = self._gate.windows
+        period_s = windows.period_s if windows.known else 0.0
+        rule.opened(Opening(opened_s, admitted, doubt_s), unit, period_s=period_s)
         reserve = unit if paced is not self._requests and self._costs.varied else 0.0
         paced.reopen(now, opened_s, self._total(now, paced.axis) - admitted + reserve)
         self._pace()

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from factflow_llm.ratelimit.windows import Windows
+
 NEVER: Final = math.inf
 _PATIENCE_S: Final = 2.0
 """What is waited for a teller nobody knows: little is lost if it lies, and a true one costs few canaries."""
@@ -21,6 +23,9 @@ _LESS: Final = 0.9
 """What is left of the patience after a Retry-After that was obeyed unproved: in time an earlier canary tries."""
 _UNFORGIVEN: Final = 4
 """Proofs that it takes to believe again who was found wrong."""
+_BLOCK_S: Final = 0.4
+_BLOCK_CALLS: Final = 3.0
+"""A provider shut for longer than this, and than so many calls take, meters by windows."""
 
 
 class Gate:
@@ -35,8 +40,8 @@ class Gate:
     """
 
     __slots__ = (
-        "_early", "_lies", "_pause_s", "_proved", "_rejected_s", "_short", "_told_s", "_trust_s", "_waited_s", "canary",
-        "due_s", "patience_s", "shut", "until_s",
+        "_began_s", "_early", "_foreseen", "_lies", "_pause_s", "_proved", "_rejected_s", "_short", "_told_s",
+        "_trust_s", "_waited_s", "canary", "due_s", "patience_s", "shut", "until_s", "windows",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -48,6 +53,9 @@ class Gate:
         self._told_s = math.nan
         self._pause_s = self._waited_s = 0.0
         self._lies = 0
+        self.windows = Windows()
+        self._began_s = 0.0
+        self._foreseen = math.nan, math.nan
         self._early = self._proved = self._short = False
 
     @property
@@ -77,7 +85,11 @@ class Gate:
         if not self.shut:
             self._pause_s, self.patience_s = pause_s, self._trust_s
             self._proved = self._short = False
+            self._began_s = sent_s
+            self._foreseen = self.windows.next(sent_s)
+            test = self.windows.known and self.windows.tests()
         else:
+            test = False
             self._pause_s = min(2.0 * self._pause_s, cap_s)
             if self._early:
                 self.patience_s, self._proved = min(2.0 * self.patience_s, 2.0 * cap_s), True
@@ -97,6 +109,10 @@ class Gate:
                 wait_s = max(wait_s, self._pause_s)
             elif not left_s:  # it has passed, and yet this call was rejected: do not hammer
                 wait_s = min(self._pause_s, 1.0)
+        low_s, high_s = self._foreseen
+        doubted = told is None or (not obey and (self._early or self._lies > 0 or self._short))
+        if doubted and self._rejected_s < high_s:
+            wait_s = self.windows.canary_s(low_s, high_s, self._rejected_s, test=test) - now
         self.until_s = now + min(wait_s, cap_s)
 
     def rejected_too(self, sent_s: float) -> None:
@@ -108,30 +124,38 @@ class Gate:
         self.canary = number
         self.due_s = now + news_s
         self._waited_s = now - self._rejected_s
+        self._early &= now < self._told_s
 
     def canary_lost(self) -> None:
         """Send another: what became of the canary tells nothing."""
         self.canary, self.due_s = -1, NEVER
 
-    def admitted(self, canary_s: float) -> tuple[float, float]:
-        """Open: the canary, sent at ``canary_s``, was let through.
+    def admitted(self, canary_s: float, call_s: float) -> tuple[float, float]:
+        """Open: the canary, sent at ``canary_s``, was let through; a call takes ``call_s`` at the measured rate.
 
         Returns:
             When the provider opened, and how far off that may be: a time told is exact, if it lies between the last
             call rejected and the canary, and the teller is believed.
         """
+        told_s = self._told_s
+        low_s, high_s = self._rejected_s, max(canary_s, self._rejected_s)
+        exact = low_s < told_s <= high_s and not self._early
+        from_s, to_s = self._foreseen
+        if exact and (told_s < from_s - 1.0 or told_s > to_s + 1.0):  # not the moment at which a window begins
+            exact, self._lies = False, _UNFORGIVEN
         if self._early:
             self._trust_s, self._lies = max(0.5 * self._waited_s, _LEAST_S), _UNFORGIVEN
         elif self._proved:
             self._lies = max(self._lies - 1, 0)
             if not self._lies:
                 self._trust_s = self.patience_s
-        elif not math.isnan(self._told_s):
+        elif not math.isnan(told_s):
             self._trust_s = max(_LESS * self._trust_s, _LEAST_S)
         if self._short:
             self._trust_s = _LEAST_S
         self.shut, self.canary, self.due_s, self.until_s = False, -1, NEVER, -NEVER
-        if self._rejected_s < self._told_s <= canary_s and not self._early and not self._lies:
-            return self._told_s, 0.0
-        half_s = 0.5 * max(canary_s - self._rejected_s, 0.0)
-        return self._rejected_s + half_s, half_s
+        if exact and not self._lies:
+            low_s = high_s = told_s
+        long = self._rejected_s - self._began_s > max(_BLOCK_S, _BLOCK_CALLS * call_s)
+        low_s, high_s = self.windows.opened(low_s, high_s, long=long)
+        return 0.5 * (low_s + high_s), 0.5 * (high_s - low_s)

@@ -75,6 +75,13 @@ class Openings:
         """Take a rate that was sent, for want of anything better."""
         self.rate, self.sound = rate, False
 
+    def count_from(self, earlier: Opening, unit: float) -> None:
+        """Measure from a moment at which a window must have begun to the last opening."""
+        last = self._chain[-1]
+        units = last.admitted - earlier.admitted
+        self._chain = [earlier, last]
+        self.rate, self.sound = units / (last.time_s - earlier.time_s), units >= SOUND * unit
+
     def opened(self, opening: Opening, unit: float, *, used: bool, recent: float = 0.0) -> bool:
         """Take the next opening; return whether it agrees with what was known.
 
