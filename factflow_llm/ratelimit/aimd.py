@@ -93,9 +93,9 @@ class RateRule:
 
     __slots__ = (
         "_began_s", "_believed", "_climbed", "_climbing_s", "_config", "_first", "_mark", "_marks", "_net",
-        "_of_requests", "_older_mark", "_period_began", "_period_s", "_raised", "_rejected_rate", "_rejected_s", "_shut", "_slack", "_step_s",
-        "_step_sent", "_unblocked", "_unused_s", "_window_s", "burst", "measured", "mode", "next_step_s", "noisy",
-        "rate", "sharing",
+        "_of_requests", "_older_mark", "_period_began", "_period_s", "_raised", "_rejected_rate", "_rejected_s",
+        "_shut", "_slack", "_step_s", "_step_sent", "_unblocked", "_unused_s", "_window_s", "burst", "measured", "mode",
+        "next_step_s", "noisy", "rate", "sharing",
     )  # fmt: skip
 
     def __init__(
