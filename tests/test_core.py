@@ -328,6 +328,31 @@ def test_a_refused_call_used_no_tokens(signal: RateLimitSignal) -> None:
     assert core.advance(0.0).granted == [waiting]
 
 
+def test_a_start_into_an_empty_budget_that_shows_headers_is_not_company() -> None:
+    """A first call that is refused took nothing: what it shows is an old level, not others who draw on the quota."""
+    core = _core()
+    (first,) = _submit(core, 0.0, 1, input_tokens=2_000)
+
+    def shown(remaining: float) -> tuple[AxisLimit, ...]:
+        return (AxisLimit(Axis.TOKENS, 300_000.0, remaining, (300_000.0 - remaining) / 5_000.0),)
+
+    core.settle(0.1, first, RateLimitSignal(Outcome.RATE_LIMITED, 1.0, Axis.TOKENS, limits=shown(300.0)))
+    calls = _submit(core, 0.1, 200, input_tokens=2_000)
+    now, used = 0.1, 0.0
+    while now < 60.0:
+        now = max(now, min(core.wake_at, now + 1.0))
+        for ticket in core.advance(now):
+            used += 2_000.0
+            core.settle(
+                now,
+                ticket,
+                RateLimitSignal(Outcome.SUCCEEDED, None, None, 2_000, 0, shown(300.0 + 5_000.0 * now - used)),
+            )
+        now += 0.01
+    assert used > 0.9 * 60.0 * 5_000.0
+    assert sum(call.state is TicketState.SETTLED for call in calls) * 2_000.0 == used
+
+
 def test_an_unknown_estimate_is_learned() -> None:
     """Calls that name no tokens are expected to read and write what others did."""
     core = _core(tokens_per_minute=60_000, initial_concurrency=100)

@@ -70,9 +70,6 @@ def test_a_request_never_sent_waits_for_ever(plan: Plan) -> None:
     assert none_sent["wait_p95_s"].map(math.isinf).all()
 
 
-@pytest.mark.xfail(
-    reason="told nothing but 'never', the rebuilt rule serves one call in a scaled quota: to be found out"
-)
 def test_a_request_larger_than_the_quota_waits_for_ever() -> None:
     """Told at once that it can never be admitted, it has not waited, and was not served either."""
     tiny = sim.provider("openai-tier-1").model_copy(

@@ -179,7 +179,7 @@ class Mirror:
         if self.company:
             self._credit = min(self._credit + self._share(now) * (now - self._as_of_s), needed)
         if math.isnan(self._resets_at_s):
-            rate = _HOPE * self.rate if self.company else self.rate
+            rate = _HOPE * self.rate if self.company and self.others else self.rate  # a low level alone may be old
             self._level = min(self._level + rate * (now - self._as_of_s), max(self._most, needed))
         elif now >= self._resets_at_s:
             self._level = self._most
