@@ -31,7 +31,7 @@ from factflow_llm.ratelimit.noise import Inquiry, Noise
 from factflow_llm.ratelimit.openings import Opening
 from factflow_llm.ratelimit.part import Part
 from factflow_llm.ratelimit.slots import SlotRule
-from factflow_llm.signals import Axis, Change, Outcome, RateLimitSignal, Reason
+from factflow_llm.signals import Axis, AxisLimit, Change, Outcome, RateLimitSignal, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -129,7 +129,7 @@ class LimiterCore(Line):
         wake_at = self.wake_at
         self.release(now, ticket)
         if signal.limits:
-            self._observe(now, ticket, signal)
+            self._observe(now, ticket, signal.limits, refused=signal.outcome is Outcome.RATE_LIMITED)
         outcome = signal.outcome
         if outcome is _SUCCEEDED and self._active:
             self._expire(now, ticket)
@@ -389,10 +389,9 @@ class LimiterCore(Line):
                 used = on_axis(paced.axis, 1.0, taken, given)
             paced.settle(reserved(paced.axis, ticket), used)
 
-    def _observe(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> None:
+    def _observe(self, now: float, ticket: Ticket, limits: tuple[AxisLimit, ...], *, refused: bool) -> None:
         """Hold the mirrors to what an answer's headers show; a call that was refused has taken nothing."""
-        refused = signal.outcome is Outcome.RATE_LIMITED
-        for shown in signal.limits:
+        for shown in limits:
             paced = self._paced.get(shown.axis)
             if paced is None:
                 continue

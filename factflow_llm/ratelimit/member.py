@@ -314,7 +314,9 @@ class MemberCore(LimiterCore):
                 per_s = self._per_s
                 ago_s = shown.ago_s
                 ticket.sent_before = requests - per_s[0] * ago_s, read - per_s[1] * ago_s, written - per_s[2] * ago_s
-                self._observe(now, ticket, (AxisLimit(axis, shown.limit, shown.remaining, shown.reset_s),))
+                self._observe(
+                    now, ticket, (AxisLimit(axis, shown.limit, shown.remaining, shown.reset_s),), refused=False
+                )
 
     # --- what happens to calls ---------------------------------------------------------------------------------------
 
@@ -357,8 +359,8 @@ class MemberCore(LimiterCore):
         if is_open is not was_open:
             self._breaker_news, self.refresh_at = is_open, now
 
-    def _observe(self, now: float, ticket: Ticket, limits: tuple[AxisLimit, ...]) -> None:
-        super()._observe(now, ticket, limits)
+    def _observe(self, now: float, ticket: Ticket, limits: tuple[AxisLimit, ...], *, refused: bool) -> None:
+        super()._observe(now, ticket, limits, refused=refused)
         for shown in limits:
             known = self._shown.get(shown.axis)
             whole = shown.limit is not None and shown.remaining is not None and shown.reset_s is not None
