@@ -24,7 +24,7 @@ from simulators.traces import synthesize
     [
         ("shallow cuts", "bucket-true", {"goodput": -0.1}),
         ("the climb steepens", "grows-tenfold", {"goodput": -0.02}),
-        ("a search", "grows-tenfold", {"goodput": -0.2}),
+        ("a search", "grows-tenfold", {"goodput": -0.1}),  # what one window admits tells of growth, too
         ("a burst that was seen", "burst-after-idling", {"goodput": -0.01}),
         ("shares of one quota", "clients-4", {"unfair": 0.015}),
         ("noise is told apart", "noise-bucket", {"goodput": -0.2}),
