@@ -71,6 +71,8 @@ work = [asyncio.create_task(refill())] + [asyncio.create_task(ask()) for _ in ra
 await call()
 sim.watch(limiter, every_s=0.5)
 """
+WHOLE = "/^oracle\\s/m.test(document.querySelector('.ff-figures')?.innerText)"
+"""The run is drawn and the oracle's stands beside it: nothing of it is still under way."""
 COUNT = "len(__import__('ipywidgets').widgets.widget._instances)"
 STOPWATCH = """
 () => {
@@ -138,7 +140,7 @@ def test_a_hand_on_the_dashboard_of_notebook_03(lab: tuple[str, Path], browser: 
     page = _opened(browser, address, "03.ipynb")
     for _ in range(4):
         _command(page, "notebook:run-cell-and-select-next")
-    page.wait_for_selector(".ff-figures", timeout=PATIENCE_MS)
+    page.wait_for_function(WHOLE, timeout=PATIENCE_MS)
     figures, picture = _figures(page), _picture(page)
     page.screenshot(path=PICTURES / "dashboard_first.png")
 
@@ -318,7 +320,7 @@ def _picture(page: Any) -> str:
 def _changed(page: Any, figures: str, picture: str) -> None:
     page.wait_for_function(
         "([figures, picture]) => document.querySelector('.ff-figures').innerText !== figures"
-        " && document.querySelector('.ff-picture').getAttribute('src') !== picture",
+        f" && document.querySelector('.ff-picture').getAttribute('src') !== picture && {WHOLE}",
         arg=[figures, picture],
         timeout=PATIENCE_MS,
     )
