@@ -249,8 +249,9 @@ def _record(path: str) -> None:
 
 
 @pytest.mark.slow
-def test_calibrate_writes_a_provider_to_simulate() -> None:
+def test_calibrate_writes_a_provider_to_simulate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Findings with their intervals, the rest of the recording foretold, and a file that --provider reads."""
+    monkeypatch.setenv("COLUMNS", "120")
     _record("recording.jsonl")
     words = ["calibrate", "recording.jsonl", "--until", "45", "--policy", "retry-only"]
     result = _run(*words, "--name", "theirs", "--out", "provider.toml", "--plot", "calibration.png")

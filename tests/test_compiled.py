@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TESTS = [
     f"tests/test_{name}.py"
     for name in (
-        "conformance", "golden", "core", "aimd", "slots", "line", "budget", "mirror", "limiter", "engine", "provider",
+        "conformance", "golden", "core", "aimd", "slots", "line", "axis", "mirror", "limiter", "engine", "provider",
         "quotas", "faces", "faults", "latency", "neighbours", "oracle", "policies", "sessions", "streams",
     )
 ]  # fmt: skip
