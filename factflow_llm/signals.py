@@ -54,7 +54,7 @@ class RateLimitSignal(NamedTuple):
         outcome: what happened, in the limiter's terms.
         retry_after_s: the provider's wish, uncapped; ``None`` when it gave none.
         axis: the dimension a rejection named; ``None`` when it named none.
-        input_tokens: tokens actually read; ``None`` when unknown.
+        input_tokens: tokens actually read, as a server says, which need not be a whole number; ``None`` when unknown.
         output_tokens: tokens actually written; ``None`` when unknown.
         limits: what the headers of this answer showed.
     """
@@ -62,8 +62,8 @@ class RateLimitSignal(NamedTuple):
     outcome: Outcome
     retry_after_s: float | None = None
     axis: Axis | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: float | None = None
+    output_tokens: float | None = None
     limits: tuple[AxisLimit, ...] = ()
 
 
