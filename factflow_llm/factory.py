@@ -8,28 +8,26 @@ and scripts that never close anything all end without an open socket.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import sys
 import threading
-from concurrent.futures import Future
-from difflib import get_close_matches
-from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-from factflow_llm.clients.checks import check_api_key, check_event_loop, check_positive
+from factflow_llm.anyloop import AnyLoopClient, AnyLoopEmbeddingClient
+from factflow_llm.clients.checks import check_event_loop, check_positive
 from factflow_llm.clients.loops import Closing, before_close
 from factflow_llm.clients.pending import PendingClient
+from factflow_llm.construction import prepared
 from factflow_llm.errors import ClosedError, ConfigurationError, ExtraMissingError
 from factflow_llm.providers import PROVIDERS, ModelType
 from factflow_llm.settings import DEFAULT, LLMConfig, LLMProviderConfig
+from factflow_llm.shelf import Shelf, elsewhere
 from factflow_llm.status import ProfileStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
     from typing import Literal, TypeVar, Unpack
@@ -38,18 +36,14 @@ if TYPE_CHECKING:
     from factflow_llm.jobs.embedding import EmbeddingJob
     from factflow_llm.jobs.job import Job, JobKeys
     from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
-    from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.recorder import AttemptSink
     from factflow_llm.sync import SyncFactory
     from factflow_llm.telemetry import Telemetry
-    from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
 
     ItemT = TypeVar("ItemT")
     ValueT = TypeVar("ValueT")
 
-_LOOK_AGAIN_S = 0.2  # another thread's loop may stop without a word
 _factories: WeakSet[LLMClientFactory] = WeakSet()
-_SECRETS = frozenset({"api_key", "api_key_file"})  # looked up together, by resolve_api_key
 
 
 class LLMClientFactory:
@@ -70,8 +64,8 @@ class LLMClientFactory:
         self.config = config
         self._recorder = recorder
         self._telemetry = telemetry
-        self._shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[_Shelf]] = WeakKeyDictionary()
-        self._stand_ins: dict[str, _AnyLoop] = {}
+        self._shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[Shelf]] = WeakKeyDictionary()
+        self._stand_ins: dict[str, AnyLoopClient | AnyLoopEmbeddingClient] = {}
         self._lock = threading.RLock()
         self._drained = False
         _factories.add(self)
@@ -119,7 +113,7 @@ class LLMClientFactory:
         Calls that wait for their turn or between attempts end at once, with a ``ClosedError``. A loop that is open but
         not running closes its clients itself when it closes.
         """
-        await self._end_all(_Shelf.aclose)
+        await self._end_all(Shelf.aclose)
 
     async def drain(self, timeout_s: float | None = None, *, refuse_waiting: bool = True) -> int:
         """Begin no call any more, let those in flight finish, and close every client.
@@ -137,7 +131,7 @@ class LLMClientFactory:
         self._drained = True
         left: list[int] = []
 
-        async def drain(shelf: _Shelf) -> None:
+        async def drain(shelf: Shelf) -> None:
             left.append(await shelf.drain(timeout_s, refuse_waiting=refuse_waiting))
             await shelf.aclose()
 
@@ -281,7 +275,7 @@ class LLMClientFactory:
         self._lock = threading.RLock()
         self._shelves = WeakKeyDictionary()
 
-    async def _end_all(self, end: Callable[[_Shelf], Coroutine[Any, Any, None]]) -> None:
+    async def _end_all(self, end: Callable[[Shelf], Coroutine[Any, Any, None]]) -> None:
         here = asyncio.get_running_loop()
         with self._lock:
             shelves = [(loop, shelf) for loop, reference in self._shelves.items() if (shelf := reference()) is not None]
@@ -289,7 +283,7 @@ class LLMClientFactory:
             if loop is here:
                 await asyncio.shield(Closing(end(shelf), loop=loop))
             elif loop.is_running():
-                await _elsewhere(loop, end, shelf)
+                await elsewhere(loop, end, shelf)
 
     async def __aenter__(self) -> Self:
         return self
@@ -313,7 +307,7 @@ class LLMClientFactory:
         with self._lock:
             loop = check_event_loop()
             if loop is None:
-                stand_in = _AnyLoopClient if type is ModelType.CHAT else _AnyLoopEmbeddingClient
+                stand_in = AnyLoopClient if type is ModelType.CHAT else AnyLoopEmbeddingClient
                 return self._stand_ins.setdefault(name, stand_in(self, name, type))
             shelf = self._shelf(loop)
             client = shelf.clients.get(name)
@@ -322,14 +316,14 @@ class LLMClientFactory:
                 client = shelf.clients[name] = make(name, profile, shelf)
             return client
 
-    def _own(self, name: str, profile: LLMProviderConfig, shelf: _Shelf) -> Any:
+    def _own(self, name: str, profile: LLMProviderConfig, shelf: Shelf) -> Any:
         """Return the client of the profile itself, which answers whatever else may answer for it."""
         client = shelf.own.get(name)
         if client is None or client.client._closed:
             client = shelf.own[name] = self._make(name, profile, shelf)
         return client
 
-    def _routed(self, name: str, profile: LLMProviderConfig, shelf: _Shelf) -> Any:
+    def _routed(self, name: str, profile: LLMProviderConfig, shelf: Shelf) -> Any:
         """Return a client that hands calls on to the pool and the fallbacks of a profile."""
         from factflow_llm.routing.fallback import FallbackClient, FallbackEmbeddingClient
         from factflow_llm.routing.members import Member
@@ -348,17 +342,17 @@ class LLMClientFactory:
         others = [Member(other, self._get(other, profile.type)) for other in profile.fallback]
         return (FallbackClient if chat else FallbackEmbeddingClient)([first, *others])
 
-    def _shelf(self, loop: asyncio.AbstractEventLoop) -> _Shelf:
+    def _shelf(self, loop: asyncio.AbstractEventLoop) -> Shelf:
         """Return the loop's shelf, which the loop itself keeps: it must not outlive it, nor keep it alive."""
         reference = self._shelves.get(loop)
         shelf = None if reference is None else reference()
         if shelf is None:
-            shelf = _Shelf()
+            shelf = Shelf()
             self._shelves[loop] = ref(shelf)
             before_close(loop, shelf.aclose)
         return shelf
 
-    def _make(self, name: str, profile: LLMProviderConfig, shelf: _Shelf) -> Any:
+    def _make(self, name: str, profile: LLMProviderConfig, shelf: Shelf) -> Any:
         from factflow_llm.ratelimit.client import RateLimitedClient, RateLimitedEmbeddingClient
 
         def make() -> Any:
@@ -368,7 +362,7 @@ class LLMClientFactory:
                 raise ConfigurationError(f"profile {name!r}: {error}") from error
 
         try:
-            construct = _prepared(profile)
+            construct = prepared(profile)
         except ConfigurationError as error:
             raise ConfigurationError(f"profile {name!r}: {error}") from error
         entry = PROVIDERS[profile.provider]
@@ -388,162 +382,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # Windows does not fork
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Shelf:
-    """The clients and limiters of one event loop."""
-
-    def __init__(self) -> None:
-        self.clients: dict[str, Any] = {}
-        self.own: dict[str, Any] = {}
-        self.limiters: dict[tuple[object, ...], AdaptiveRateLimiter] = {}
-
-    def limiter(
-        self, profile: LLMProviderConfig, config: LLMConfig, telemetry: Telemetry | None = None
-    ) -> AdaptiveRateLimiter | None:
-        """Return the limiter of the quota the profile draws on; ``None`` for a profile that wants none."""
-        from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
-
-        limits = config.rate_limit_of(profile)
-        if limits is None:
-            return None
-        if profile.quota not in self.limiters:
-            limiter = self.limiters[profile.quota] = AdaptiveRateLimiter(limits, quota=profile.quota_name)
-            if telemetry is not None:
-                telemetry.watch(profile.quota_name, limiter)
-        return self.limiters[profile.quota]
-
-    def of(self, name: str) -> Any:
-        """Return what a profile's status is told of: its own client, else the one that hands its calls on."""
-        return self.own.get(name) or self.clients.get(name)
-
-    def all(self) -> list[Any]:
-        """Return every client, those first that hand calls on to others."""
-        handed_on = [client for name, client in self.clients.items() if client is not self.own.get(name)]
-        return [*handed_on, *self.own.values()]
-
-    async def drain(self, timeout_s: float | None, *, refuse_waiting: bool) -> int:
-        """Wait until the calls under way are over; return how many are not when the time is."""
-        clients = self.all()
-        if refuse_waiting:
-            for limiter in self.limiters.values():
-                limiter.close()
-        drains = [asyncio.ensure_future(client.drain(refuse_waiting=refuse_waiting)) for client in clients]
-        if drains:
-            _, late = await asyncio.wait(drains, timeout=timeout_s)
-            for drain in late:
-                drain.cancel()
-        return sum(client.calls for client in self.own.values())
-
-    async def aclose(self) -> None:
-        """Wake who waits, close the clients, all of them even if one fails, and forget them."""
-        clients = self.all()
-        limiters = list(self.limiters.values())
-        self.clients.clear()
-        self.own.clear()
-        self.limiters.clear()
-        for limiter in limiters:
-            limiter.close()
-        ends = [client.aclose() for client in clients] + [limiter.aclose() for limiter in limiters]
-        results = await asyncio.gather(*ends, return_exceptions=True)
-        for error in filter(None, results):
-            raise error
-
-
-async def _elsewhere(
-    loop: asyncio.AbstractEventLoop, end: Callable[[_Shelf], Coroutine[Any, Any, None]], shelf: _Shelf
-) -> None:
-    """Let another thread's loop end its own clients; should it end itself meanwhile, it does so anyhow."""
-    ended: Future[None] = Future()
-
-    def begin() -> None:
-        def told(task: asyncio.Task[None]) -> None:
-            error = None if task.cancelled() else task.exception()
-            if error is None:
-                ended.set_result(None)
-            else:
-                ended.set_exception(error)
-
-        Closing(end(shelf), loop=loop).add_done_callback(told)
-
-    try:
-        loop.call_soon_threadsafe(begin)
-    except RuntimeError:  # it has closed since, and its clients with it
-        return
-    heard = asyncio.wrap_future(ended)
-    while not heard.done() and loop.is_running():
-        await asyncio.wait([heard], timeout=_LOOK_AGAIN_S)
-    if heard.done():
-        heard.result()
-
-
-def _prepared(profile: LLMProviderConfig) -> Callable[[], Any]:
-    """Return what makes the bare client: ``options`` that its constructor knows go there, others are preset.
-
-    Raises:
-        ConfigurationError: an option is unknown, or the key cannot be found.
-    """
-    entry = PROVIDERS[profile.provider]
-    make = getattr(import_module("factflow_llm"), entry.clients[profile.type])
-    known = inspect.signature(make).parameters
-    given = {key: getattr(profile, key) for key in (*(entry.keys - _SECRETS), "dimensions")}
-    arguments = {entry.renamed.get(key, key): value for key, value in given.items() if value is not None}
-    if (key := profile.resolve_api_key()) is not None:
-        arguments["api_key"] = key
-    presets = {}
-    for option, value in profile.options.items():
-        if option in LLMProviderConfig.model_fields:
-            raise ConfigurationError(f"options.{option} is a key of the profile itself; move it out of options")
-        if option in known:
-            arguments[option] = value
-        elif "options" in known:
-            presets[option] = value
-        else:
-            near = get_close_matches(option, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigurationError(f"options.{option} is unknown to {profile.provider}; {hint}")
-    if presets:
-        arguments["options"] = presets
-    if entry.key_variable is not None and arguments.keys().isdisjoint({"api_key", "token_provider"}):
-        check_api_key(None, variable=entry.key_variable)
-    return partial(make, profile.model, **arguments)
-
-
-class _AnyLoop:
-    """Stands for a client outside of any event loop; each use finds the client of the running one."""
-
-    def __init__(self, factory: LLMClientFactory, name: str, type: ModelType) -> None:  # noqa: A002
-        self._factory = factory
-        self._name = name
-        self._type = type
-
-    def __repr__(self) -> str:
-        return f"<client of profile {self._name!r} in whatever event loop uses it>"
-
-    def _here(self) -> Any:
-        return self._factory._get(self._name, self._type)
-
-    async def aclose(self) -> None:
-        """Release the connections of the running loop's client; a second call does nothing."""
-        client = self._factory._shelf(asyncio.get_running_loop()).clients.pop(self._name, None)
-        if client is not None:
-            await client.aclose()
-
-
-class _AnyLoopClient(_AnyLoop):
-    async def complete(self, messages: Sequence[Message], **arguments: Any) -> CompletionResponse:
-        """Return the whole answer."""
-        response: CompletionResponse = await self._here().complete(messages, **arguments)
-        return response
-
-    def stream(self, messages: Sequence[Message], **arguments: Any) -> AsyncIterator[StreamChunk]:
-        """Yield the answer piece by piece."""
-        chunks: AsyncIterator[StreamChunk] = self._here().stream(messages, **arguments)
-        return chunks
-
-
-class _AnyLoopEmbeddingClient(_AnyLoop):
-    async def embed(self, texts: Sequence[str], **arguments: Any) -> EmbeddingResponse:
-        """Return one vector per text, in the order of the texts."""
-        response: EmbeddingResponse = await self._here().embed(texts, **arguments)
-        return response
