@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from factflow_llm.ratelimit.openings import SOUND, Opening, Openings
 from factflow_llm.ratelimit.sharing import Sharing
+from factflow_llm.ratelimit.windows import is_long
 from factflow_llm.signals import Reason
 
 if TYPE_CHECKING:
@@ -55,11 +56,8 @@ _SHARED_CLIMB_S: Final = 30.0
 """How long a climb lasts there, for all alike, so that shares draw level."""
 _SHARED_CLIMB_CALLS: Final = 20.0
 """The least it lasts for the smallest of shares."""
-_BLOCK_S: Final = 0.4
-_BLOCK_CALLS: Final = 3.0
-"""A provider shut for longer than this, and than so many calls take, meters by windows."""
 _FORGET_WINDOW: Final = 3
-"""Openings in a row without such a block, after which the window is forgotten."""
+"""Openings in a row without a long block, after which the window is forgotten."""
 _CAREFUL: Final = 0.9
 """What is used of a burst that the provider was seen to hold."""
 _LEAST_TOKENS_PER_S: Final = 1.0
@@ -223,7 +221,7 @@ class RateRule:
         Of windows that nobody was rejected in, the last was filled: what was sent in it is the quota.
         """
         blocked_s, elapsed_s = opening.time_s - self._rejected_s, opening.time_s - last.time_s
-        if blocked_s > max(_BLOCK_S, _BLOCK_CALLS * unit / max(self.measured.rate, 1e-9)):
+        if is_long(blocked_s, unit / max(self.measured.rate, 1e-9)):
             self._window_s, self._unblocked = min(self._window_s or math.inf, elapsed_s), 0
         elif self._window_s:
             self._unblocked += 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from factflow_llm.ratelimit.windows import Windows
+from factflow_llm.ratelimit.windows import Windows, is_long
 
 NEVER: Final = math.inf
 _PATIENCE_S: Final = 2.0
@@ -23,9 +23,6 @@ _LESS: Final = 0.9
 """What is left of the patience after a Retry-After that was obeyed unproved: in time an earlier canary tries."""
 _UNFORGIVEN: Final = 4
 """Proofs that it takes to believe again who was found wrong."""
-_BLOCK_S: Final = 0.4
-_BLOCK_CALLS: Final = 3.0
-"""A provider shut for longer than this, and than so many calls take, meters by windows."""
 
 
 class Gate:
@@ -156,6 +153,6 @@ class Gate:
         self.shut, self.canary, self.due_s, self.until_s = False, -1, NEVER, -NEVER
         if exact and not self._lies:
             low_s = high_s = told_s
-        long = self._rejected_s - self._began_s > max(_BLOCK_S, _BLOCK_CALLS * call_s)
+        long = is_long(self._rejected_s - self._began_s, call_s)
         low_s, high_s = self.windows.opened(low_s, high_s, long=long)
         return 0.5 * (low_s + high_s), 0.5 * (high_s - low_s)

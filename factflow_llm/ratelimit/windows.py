@@ -18,6 +18,14 @@ _CHANCE: Final = 0.02
 """How improbable it must be that openings were foreseen by chance."""
 _FORGET: Final = 3
 """Openings after short blocks, none of them foreseen, after which there are no windows."""
+_BLOCK_S: Final = 0.4
+_BLOCK_CALLS: Final = 3.0
+"""A provider shut for longer than this, and than so many calls take, meters by windows."""
+
+
+def is_long(block_s: float, call_s: float) -> bool:
+    """Tell whether a block speaks of a window: it lasted longer than a bucket takes to let a few calls in."""
+    return block_s > max(_BLOCK_S, _BLOCK_CALLS * call_s)
 
 
 class Windows:
