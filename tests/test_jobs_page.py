@@ -22,6 +22,8 @@ def test_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
+    assert blocks
+
     async def run(url: str) -> None:
         both = {"provider": "openai", "api_key": "sk-of-the-test", "base_url": f"{url}/v1"}
         chat = {**both, "model": "gpt-4o-mini"}
@@ -37,3 +39,4 @@ def test_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     with running_server("openai-tier-5", waits=False) as server:
         asyncio.run(run(server.url))
+    assert sum(asked.status == 200 for asked in server.conduct.requests) > len(blocks)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,9 +91,9 @@ def _running(command: list[str], port: int, **more: Any) -> Iterator[None]:
                 socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
                 break
             except OSError:
-                assert process.poll() is None, f"{command[0]} ended with {process.returncode}"
                 assert time.monotonic() < until, f"{command[0]} does not listen on {port}"
-                time.sleep(0.05)
+                with suppress(subprocess.TimeoutExpired):
+                    raise AssertionError(f"{command[0]} ended with {process.wait(0.05)}") from None
         yield
     finally:
         process.terminate()
