@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import json
@@ -330,9 +331,11 @@ import asyncio, os, sys
 from factflow_llm import LLMClientFactory, LLMConfig, Message, RateLimitConfig
 import factflow_llm.jobs.job, openai
 url, path, items = sys.argv[1], sys.argv[2], int(sys.argv[3])
-profile = {"provider": "openai", "model": "m", "api_key": "sk-test", "base_url": url + "/v1", "rate_limit": False}
 
-async def main():
+async def main(api_key):
+    profile = {
+        "provider": "openai", "model": "m", "api_key": api_key, "base_url": url + "/v1", "rate_limit": False,
+    }
     async with LLMClientFactory(LLMConfig.from_dict({"providers": {"chat": profile}})) as factory:
         client = factory.create_completion_client()
         async def call(item):
@@ -345,7 +348,7 @@ for line in sys.stdin:
     if not child:
         print(os.getpid(), flush=True)
         sys.stdin.readline()
-        asyncio.run(main())
+        asyncio.run(main(f"sk-{line.strip()}"))
         os._exit(0)
     print("ended", os.waitpid(child, 0)[1], flush=True)
 """
@@ -354,16 +357,22 @@ for line in sys.stdin:
 def kill_at_random_points(path: Path, kills: int, items: int, seed: int) -> list[int]:
     """Kill a job again and again, at random points, and let it end; return the places that the last run gave.
 
-    What holds at each kill is checked on the way: nothing answered is asked for again.
+    What holds at each kill is checked on the way: nothing answered is asked for again. Each run has a key of its own,
+    for the server may read what a killed process sent only when the next one has begun.
     """
     chance = random.Random(seed)
-    runs: list[Counter[str]] = []
+    runs: list[Counter[str]] = [Counter() for _ in range(kills + 1)]
     victim = [0, 0, 0.0]  # who, after how many requests, and how much later
 
+    def kill() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(victim[0]), signal.SIGKILL)
+
     def reply(asked: Asked) -> Reply:
-        runs[-1][said(asked)] += 1
-        if sum(runs[-1].values()) == victim[1]:
-            threading.Timer(victim[2], os.kill, (victim[0], signal.SIGKILL)).start()
+        run_ = runs[int(asked.headers["authorization"].rpartition("-")[2])]
+        run_[said(asked)] += 1
+        if sum(run_.values()) == victim[1]:
+            threading.Timer(victim[2], kill).start()
         return echo(asked)
 
     done: list[set[int]] = []
@@ -372,14 +381,13 @@ def kill_at_random_points(path: Path, kills: int, items: int, seed: int) -> list
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            for kill in range(kills + 1):
-                runs.append(Counter())
-                process.stdin.write("go\n")
+            for number in range(kills + 1):
+                process.stdin.write(f"{number}\n")
                 process.stdin.flush()
                 pid = int(process.stdout.readline())
                 left = items - (len(done[-1]) if done else 0)
                 later_s = chance.uniform(0.0, 0.004)
-                victim[:] = [pid, chance.randint(1, max(1, left // 3)) if kill < kills else -1, later_s]
+                victim[:] = [pid, chance.randint(1, max(1, left // 3)) if number < kills else -1, later_s]
                 process.stdin.write("now\n")
                 process.stdin.flush()
                 said_last = process.stdout.readline()
