@@ -46,8 +46,8 @@ _ANSWERED = ("content-type", "retry-after", "request-id", "x-request-id", "x-sho
 _ANSWERED_FAMILIES = ("x-ratelimit-", "anthropic-ratelimit-", "openai-processing-ms", "openai-version")
 
 
-def profile_for(config: LLMConfig, road: Road, model: Any) -> tuple[str, LLMProviderConfig]:
-    """Return the profile that a request means: one of that name, else the first of that model.
+def profile_for(config: LLMConfig, road: Road, model: Any) -> str:
+    """Return the name of the profile that a request means: one of that name, else the first of that model.
 
     Raises:
         InvalidRequestError: there is none; the message names the models there are.
@@ -59,7 +59,7 @@ def profile_for(config: LLMConfig, road: Road, model: Any) -> tuple[str, LLMProv
     }
     for name, profile in fitting.items():
         if model in (name, profile.model, profile.deployment):
-            return name, profile
+            return name
     known = sorted({profile.model for profile in fitting.values()})
     raise InvalidRequestError(
         f"no profile of this proxy has the model {str(model)[:80]!r} for this path; known: {', '.join(known) or 'none'}"

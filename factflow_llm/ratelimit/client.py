@@ -159,10 +159,6 @@ class _Limited(Generic[ClientT]):
             bound.close()
         return by_s - loop.time()
 
-    def count_text(self, text: str) -> int:
-        """Return the estimated tokens of a text."""
-        return self._count_tokens(text)
-
     def begin(
         self,
         operation: str,

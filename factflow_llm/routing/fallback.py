@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from factflow_llm.clients.stream import ChatStream
 from factflow_llm.errors import DeadlineExceededError, ErrorReason, get_error_metadata
 from factflow_llm.routing.members import Member, Memory, is_members_fault, open_first
-from factflow_llm.routing.routed import Routed, by
+from factflow_llm.routing.routed import ForeignCall, Routed, by, refuse, relayed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
 
@@ -26,6 +26,32 @@ class _Falling(Routed):
         """Return whom to ask, in order: a conversation's own member first, none that is passed over."""
         order = open_first(self.members)
         return sorted(order, key=lambda member: member.name != own)
+
+    async def relay(self, call: ForeignCall) -> AsyncGenerator[tuple[Member, Any], None]:
+        """Hand on a call in a provider's own words, to the first member that speaks them and can answer."""
+        order = [member for member in self._order(call.own) if call.fits(member.name)] or refuse(call)
+        async with aclosing(self._parts(order, lambda member: relayed(member, call))) as parts:
+            async for _, (member, part) in parts:
+                yield member, part
+
+    async def _parts(
+        self, left: list[Member], send: Callable[[Member], Any]
+    ) -> AsyncGenerator[tuple[Member, Any], None]:
+        """Yield what the first member yields that can; none takes over once an answer has begun."""
+        with self._call():
+            while True:
+                member, begun = left.pop(0), False
+                try:
+                    async with aclosing(send(member)) as parts:
+                        async for part in parts:
+                            begun = True
+                            yield member, part
+                except Exception as error:
+                    if begun or not self._falls(member, error, left):
+                        raise
+                else:
+                    member.welcome()
+                    return
 
     def _falls(self, member: Member, error: Exception, left: Sequence[Member]) -> bool:
         """Tell whether the next member is asked, and pass over for a while who failed for its own sake."""
@@ -66,22 +92,11 @@ class FallbackClient(_Falling):
         return ChatStream(self._chunks(messages, asked), form=asked.get("response_format"))
 
     async def _chunks(self, messages: Sequence[Message], asked: dict[str, Any]) -> AsyncGenerator[StreamChunk, None]:
-        with self._call():
-            left = self._order(self._memory.giver(messages))
-            while True:
-                member, begun = left.pop(0), False
-                try:
-                    async with aclosing(member.client.stream(messages, **asked)) as chunks:
-                        async for chunk in chunks:
-                            begun = True
-                            self._memory.note(member.name, chunk)
-                            yield by(member, chunk)
-                except Exception as error:
-                    if begun or not self._falls(member, error, left):
-                        raise
-                else:
-                    member.welcome()
-                    return
+        order = self._order(self._memory.giver(messages))
+        async with aclosing(self._parts(order, lambda member: member.client.stream(messages, **asked))) as parts:
+            async for member, chunk in parts:
+                self._memory.note(member.name, chunk)
+                yield by(member, chunk)
 
 
 class FallbackEmbeddingClient(_Falling):

@@ -20,7 +20,7 @@ from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.limiter import CallTicket, Permit, first_to_admit
 from factflow_llm.ratelimit.line import NEVER
 from factflow_llm.routing.members import Member, Memory, is_members_fault, open_first
-from factflow_llm.routing.routed import Routed, by
+from factflow_llm.routing.routed import ForeignCall, Routed, by, refuse
 from factflow_llm.types import Usage
 
 if TYPE_CHECKING:
@@ -59,6 +59,33 @@ class _Pooled(Routed):
         first = self._turn % len(members)
         return members[first:] + members[:first]
 
+    async def relay(self, call: ForeignCall) -> AsyncGenerator[tuple[Member, Any], None]:
+        """Hand on a call in a provider's own words, to whichever member that speaks them has room first."""
+        fitting = [member for member in self.members if call.fits(member.name)] or refuse(call)
+        way = _Way(self, call.sizes, 0, None, call.own, members=fitting)
+        async with aclosing(self._parts(way, call.send)) as parts:
+            async for member, part in parts:
+                yield member, part
+
+    async def _parts(
+        self, way: _Way, send: Callable[[Member, float | None], Any]
+    ) -> AsyncGenerator[tuple[Member, Any], None]:
+        """Yield what the first member yields that lets the call in; none takes over once an answer has begun."""
+        with self._call():
+            while True:
+                member, begun = None, False
+                try:
+                    member = await way.admitted()
+                    async with aclosing(send(member, way.left_s)) as parts:
+                        async for part in parts:
+                            begun = True
+                            yield member, part
+                    return
+                except Exception as error:
+                    way.left()
+                    if begun or not await way.goes_on(member, error):
+                        raise
+
 
 def _price(member: Member) -> float:
     cost_usd: float | None = member.client.cost_usd(_USUAL)
@@ -75,6 +102,7 @@ class _Way:
         priority: int,
         deadline_s: float | None,
         own: str | None = None,
+        members: Sequence[Member] | None = None,
     ) -> None:
         within_s = pool.retry.deadline_s if deadline_s is None else deadline_s
         self._by_s = NEVER if within_s is None else asyncio.get_running_loop().time() + within_s
@@ -82,6 +110,7 @@ class _Way:
         self._sizes = sizes
         self._priority = priority
         self._own = own
+        self._members = pool.members if members is None else members
         self._unable: set[str] = set()
         self._troubled: set[str] = set()
         self._attempt = 0
@@ -99,7 +128,7 @@ class _Way:
             BreakerOpenError: none of them takes calls now.
             DeadlineExceededError: none has room in time.
         """
-        able = [member for member in self._pool.members if member.name not in self._unable]
+        able = [member for member in self._members if member.name not in self._unable]
         rested = [member for member in able if member.name not in self._troubled]
         members = [member for member in able if member.name == self._own] or open_first(rested or able)
         members = await self._pool.turns(members)
@@ -134,13 +163,13 @@ class _Way:
             self._unable.add(member.name)
             if not isinstance(error, BreakerOpenError):
                 member.shun(metadata)
-            return len(self._unable) < len(self._pool.members)
+            return len(self._unable) < len(self._members)
         self._attempt += 1
         delay_s = self._delay_s(metadata)
         if delay_s is None:
             return False
         self._troubled.add(member.name)
-        if len(self._troubled | self._unable) == len(self._pool.members):
+        if len(self._troubled | self._unable) == len(self._members):
             self._troubled.clear()
             if metadata.classification is LLMErrorClassification.RETRYABLE:  # limiters pace what was refused
                 await asyncio.sleep(delay_s)
@@ -150,7 +179,7 @@ class _Way:
         """Return the wait that is due when all members have failed; ``None`` when attempts have run out."""
         return retry_delay_s(
             self._pool.retry,
-            attempt=(self._attempt - 1) // len(self._pool.members),
+            attempt=(self._attempt - 1) // len(self._members),
             jitter=self._pool.jitter(),
             retry_after_s=None,
             remaining_s=self.left_s,
@@ -198,23 +227,13 @@ class PooledClient(_Pooled):
     async def _chunks(
         self, messages: Sequence[Message], priority: int, deadline_s: float | None, asked: dict[str, Any]
     ) -> AsyncGenerator[StreamChunk, None]:
-        with self._call():
-            way = self._way(messages, priority, deadline_s, asked)
-            while True:
-                member, begun = None, False
-                try:
-                    member = await way.admitted()
-                    stream = member.client.stream(messages, priority=priority, deadline_s=way.left_s, **asked)
-                    async with aclosing(stream) as chunks:
-                        async for chunk in chunks:
-                            begun = True
-                            self._memory.note(member.name, chunk)
-                            yield by(member, chunk)
-                    return
-                except Exception as error:
-                    way.left()
-                    if begun or not await way.goes_on(member, error):
-                        raise
+        def ask(member: Member, left_s: float | None) -> Any:
+            return member.client.stream(messages, priority=priority, deadline_s=left_s, **asked)
+
+        async with aclosing(self._parts(self._way(messages, priority, deadline_s, asked), ask)) as parts:
+            async for member, chunk in parts:
+                self._memory.note(member.name, chunk)
+                yield by(member, chunk)
 
     def _way(self, messages: Sequence[Message], priority: int, deadline_s: float | None, asked: dict[str, Any]) -> _Way:
         read = {name: asked.get(name) for name in ("tools", "response_format")}

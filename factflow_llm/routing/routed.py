@@ -1,21 +1,43 @@
-"""What clients of several profiles share: calls are theirs, connections the profiles' own clients'."""
+"""What clients of several profiles share: calls are theirs, connections the profiles' own clients'.
+
+A call may come in a provider's own words, from a program that knows nothing of ours: then it is relayed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from factflow_llm.errors import ClosedError
+from factflow_llm.errors import ClosedError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from factflow_llm.ratelimit.config import RetryConfig
     from factflow_llm.routing.members import Member
 
 AnswerT = TypeVar("AnswerT")
+
+
+@dataclass(frozen=True)
+class ForeignCall:
+    """A call in a provider's own words.
+
+    Attributes:
+        send: sends it through a member's own client, within so many seconds, and yields the answer's parts.
+        sizes: tokens it reads, and writes at most; ``None`` where unknown.
+        fits: whether the profile of that name speaks the call's language.
+        own: the member whose state the conversation carries.
+        language: what it speaks, for an error's words.
+    """
+
+    send: Callable[[Member, float | None], AsyncGenerator[Any, None]]
+    sizes: tuple[int | None, int | None]
+    fits: Callable[[str], bool]
+    own: str | None
+    language: str
 
 
 class Routed:
@@ -51,6 +73,10 @@ class Routed:
         retry: RetryConfig = self.members[0].client.retry
         return retry
 
+    def relay(self, call: ForeignCall) -> AsyncGenerator[tuple[Member, Any], None]:
+        """Yield the parts of the answer to a call in a provider's own words, each with whose it is."""
+        raise NotImplementedError
+
     async def ready(self) -> None:
         """Wait until every member's client is made."""
         for member in self.members:
@@ -82,3 +108,19 @@ class Routed:
 def by(member: Member, answer: AnswerT) -> AnswerT:
     """Return an answer that says whose it is, unless it does already."""
     return answer if getattr(answer, "profile", "") else replace(answer, profile=member.name)  # type: ignore[type-var]
+
+
+def relayed(member: Member, call: ForeignCall) -> AsyncGenerator[tuple[Member, Any], None]:
+    """Yield the parts of a call's answer, each with whose it is; a member that hands calls on hands on this one."""
+    return member.client.relay(call) if isinstance(member.client, Routed) else _alone(member, call)
+
+
+async def _alone(member: Member, call: ForeignCall) -> AsyncGenerator[tuple[Member, Any], None]:
+    async with aclosing(call.send(member, None)) as parts:
+        async for part in parts:
+            yield member, part
+
+
+def refuse(call: ForeignCall) -> NoReturn:
+    """Raise: no member speaks the call's language."""
+    raise InvalidRequestError(f"no member of this profile speaks the language of {call.language}; name another profile")
