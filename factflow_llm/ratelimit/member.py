@@ -14,6 +14,7 @@ from factflow_llm.ratelimit.aimd import Mode
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.costs import on_axis
 from factflow_llm.ratelimit.line import NEVER, Ticket, TicketState
+from factflow_llm.ratelimit.rejections import Reopened
 from factflow_llm.ratelimit.shared import LEASE_S, Law, Rejected, Report, Shown
 from factflow_llm.ratelimit.sharing import Sharing
 from factflow_llm.signals import Axis, AxisLimit, Reason
@@ -88,8 +89,7 @@ class MemberCore(LimiterCore):
         self._per_s: Units = (0.0, 0.0, 0.0)
         self._wants: dict[int, float] = {}
         self._refused: tuple[float, Axis | None, int, int] | None = None
-        self._reopened: tuple[float, float] | None = None
-        self._elsewhere: tuple[float, float] | None = None
+        self._reopened: Reopened | None = None
         self._breaker_news: bool | None = None
         self._breaker_of_all = False
         self._shown: dict[Axis, tuple[AxisLimit, float]] = {}
@@ -139,7 +139,7 @@ class MemberCore(LimiterCore):
 
     def _own(self) -> Units:
         requests, read, written = (
-            self._costs.total(axis) - before for axis, before in zip(_UNITS, self._own_base, strict=True)
+            self._limits.costs.total(axis) - before for axis, before in zip(_UNITS, self._own_base, strict=True)
         )
         return requests, read, written
 
@@ -174,9 +174,9 @@ class MemberCore(LimiterCore):
 
     def _learned(self) -> Law:
         rates, calls_per_s = {}, NEVER
-        for paced in self._active:
+        for paced in self._limits.active:
             rates[paced.axis.value] = paced.rule.rate
-            calls_per_s = min(calls_per_s, paced.rate / self._costs.unit(paced.axis))
+            calls_per_s = min(calls_per_s, paced.rate / self._limits.costs.unit(paced.axis))
         rates = {axis: rate for axis, rate in rates.items() if rate != NEVER}
         return Law(
             rates=rates,
@@ -208,10 +208,11 @@ class MemberCore(LimiterCore):
         if grant.epoch != self._epoch:
             self._epoch = grant.epoch
             if not grant.leads:
-                self._new_epoch()
+                self._rejections.new_epoch()
             if self.members > 1:
-                for paced in self._active:
-                    paced.budget.settle(0.0, _CLEAR_CALLS / math.sqrt(self.members) * self._costs.unit(paced.axis))
+                calls = _CLEAR_CALLS / math.sqrt(self.members)
+                for paced in self._limits.active:
+                    paced.budget.settle(0.0, calls * self._limits.costs.unit(paced.axis))
         part = self.part
         part.share, part.leads = max(grant.share, _LEAST), grant.leads
         part.closed_until_s = now + grant.closed_s if grant.closed_s > 0.0 else -NEVER
@@ -222,14 +223,14 @@ class MemberCore(LimiterCore):
             elif not (led and was):
                 self._lead(now, law)
             part.others_slots = max(law.slots - (grant.slots or 0), 0.0)
-        for paced in self._axes:
+        for paced in self._limits.axes:
             paced.repace(now)
         if grant.rejected is not None:
             self._judge_elsewhere(now, grant.rejected)
         self._hear_of_the_account(now, grant.breaker_s)
         self._hear_of_headers(now, grant)
         if not same or abs(self.rate - old) > _WORTH_TELLING * old:
-            self._tell(now, Axis.REQUESTS, old, self.rate, Reason.SHARED)
+            self._limits.tell(now, Axis.REQUESTS, old, self.rate, Reason.SHARED)
         self.wake_at = now
         return self.changes()
 
@@ -244,20 +245,20 @@ class MemberCore(LimiterCore):
         if now < self._lease_until_s:
             return self.changes()
         old, mine = self.rate, part.share
-        known = {paced.axis: paced.rule.rate * mine for paced in self._axes}
+        known = {paced.axis: paced.rule.rate * mine for paced in self._limits.axes}
         slots = max(self.concurrency, 1.0)
-        requests, read, written = (self._costs.total(axis) for axis in _UNITS)
+        requests, read, written = (self._limits.costs.total(axis) for axis in _UNITS)
         self._own_base = requests, read, written
         self._last, self.together, self.members = None, False, 1
         part.alone()
-        for paced in self._axes:
-            paced.rule = self._rule(now, paced.axis, known[paced.axis])
+        for paced in self._limits.axes:
+            paced.rule = self._limits.rule(now, paced.axis, known[paced.axis])
             paced.repace(now)
         self._slots.follow(slots)
         self._slots.lead(now, opens=False)
-        self._pace()
-        self._next_step_s = now
-        self._tell(now, Axis.REQUESTS, old, self.rate, Reason.SHARED)
+        self._limits.pace()
+        self._limits.next_step_s = now
+        self._limits.tell(now, Axis.REQUESTS, old, self.rate, Reason.SHARED)
         self.wake_at = now
         return self.changes()
 
@@ -276,32 +277,32 @@ class MemberCore(LimiterCore):
 
     def _follow(self, now: float, law: Law) -> None:
         """Take the law as it is: who follows learns only where the leader has not learned yet."""
-        for paced in self._axes:
+        for paced in self._limits.axes:
             rate = law.rates.get(paced.axis.value)
             if rate is not None and (paced.rule.rate != rate or paced.rule.next_step_s != NEVER):
-                paced.rule = self._rule(now, paced.axis, rate)
+                paced.rule = self._limits.rule(now, paced.axis, rate)
                 paced.rule.next_step_s = NEVER
         self._slots.follow(law.slots)
-        self._pace()
+        self._limits.pace()
 
     def _lead(self, now: float, law: Law) -> None:
         """Take up learning where the leader before left it, or what is known from before."""
-        for paced in self._axes:
-            paced.rule = self._rule(now, paced.axis, law.rates.get(paced.axis.value, NEVER))
+        for paced in self._limits.axes:
+            paced.rule = self._limits.rule(now, paced.axis, law.rates.get(paced.axis.value, NEVER))
         self._slots.follow(law.slots)
         self._slots.lead(now, opens=law.slots_open)
-        self._pace()
-        self._next_step_s = now
+        self._limits.pace()
+        self._limits.next_step_s = now
 
     def _hear_of_the_account(self, now: float, breaker_s: float | None) -> None:
         if breaker_s is not None:
             self._breaker_of_all = True
             if self._breaker_s is None:
                 self._breaker_s, self.refusing = now + breaker_s, True
-                self._tell(now, Axis.REQUESTS, self.rate, 0.0, Reason.BREAKER_OPEN)
+                self._limits.tell(now, Axis.REQUESTS, self.rate, 0.0, Reason.BREAKER_OPEN)
         elif self._breaker_s is not None and self._breaker_of_all:
             self._breaker_of_all = False
-            self._news += super().reset_breaker(now)
+            self._close_breaker(now)
 
     def _hear_of_headers(self, now: float, grant: Grant) -> None:
         for name, shown in grant.shown.items():
@@ -310,7 +311,7 @@ class MemberCore(LimiterCore):
             if known is None or sent_s > known[1] + 1e-3:
                 ticket = Ticket()
                 ticket.granted_s = sent_s
-                requests, read, written = (self._costs.total(axis) for axis in _UNITS)
+                requests, read, written = (self._limits.costs.total(axis) for axis in _UNITS)
                 per_s = self._per_s
                 ago_s = shown.ago_s
                 ticket.sent_before = requests - per_s[0] * ago_s, read - per_s[1] * ago_s, written - per_s[2] * ago_s
@@ -364,7 +365,7 @@ class MemberCore(LimiterCore):
         for shown in limits:
             known = self._shown.get(shown.axis)
             whole = shown.limit is not None and shown.remaining is not None and shown.reset_s is not None
-            if whole and shown.axis in self._paced and (known is None or ticket.granted_s > known[1]):
+            if whole and shown.axis in self._limits.by_axis and (known is None or ticket.granted_s > known[1]):
                 self._shown[shown.axis] = shown, ticket.granted_s
 
     def _judge(self, now: float, ticket: Ticket, told_s: float | None, axis: Axis | None) -> None:
@@ -378,18 +379,12 @@ class MemberCore(LimiterCore):
         if learns and ticket.granted_s >= self._settled_s:
             super()._judge(now, ticket, told_s, axis)
             return
-        self._blamed = None
-        foretold = self._foretold(now, ticket, axis)
-        config = self.config
-        self._gate.rejected(
-            now, ticket.granted_s, told_s, pause_s=config.cool_off_s, cap_s=config.cool_off_cap_s, lag_s=self._lag_s,
-            obey=foretold,
-        )  # fmt: skip
+        self._rejections.obey(now, ticket, told_s, axis)
 
     def _judge_elsewhere(self, now: float, rejected: Rejected) -> None:
         """Judge, as the leader, a rejection that another member reports."""
         sent_s = now - rejected.ago_s
-        gate, inquiry = self._gate, self._inquiry
+        rejections, gate = self._rejections, self._gate
         if sent_s < self._settled_s:
             return
         if gate.shut:
@@ -397,38 +392,31 @@ class MemberCore(LimiterCore):
                 gate.rejected_too(sent_s)
             return
         ticket = Ticket()
-        ticket.granted_s, ticket.number = sent_s, self._grants - 1
+        ticket.granted_s, ticket.number = sent_s, rejections.calls - 1
         ticket.in_flight = rejected.in_flight - self.part.others_in_flight
         ticket.reserved_input = ticket.reserved_output = 0.0
-        self._before = ticket.number, {axis: self._total_at(axis, now, sent_s) for axis in self._paced}
-        if inquiry is None:
-            self._elsewhere = now - rejected.opened_ago_s, rejected.doubt_s
-            super()._judge(now, ticket, None, None if rejected.axis is None else Axis(rejected.axis))
-            self._elsewhere = None
-        else:
-            inquiry.refuse(sent_s, None)
-            if inquiry.failed:
-                self._answered(now, inquiry)
+        rejections.before = ticket.number, {axis: self._total_at(axis, now, sent_s) for axis in self._limits.by_axis}
+        if rejections.inquiry is not None:
+            rejections.asked(now, rejections.inquiry, sent_s, None)
+            return
+        reopened = Reopened(now - rejected.opened_ago_s, rejected.doubt_s)
+        if rejections.judge(now, ticket, None, None if rejected.axis is None else Axis(rejected.axis), reopened):
+            self._tell_of_opening(now, reopened)
 
     def _total_at(self, axis: Axis, now: float, at_s: float) -> float:
         """Return what had been admitted to all by a moment not long ago."""
-        return self._costs.total(axis) - on_axis(axis, *self._per_s) * (now - at_s) + self.part.others(axis, at_s)
+        return (
+            self._limits.costs.total(axis) - on_axis(axis, *self._per_s) * (now - at_s) + self.part.others(axis, at_s)
+        )
 
-    def _convict(self, now: float, sent_s: float, told_s: float | None) -> None:
-        """Believe that the budget is spent; where another member was rejected, it has opened again meanwhile."""
-        paced = self._blamed
-        if self._elsewhere is None or paced is None:
-            super()._convict(now, sent_s, told_s)
-            return
-        admitted = self._before[1][paced.axis]
-        paced.rule.refused(now, sent_s, admitted, self._costs.unit(paced.axis), spare=paced.spare)
-        self._new_epoch()
-        self._open(now, *self._elsewhere)
+    def _opens_again(self, now: float) -> None:
+        """Measure the opening, and tell the others of it."""
+        self._tell_of_opening(now, self._rejections.reopened(now))
 
-    def _open(self, now: float, opened_s: float, doubt_s: float) -> None:
+    def _tell_of_opening(self, now: float, reopened: Reopened) -> None:
         if self.together and not self.part.leads:
-            self._reopened, self.refresh_at = (opened_s, doubt_s), now
-        super()._open(now, opened_s, doubt_s)
-        if self.together and self.members > 1 and self._blamed is not None:
+            self._reopened, self.refresh_at = reopened, now
+        blamed = self._rejections.blamed
+        if self.together and self.members > 1 and blamed is not None:
             self._settled_s, self.refresh_at = now + _NEWS_S, now
-            self._blamed.rule.sharing = Sharing()  # what came early came from us
+            blamed.rule.sharing = Sharing()  # what came early came from us
