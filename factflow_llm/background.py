@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from factflow_llm.errors import WrongEventLoopError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 
@@ -86,6 +86,16 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
             background.loop.call_soon_threadsafe(cancel)
             wait((ended,))
         raise
+
+
+async def elsewhere(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine that runs in the background loop; cancelling the wait cancels it."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, _started().loop))
+
+
+def soon(callback: Callable[..., object], *arguments: Any) -> None:
+    """Call something in the background loop, without waiting for it."""
+    _started().loop.call_soon_threadsafe(callback, *arguments)
 
 
 def _tell(ended: Future[T], task: asyncio.Task[T]) -> None:

@@ -55,8 +55,8 @@ def command(name: str) -> str:
 
 MADE = ("api/", "commands.md")
 LONG = ("README", "gallery", "tutorial")
-RUN_ELSEWHERE = ("asking", "jobs")
-"""Pages whose examples share a client: ``test_asking.py`` and ``test_jobs_page.py`` run them over a server."""
+RUN_ELSEWHERE = ("asking", "jobs", "stacks")
+"""Pages whose examples share a client: ``test_asking.py``, ``test_jobs_page.py`` and ``test_adapters.py`` run them."""
 PROGRAMS = [
     pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG))
     for page in PAGES
