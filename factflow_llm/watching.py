@@ -36,8 +36,8 @@ class Wanted(NamedTuple):
 class Reservation(Protocol):
     """What is set aside for one attempt, from before it waits for its turn until it is over."""
 
-    def sent(self) -> None:
-        """Note that the attempt goes out now."""
+    def sends(self) -> bool:
+        """Tell whether the attempt may still go out, which it then does; otherwise what was set aside is released."""
         ...
 
     def released(self) -> None:

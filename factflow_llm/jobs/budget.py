@@ -1,7 +1,8 @@
 """What a job may use: set aside before a call is sent, settled by what it used, never overdrawn knowingly.
 
-An answer whose length nobody bounded is expected to be as long as the longest seen so far. So a job can overspend by
-what is in flight when the first answers are longer than anything known, and by nothing else.
+An answer whose length nobody bounded is expected to be as long as the longest seen so far. What is set aside is looked
+at again when the call goes out: others may have used more than they were expected to while it waited for its turn. So
+a job can overspend by what is in flight when answers are longer than anything told or seen, and by nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
 
     from factflow_llm.errors import ErrorMetadata
     from factflow_llm.watching import Wanted
+
+
+class _Aside:
+    """What is set aside for a number of calls."""
+
+    def __init__(self) -> None:
+        self.calls = self.tokens = 0
+        self.usd = 0.0
+
+    def put(self, aside: tuple[Usage, float], sign: int) -> None:
+        """Set aside for one call more, or by a sign of -1 for one fewer."""
+        self.calls += sign
+        self.tokens += sign * (aside[0].total_tokens or 0)
+        self.usd = self.usd + sign * aside[1] if self.calls else 0.0
 
 
 class Budget:
@@ -48,9 +63,8 @@ class Budget:
         self.until = until
         self.spent = Spent()
         self.ended = ""
-        self._aside_usd = 0.0
-        self._aside_tokens = 0
-        self._held = 0
+        self._waits = _Aside()
+        self._flies = _Aside()
         self._longest = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -74,18 +88,28 @@ class Budget:
         while True:
             if self.ended:
                 raise BudgetSpentError(f"not sent: the job ends by {self.ended}")
-            written = self._longest if wanted.output_tokens is None else wanted.output_tokens
-            usage = Usage(wanted.input_tokens or 0, written)
-            cost_usd = self._price(wanted, usage)
-            bound = self._overdrawn(usage, cost_usd)
+            aside = self._expected(wanted)
+            bound = self._overdrawn(aside, self._waits, self._flies)
             if bound is None:
-                self._set_aside(usage, cost_usd, 1)
+                self._waits.put(aside, 1)
                 self._wake()
-                return usage, cost_usd
-            if self._held:
+                return aside
+            if self._waits.calls or self._flies.calls:
                 await self._settlement()
             else:
                 self.end(bound)
+
+    def send(self, wanted: Wanted, aside: tuple[Usage, float]) -> tuple[Usage, float] | None:
+        """Let an attempt go that has waited for its turn; return what is set aside for it now, ``None`` if it may not.
+
+        Whoever else waits is looked at in turn, and does not count.
+        """
+        expected = self._expected(wanted)
+        if self.ended or self._overdrawn(expected, self._flies) is not None:
+            return None
+        self._waits.put(aside, -1)
+        self._flies.put(expected, 1)
+        return expected
 
     async def _settlement(self) -> None:
         """Wait until somebody else's attempt is over; one waiter at a time is told, and tells the next."""
@@ -99,11 +123,16 @@ class Budget:
 
     def settle(self, aside: tuple[Usage, float], used: Spent | None) -> None:
         """Give back what was set aside, and count what was used; ``None`` for an attempt that was not sent."""
-        self._set_aside(aside[0], aside[1], -1)
+        (self._waits if used is None else self._flies).put(aside, -1)
         if used is not None:
             self._longest = max(self._longest, used.output_tokens)
             self.spent.add(used)
         self._wake()
+
+    def _expected(self, wanted: Wanted) -> tuple[Usage, float]:
+        written = self._longest if wanted.output_tokens is None else wanted.output_tokens
+        usage = Usage(wanted.input_tokens or 0, written)
+        return usage, self._price(wanted, usage)
 
     def _price(self, wanted: Wanted, usage: Usage) -> float:
         cost_usd = wanted.cost_usd(usage)
@@ -117,20 +146,15 @@ class Budget:
             )
         return cost_usd
 
-    def _overdrawn(self, usage: Usage, cost_usd: float) -> str | None:
-        tokens = self.spent.tokens + self._aside_tokens + (usage.total_tokens or 0)
+    def _overdrawn(self, wish: tuple[Usage, float], *held: _Aside) -> str | None:
+        tokens = self.spent.tokens + (wish[0].total_tokens or 0) + sum(aside.tokens for aside in held)
         if self._max_tokens is not None and tokens > self._max_tokens:
             return "max_tokens_total"
         if self._max_cost_usd is not None:
-            spent_usd = (self.spent.cost_usd or 0.0) + self._aside_usd + cost_usd
+            spent_usd = (self.spent.cost_usd or 0.0) + wish[1] + sum(aside.usd for aside in held)
             if spent_usd > self._max_cost_usd * (1 + 1e-9):  # a sum of floats is no reason to send one call fewer
                 return "max_cost_usd"
         return None
-
-    def _set_aside(self, usage: Usage, cost_usd: float, sign: int) -> None:
-        self._held += sign
-        self._aside_tokens += sign * (usage.total_tokens or 0)
-        self._aside_usd = self._aside_usd + sign * cost_usd if self._held else 0.0
 
     def _wake(self) -> None:
         while self._waiting:

@@ -81,8 +81,14 @@ class _Reservation:
         self._wanted = wanted
         self._aside = aside
 
-    def sent(self) -> None:
-        self._watch._sent(*self._aside)
+    def sends(self) -> bool:
+        aside = self._watch._budget.send(self._wanted, self._aside)
+        if aside is None:
+            self.released()
+            return False
+        self._aside = aside
+        self._watch._sent(*aside)
+        return True
 
     def released(self) -> None:
         self._watch._over(self._aside, None)

@@ -137,16 +137,28 @@ class Attempts:
         if self._trace is not None:
             self._trace.waits()
         self.first_chunk_s = self._usage = self._headers = self._admission = None
+        handed = self._handed
+        while not await self._admitted_by(handed):
+            handed = None
+        if road.recorder is not None:
+            self._admission = self._admitted(road.limiter)
+        if self._trace is not None:
+            self._trace.sent(self.attempt)
+        return self
+
+    async def _admitted_by(self, handed: Permit | None) -> bool:
+        """Wait until the attempt may go; return false where its turn came and what it may use was there no more."""
+        road = self._road
         if (watch := WATCH.get()) is not None:
             try:
                 self._reservation = await watch.reserve(self._wanted())
             except BaseException as error:
                 self._over(error)
-                self._permit = self._handed
+                self._permit = handed
                 self._give_back()
                 raise
-        if self._handed is not None:
-            self._permit = self._handed
+        if handed is not None:
+            self._permit = handed
         elif road.limiter is not None:
             self._permit = Permit(road.limiter, self.ticket)
             try:
@@ -157,13 +169,10 @@ class Attempts:
                     self._reservation.released()
                 self._record(error, self._metadata(error))
                 raise
-        if self._reservation is not None:
-            self._reservation.sent()
-        if road.recorder is not None:
-            self._admission = self._admitted(road.limiter)
-        if self._trace is not None:
-            self._trace.sent(self.attempt)
-        return self
+        if self._reservation is None or self._reservation.sends():
+            return True
+        self._give_back()
+        return False
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
