@@ -1,4 +1,4 @@
-"""The limiter as a state machine: what it grants, what it learns, what it says about it."""
+"""The limiter as a state machine: whom it admits, what it learns, what it says about it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXHAUSTED = RateLimitSignal(Outcome.EXHAUSTED)
 
 
 def _told(decisions: Decisions) -> tuple[list[Ticket], list[Ticket], tuple[Change, ...]]:
-    return decisions.granted, decisions.refused, decisions.changes
+    return decisions.admitted, decisions.refused, decisions.changes
 
 
 def _core(**settings: object) -> LimiterCore:
@@ -37,8 +37,8 @@ def _submit(core: LimiterCore, now: float, count: int, **ticket: object) -> list
     return tickets
 
 
-def _granted(tickets: list[Ticket]) -> list[Ticket]:
-    return [ticket for ticket in tickets if ticket.state is TicketState.GRANTED]
+def _admitted(tickets: list[Ticket]) -> list[Ticket]:
+    return [ticket for ticket in tickets if ticket.state is TicketState.ADMITTED]
 
 
 def _drain(core: LimiterCore, tickets: list[Ticket], until_s: float) -> None:
@@ -48,21 +48,21 @@ def _drain(core: LimiterCore, tickets: list[Ticket], until_s: float) -> None:
 
 
 def _pump(core: LimiterCore, now: float, until_s: float, signal: RateLimitSignal = OK, **ticket: object) -> int:
-    """Keep one caller asking and every call answered at once; return how many were granted."""
-    granted = 0
+    """Keep one caller asking and every call answered at once; return how many were admitted."""
+    admitted = 0
     while now < until_s:
         one = Ticket(**ticket)  # type: ignore[arg-type]
         if not core.submit(now, one):
             while one.state is TicketState.WAITING:
                 now = core.wake_at
                 core.advance(now)
-        if one.state is not TicketState.GRANTED:
+        if one.state is not TicketState.ADMITTED:
             break
-        granted += 1
+        admitted += 1
         core.settle(now, one, signal)
         core.advance(now)
         now = max(now, now + 1e-3)
-    return granted
+    return admitted
 
 
 # --- in flight -------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def test_the_cap_on_calls_in_flight() -> None:
     """No more calls are under way than the cap; each end lets the next one go."""
     core = _core(initial_concurrency=3, max_concurrency=3)
     tickets = _submit(core, 0.0, 5)
-    assert _granted(tickets) == tickets[:3]
+    assert _admitted(tickets) == tickets[:3]
     assert (core.in_flight, core.queued, core.wake_at) == (3, 2, NEVER)
     core.settle(1.0, tickets[1], OK)
     assert _told(core.advance(1.0)) == ([tickets[3]], [], ())
@@ -84,7 +84,7 @@ def test_slow_start_doubles_by_the_round_trip() -> None:
     core = _core(initial_concurrency=4)
     tickets = _submit(core, 0.0, 100)
     changes = []
-    for ticket in _granted(tickets):
+    for ticket in _admitted(tickets):
         changes += core.settle(1.0, ticket, OK)
         core.advance(1.0)
     assert core.concurrency == 8.0
@@ -148,15 +148,15 @@ def test_who_waits_is_retimed_by_a_cut() -> None:
     waiting = _submit(core, now, 60)
     while len(flying) < 30:
         now = max(now, core.wake_at)
-        flying += core.advance(now).granted
-    before, granted = core.wake_at, len(_granted(waiting))
+        flying += core.advance(now).admitted
+    before, admitted = core.wake_at, len(_admitted(waiting))
     core.settle(now, flying[-1], RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=20.0))
     core.advance(now)
     assert core.wake_at == pytest.approx(now + 2.0), "what nobody has proved is believed for so long"
     assert core.wake_at > before
-    assert core.advance(core.wake_at - 1e-6).granted == []
-    assert len(core.advance(core.wake_at).granted) == 1, "one canary goes, and no other"
-    assert len(_granted(waiting)) == granted
+    assert core.advance(core.wake_at - 1e-6).admitted == []
+    assert len(core.advance(core.wake_at).admitted) == 1, "one canary goes, and no other"
+    assert len(_admitted(waiting)) == admitted
 
 
 def test_one_burst_of_rejections_is_one_cut() -> None:
@@ -164,7 +164,7 @@ def test_one_burst_of_rejections_is_one_cut() -> None:
     core = _core(initial_concurrency=64, requests_per_minute=6000)
     tickets = _submit(core, 0.0, 64)
     _drain(core, tickets, 0.7)
-    assert len(_granted(tickets)) == 64
+    assert len(_admitted(tickets)) == 64
     for ticket in tickets[:16]:
         core.settle(1.0, ticket, OK)
     first = core.settle(1.1, tickets[16], RateLimitSignal(Outcome.RATE_LIMITED, axis=Axis.REQUESTS))
@@ -184,7 +184,7 @@ def test_a_first_burst_of_rejections_is_one_cut_too() -> None:
     for ticket in tickets[16:]:
         changes += core.settle(1.1, ticket, LIMITED)
     assert changes == []
-    for ticket in _granted(_submit(core, 1.2, 64)):
+    for ticket in _admitted(_submit(core, 1.2, 64)):
         changes += core.settle(2.2, ticket, LIMITED)
     assert [(change.axis, change.reason) for change in changes] == [(Axis.REQUESTS, Reason.COOL_OFF)]
     assert core.metrics(2.2).blocked_until_s is not None
@@ -203,9 +203,9 @@ def test_retry_after_gates_everybody_as_far_as_it_was_proved() -> None:
         assert core.wake_at == until_s
         pauses.append(until_s - now)
         now = until_s
-        assert core.advance(now - 1e-6).granted == []
-        (canary,) = core.advance(now).granted
-        assert core.advance(now).granted == [], "one at a time"
+        assert core.advance(now - 1e-6).admitted == []
+        (canary,) = core.advance(now).admitted
+        assert core.advance(now).admitted == [], "one at a time"
     assert pauses == pytest.approx([min(2.0 * 2.0**tries, 30.0) for tries in range(12)])
 
 
@@ -232,7 +232,7 @@ def test_a_senseless_retry_after_does_no_harm(wish: float, known: float | None) 
     assert known is None or core.rate < math.inf
     late = _submit(core, 6.0, 1)
     _drain(core, late, 36.0)
-    assert _granted(late)
+    assert _admitted(late)
 
 
 def test_a_shut_provider_is_asked_ever_more_rarely() -> None:
@@ -245,8 +245,8 @@ def test_a_shut_provider_is_asked_ever_more_rarely() -> None:
     for _ in range(14):
         (ticket,) = _submit(core, now, 1)
         _drain(core, [ticket], now + 60.0)
-        pauses.append(ticket.granted_s - now)
-        now = ticket.granted_s
+        pauses.append(ticket.admitted_s - now)
+        now = ticket.admitted_s
         core.settle(now, ticket, LIMITED)
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(20.0, rel=0.2)
@@ -285,7 +285,7 @@ def test_tokens_are_paced() -> None:
     core = _core(tokens_per_minute=60_000, initial_concurrency=100)
     tickets = _submit(core, 0.0, 40, input_tokens=700, output_tokens=300)
     _drain(core, tickets, 20.0)
-    assert len(_granted(tickets)) == pytest.approx(20, abs=1)
+    assert len(_admitted(tickets)) == pytest.approx(20, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_each_axis_counts_its_own_tokens(setting: str, cost: int) -> None:
     core = _core(**{setting: cost * 60}, initial_concurrency=100)
     tickets = _submit(core, 0.0, 30, input_tokens=600, output_tokens=200)
     _drain(core, tickets, 10.0)
-    assert len(_granted(tickets)) == pytest.approx(10, abs=1)
+    assert len(_admitted(tickets)) == pytest.approx(10, abs=1)
 
 
 def test_unused_tokens_come_back() -> None:
@@ -325,7 +325,7 @@ def test_a_refused_call_used_no_tokens(signal: RateLimitSignal) -> None:
     core = _core(tokens_per_minute=6000, initial_concurrency=100)
     flying, waiting = _submit(core, 0.0, 2, input_tokens=500, output_tokens=500)
     core.settle(0.0, flying, signal)
-    assert core.advance(0.0).granted == [waiting]
+    assert core.advance(0.0).admitted == [waiting]
 
 
 def test_a_start_into_an_empty_budget_that_shows_headers_is_not_company() -> None:
@@ -377,7 +377,7 @@ def test_nobody_overtakes_a_large_call() -> None:
     core.submit(0.0, large)
     small = _submit(core, 0.1, 5, input_tokens=1, output_tokens=0)
     _drain(core, small, 60.0)
-    assert large.granted_s <= min(ticket.granted_s for ticket in small)
+    assert large.admitted_s <= min(ticket.admitted_s for ticket in small)
 
 
 @pytest.mark.parametrize("start", [0.0, 32_768.0, 1e6])
@@ -388,8 +388,8 @@ def test_rounding_opens_no_other_budget(start: float) -> None:
     for ticket in tickets:
         core.submit(start, ticket)
     _drain(core, tickets, start + 50.0)
-    assert tickets[1].granted_s - tickets[0].granted_s == pytest.approx(14.1, rel=0.05)
-    assert tickets[2].granted_s - tickets[1].granted_s == pytest.approx(14.1, rel=0.05)
+    assert tickets[1].admitted_s - tickets[0].admitted_s == pytest.approx(14.1, rel=0.05)
+    assert tickets[2].admitted_s - tickets[1].admitted_s == pytest.approx(14.1, rel=0.05)
 
 
 def test_tokens_refused_by_name_leave_requests_alone() -> None:
@@ -458,7 +458,7 @@ def test_an_undecided_probe_lets_another_try(signal: RateLimitSignal) -> None:
     assert core.metrics(62.0).breaker_open
     core.submit(200.0, second)
     core.advance(200.0)
-    assert second.state is TicketState.GRANTED
+    assert second.state is TicketState.ADMITTED
 
 
 def test_a_cancelled_probe_lets_another_try() -> None:
@@ -481,7 +481,7 @@ def test_a_cancelled_probe_lets_another_try() -> None:
 
 
 def test_settled_exactly_once() -> None:
-    """A ticket that was not granted, or was settled before, cannot be settled."""
+    """A ticket that was not admitted, or was settled before, cannot be settled."""
     core = _core(initial_concurrency=1)
     flying, waiting = _submit(core, 0.0, 2)
     core.settle(1.0, flying, OK)
@@ -492,13 +492,13 @@ def test_settled_exactly_once() -> None:
 
 
 def test_cancel_in_every_state() -> None:
-    """Cancelling takes a waiting ticket out, settles a granted one as ignored, and does nothing to the rest."""
+    """Cancelling takes a waiting ticket out, settles an admitted one as ignored, and does nothing to the rest."""
     core = _core(initial_concurrency=1)
     flying, waiting, next_one = _submit(core, 0.0, 3)
     core.cancel(1.0, waiting)
     assert (waiting.state, core.queued) == (TicketState.CANCELLED, 1)
     core.cancel(1.0, flying)
-    assert core.advance(1.0).granted == [next_one]
+    assert core.advance(1.0).admitted == [next_one]
     core.cancel(1.0, flying)
     core.cancel(1.0, waiting)
     assert (core.in_flight, core.queued) == (1, 0)
@@ -586,7 +586,7 @@ def test_every_change_joins_on() -> None:
         if core.submit(now, ticket):
             flying.append(ticket)
         decisions = core.advance(now)
-        flying += decisions.granted
+        flying += decisions.admitted
         changes = [*decisions.changes]
         while len(flying) > 4:
             ticket = flying.pop(0)
@@ -610,15 +610,15 @@ def test_headers_do_not_lift_the_highest_rate() -> None:
     core.settle(0.5, first, plenty)
     for most, until_s in ((60.0, 20.0), (120.0, 40.0)):
         core.retune(until_s - 20.0, RateLimitConfig(max_requests_per_minute=most))
-        granted, now = 0, until_s - 20.0
+        admitted, now = 0, until_s - 20.0
         while now < until_s:
             ticket = Ticket(deadline_s=now + 0.01)
             if core.submit(now, ticket):
-                granted += 1
+                admitted += 1
                 core.settle(now, ticket, RateLimitSignal(Outcome.IGNORED))
             core.advance(now + 0.01)
             now += 0.05
-        assert granted == pytest.approx(20.0 * most / 60.0, abs=2)
+        assert admitted == pytest.approx(20.0 * most / 60.0, abs=2)
 
 
 def test_a_refused_call_takes_nothing() -> None:
@@ -629,7 +629,7 @@ def test_a_refused_call_takes_nothing() -> None:
     core.settle(0.05, ticket, RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=0.1))
     core.submit(0.05, ticket)
     _drain(core, [ticket], 1.0)
-    assert ticket.state is TicketState.GRANTED, "one call in ten seconds is allowed, and none was made"
+    assert ticket.state is TicketState.ADMITTED, "one call in ten seconds is allowed, and none was made"
 
 
 def test_a_small_quota_is_not_pestered() -> None:
@@ -640,8 +640,8 @@ def test_a_small_quota_is_not_pestered() -> None:
         core.settle(now, ticket, LIMITED)
         core.submit(now, ticket)
         _drain(core, [ticket], now + 60.0)
-        pauses.append(ticket.granted_s - now)
-        now = ticket.granted_s
+        pauses.append(ticket.admitted_s - now)
+        now = ticket.admitted_s
     assert pauses == pytest.approx([1.0, 2.0, 4.0, 8.0])
 
 
@@ -710,7 +710,7 @@ def test_it_explains_an_inquiry() -> None:
     (ticket,) = _submit(core, 0.0, 1)
     core.settle(1.0, ticket, LIMITED)
     asking = _submit(core, 1.0, 5)
-    assert len(_granted(asking)) == 3
+    assert len(_admitted(asking)) == 3
     assert core.metrics(1.0).binding is Bound.INQUIRY
     assert "asking whether it was noise" in core.metrics(1.0).explain()
 
@@ -780,7 +780,7 @@ def test_senseless_usage_holds_nobody_up_for_longer_than_the_cap(used: float, to
     core.settle(41.0, odd, RateLimitSignal(Outcome.SUCCEEDED, input_tokens=used, output_tokens=used))
     late = _submit(core, 41.0, 3, **tokens)
     _drain(core, late, 41.0 + 60.0 + 3.0)
-    assert _granted(late)
+    assert _admitted(late)
 
 
 def test_the_largest_usage_that_is_believed_is_a_debt_of_the_cap() -> None:
@@ -790,4 +790,4 @@ def test_the_largest_usage_that_is_believed_is_a_debt_of_the_cap() -> None:
     core.settle(1.0, odd, RateLimitSignal(Outcome.SUCCEEDED, input_tokens=9_900_000, output_tokens=0))
     late = _submit(core, 1.0, 1, input_tokens=500, output_tokens=500)
     _drain(core, late, 1.0 + 60.0 + 1.0)
-    assert _granted(late)
+    assert _admitted(late)

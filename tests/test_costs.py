@@ -65,7 +65,7 @@ def test_a_token_budget_reserves_it_and_settles_what_was_used() -> None:
     core.settle(1.0, first, RateLimitSignal(Outcome.SUCCEEDED, None, None, 0, 600))
     assert not core.submit(1.0, second)
     assert core.wake_at > 10.0
-    assert core.advance(30.0).granted == [second]
+    assert core.advance(30.0).admitted == [second]
     assert second.reserved_output == 600.0
     core.settle(31.0, second, RateLimitSignal(Outcome.SUCCEEDED, None, None, 0, 60))
     assert core.submit(31.0, third)

@@ -107,8 +107,8 @@ def test_nothing_is_sent_before_the_first_word() -> None:
     core = MemberCore(RateLimitConfig(), "a")
     ticket = Ticket()
     assert not core.submit(0.0, ticket)
-    assert not core.advance(0.9).granted
-    assert core.advance(1.1).granted == [ticket]
+    assert not core.advance(0.9).admitted
+    assert core.advance(1.1).admitted == [ticket]
 
 
 def test_a_share_holds_until_its_lease_ends() -> None:
@@ -135,7 +135,7 @@ def test_a_followers_rejection_is_told_once_the_quota_is_open_again() -> None:
             core.advance(at_s)
     assert leader.part.leads
     assert not follower.part.leads
-    sent = [ticket for ticket in tickets if ticket.state.value == "granted"]
+    sent = [ticket for ticket in tickets if ticket.state.value == "admitted"]
     follower.settle(3.1, sent[0], RateLimitSignal(Outcome.RATE_LIMITED))
     assert follower.report(3.2).rejected is None
     canary = Ticket()
@@ -151,7 +151,7 @@ def test_an_exhausted_account_shuts_and_opens_all() -> None:
     """One member's breaker is every member's."""
     one, state, tickets = member("a", None)
     other, state, _ = member("b", state, 0.1)
-    sent = next(ticket for ticket in tickets if ticket.state.value == "granted")
+    sent = next(ticket for ticket in tickets if ticket.state.value == "admitted")
     one.settle(1.0, sent, RateLimitSignal(Outcome.EXHAUSTED))
     assert one.refresh_at == 1.0
     for core in (one, other):

@@ -42,7 +42,7 @@ class _Provider:
             gate.sent(self.canaries, sent_s, LAG_S)
             if sent_s >= began + shut_s:
                 self.now = gate.opens_s
-                opened_s, doubt_s = gate.admitted(sent_s, 0.1)
+                opened_s, doubt_s = gate.opened(sent_s, 0.1)
                 assert not gate.shut
                 told_true = told_s == shut_s or doubt_s > 0.0
                 assert not told_true or opened_s - doubt_s - 1e-6 <= began + shut_s <= opened_s + doubt_s + LAG_S + 1e-6
@@ -126,7 +126,7 @@ def test_a_teller_who_is_believed_is_exact_about_the_moment() -> None:
     gate = Gate()
     gate.rejected(0.05, 0.0, 0.2, pause_s=PAUSE_S, cap_s=CAP_S, lag_s=LAG_S, obey=False)
     gate.sent(7, gate.until_s, LAG_S)
-    assert gate.admitted(gate.opens_s, 0.1) == (0.2, 0.0)
+    assert gate.opened(gate.opens_s, 0.1) == (0.2, 0.0)
 
 
 def test_no_pause_is_longer_than_the_cap() -> None:
@@ -170,7 +170,7 @@ def test_the_opening_lies_between_the_last_rejected_and_the_canary() -> None:
     gate.rejected(1.0, 0.0, None, pause_s=PAUSE_S, cap_s=CAP_S, lag_s=LAG_S, obey=False)
     gate.rejected_too(2.0)
     gate.sent(3, 4.0, LAG_S)
-    assert gate.admitted(4.0, 10.0) == (3.0, 1.0)
+    assert gate.opened(4.0, 10.0) == (3.0, 1.0)
 
 
 waits = st.lists(st.tuples(st.floats(0.0, 300.0), st.none() | st.floats(0.0, 1e9)), max_size=12)

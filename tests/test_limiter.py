@@ -189,8 +189,8 @@ def test_cancelled_while_waiting() -> None:
     run_virtually(main())
 
 
-def test_cancelled_between_grant_and_start() -> None:
-    """Who is cancelled after the grant but before running gives the permit back, and the next one has it."""
+def test_cancelled_between_admission_and_start() -> None:
+    """Who is cancelled after the admission but before running gives the permit back, and the next one has it."""
 
     async def main() -> None:
         limiter, log = _limiter(initial_concurrency=1, max_concurrency=1), []
@@ -199,7 +199,7 @@ def test_cancelled_between_grant_and_start() -> None:
         unlucky = asyncio.ensure_future(_hold(limiter, 1.0, log))
         lucky = asyncio.ensure_future(_hold(limiter, 1.0, log))
         await _tick()
-        holder.succeeded()  # grants the permit to the unlucky one, whose task has not run yet
+        holder.succeeded()  # admits the unlucky one, whose task has not run yet
         assert (limiter.metrics.in_flight, limiter.metrics.queued) == (1, 1)
         unlucky.cancel()
         await asyncio.gather(unlucky, lucky, return_exceptions=True)
@@ -403,7 +403,7 @@ class _CountingLoop(VirtualLoop):
 
 
 def test_one_timer_for_all_who_wait() -> None:
-    """A thousand waiters share one timer, and each grant costs at most one more."""
+    """A thousand waiters share one timer, and each admission costs at most one more."""
     loop = _CountingLoop()
 
     async def main() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Gated(Line):
-    """A line whose head may go from a moment that the test moves; grants cost nothing."""
+    """A line whose head may go from a moment that the test moves; admissions cost nothing."""
 
     def __init__(self, opens_s: float = 0.0, max_queue: int | None = None) -> None:
         super().__init__(max_queue)
@@ -30,7 +30,7 @@ class _Gated(Line):
 
 
 def _told(decisions: Decisions) -> tuple[list[Ticket], list[Ticket], tuple[Change, ...]]:
-    return decisions.granted, decisions.refused, decisions.changes
+    return decisions.admitted, decisions.refused, decisions.changes
 
 
 def _states(*tickets: Ticket) -> list[str]:
@@ -41,7 +41,7 @@ def test_an_empty_line_lets_go_at_once() -> None:
     """Nobody waits who need not, and the ticket knows when it went and beside whom."""
     line, ticket = _Gated(), Ticket()
     assert line.submit(5.0, ticket)
-    assert (ticket.state, ticket.granted_s, ticket.in_flight, ticket.queued) == (TicketState.GRANTED, 5.0, 1, 0)
+    assert (ticket.state, ticket.admitted_s, ticket.in_flight, ticket.queued) == (TicketState.ADMITTED, 5.0, 1, 0)
     assert line.wake_at == NEVER
 
 
@@ -55,7 +55,7 @@ def test_a_waiting_ticket_holds_no_time() -> None:
     assert line.wake_at == 20.0
     line.opens_s = 11.0
     assert _told(line.advance(11.0)) == ([ticket], [], ())
-    assert ticket.granted_s == 11.0
+    assert ticket.admitted_s == 11.0
     assert line.wake_at == NEVER
 
 
@@ -67,7 +67,7 @@ def test_first_come_first_served() -> None:
         line.submit(0.0, ticket)
     line.opens_s = 0.0
     assert not line.submit(0.5, tickets[4])
-    assert line.advance(1.0).granted == tickets
+    assert line.advance(1.0).admitted == tickets
 
 
 def test_priority_goes_first() -> None:
@@ -76,7 +76,7 @@ def test_priority_goes_first() -> None:
     low, high, higher, high_too = (Ticket(priority=priority) for priority in (0, 1, 2, 1))
     for ticket in (low, high, higher, high_too):
         line.submit(0.0, ticket)
-    assert line.advance(1.0).granted == [higher, high, high_too, low]
+    assert line.advance(1.0).admitted == [higher, high, high_too, low]
 
 
 def test_one_turn_in_ten_goes_by_age() -> None:
@@ -86,7 +86,7 @@ def test_one_turn_in_ten_goes_by_age() -> None:
     urgent = [Ticket(priority=5) for _ in range(40)]
     for ticket in (*patient, *urgent):
         line.submit(0.0, ticket)
-    went = line.advance(1.0).granted
+    went = line.advance(1.0).admitted
     assert [went.index(ticket) + 1 for ticket in patient] == [OLDEST_EVERY, 2 * OLDEST_EVERY, 3 * OLDEST_EVERY]
     assert [ticket for ticket in went if ticket in urgent] == urgent
 
@@ -104,7 +104,7 @@ def test_age_counts_for_those_who_came_before_anybody_was_urgent_and_for_retries
     for _ in range(20):
         line.submit(1.5, Ticket(priority=1))
     line.cancel(1.0, old[0])
-    went = line.advance(2.0).granted
+    went = line.advance(2.0).admitted
     assert [went.index(ticket) for ticket in (older, old[1])] == [OLDEST_EVERY - 1, 2 * OLDEST_EVERY - 1]
     assert old[0] not in went
     assert line.queued == 0
@@ -117,7 +117,7 @@ def test_whoever_overtakes_is_timed_for_itself() -> None:
     line.opens_s = 2.0
     line.submit(1.0, urgent := Ticket(priority=9))
     assert line.wake_at == 2.0
-    assert line.advance(2.0).granted[0] is urgent
+    assert line.advance(2.0).admitted[0] is urgent
 
 
 def test_a_retry_keeps_its_place() -> None:
@@ -129,11 +129,11 @@ def test_a_retry_keeps_its_place() -> None:
     line.opens_s = 3.0
     line.submit(1.0, second)
     line.submit(2.0, first)
-    assert line.advance(3.0).granted == [first, second]
+    assert line.advance(3.0).admitted == [first, second]
 
 
 def test_a_deadline_refuses() -> None:
-    """A ticket still waiting at its deadline is refused then, wherever it stands, and never granted late."""
+    """A ticket still waiting at its deadline is refused then, wherever it stands, and never admitted late."""
     line = _Gated(10.0)
     patient, hasty = Ticket(), Ticket(deadline_s=3.0)
     line.submit(0.0, patient)
@@ -162,7 +162,7 @@ def test_who_comes_too_late_is_not_sent() -> None:
 
 
 def test_a_cancelled_ticket_is_gone() -> None:
-    """Who leaves the line is neither granted nor refused, and holds nobody back; a granted one returns its turn."""
+    """Who leaves the line is neither admitted nor refused, and holds nobody back; an admitted one returns its turn."""
     line = _Gated(10.0)
     first, second = Ticket(deadline_s=2.0), Ticket()
     line.submit(0.0, first)
@@ -171,7 +171,7 @@ def test_a_cancelled_ticket_is_gone() -> None:
     assert line.queued == 1
     assert _told(line.advance(5.0)) == ([], [], ())
     assert _told(line.advance(10.0)) == ([second], [], ())
-    assert _states(first, second) == ["cancelled", "granted"]
+    assert _states(first, second) == ["cancelled", "admitted"]
     line.cancel(10.0, second)
     line.cancel(10.0, first)
     assert second.state is TicketState.SETTLED
@@ -184,15 +184,15 @@ def test_nothing_due_when_nobody_waits() -> None:
     line.submit(0.0, Ticket(deadline_s=60.0))
     line.submit(0.0, gone := Ticket(deadline_s=50.0))
     line.cancel(1.0, gone)
-    assert len(line.advance(1.0).granted) == 1
+    assert len(line.advance(1.0).admitted) == 1
     assert line.queued == 0
     assert line.wake_at == NEVER
 
 
-@pytest.mark.parametrize("state", ["waiting", "granted"])
+@pytest.mark.parametrize("state", ["waiting", "admitted"])
 def test_a_ticket_stands_in_line_once(state: str) -> None:
     """A ticket that waits or is under way cannot be submitted again: it would be counted twice."""
-    line = _Gated(0.0 if state == "granted" else 9.0)
+    line = _Gated(0.0 if state == "admitted" else 9.0)
     ticket = Ticket()
     line.submit(0.0, ticket)
     assert ticket.state.value == state
@@ -202,7 +202,7 @@ def test_a_ticket_stands_in_line_once(state: str) -> None:
 
 
 def test_counts() -> None:
-    """A granted ticket knows how many were under way and how many still waited."""
+    """An admitted ticket knows how many were under way and how many still waited."""
     line = _Gated(1.0)
     tickets = [Ticket() for _ in range(3)]
     for ticket in tickets:
@@ -217,7 +217,7 @@ def test_a_new_ticket_is_nowhere() -> None:
     """Before it is submitted, a ticket has no place and no time."""
     ticket = Ticket(900, None)
     assert ticket.order == -1
-    assert math.isnan(ticket.granted_s)
+    assert math.isnan(ticket.admitted_s)
     assert repr(ticket) == "<Ticket -1 new>"
 
 
@@ -241,7 +241,7 @@ def test_a_full_line_sheds_the_lowest_priority_that_came_last() -> None:
     assert line.wake_at <= 1.0
     assert _told(line.advance(1.0)) == ([], [last], ())
     assert line.queued == 3
-    assert line.advance(9.0).granted == [urgent, first, low]
+    assert line.advance(9.0).admitted == [urgent, first, low]
 
 
 def test_a_newcomer_that_counts_least_is_shed_itself() -> None:
@@ -300,7 +300,7 @@ def test_the_line_keeps_no_litter_while_urgent_calls_keep_coming(deadline_s: flo
         line.submit(now, Ticket(priority=5, deadline_s=deadline_s))
         if number > 20:
             line.opens_s = now
-            assert len(line.advance(now).granted) >= 2
+            assert len(line.advance(now).admitted) >= 2
         most = max(most, _entries(line))
     assert line.queued <= 42
     assert most <= 4 * 42 + 256 + 6

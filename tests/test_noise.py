@@ -14,7 +14,7 @@ from factflow_llm.ratelimit.noise import Inquiry, Noise
 
 def _ticket(number: int = 10) -> Ticket:
     ticket = Ticket()
-    ticket.number, ticket.granted_s = number, 1.0
+    ticket.number, ticket.admitted_s = number, 1.0
     return ticket
 
 

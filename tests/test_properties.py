@@ -48,7 +48,7 @@ def configs(draw: st.DrawFn, *, tokens_known: bool) -> RateLimitConfig:
 
 
 class LimiterMachine(RuleBasedStateMachine):
-    """A driver that knows its rights: time goes on, wake-ups are kept, granted tickets are settled once."""
+    """A driver that knows its rights: time goes on, wake-ups are kept, admitted tickets are settled once."""
 
     tokens_known = False
 
@@ -175,7 +175,7 @@ class LimiterMachine(RuleBasedStateMachine):
     def stand_in_line(self, ticket: Ticket) -> None:
         if self.core.submit(self.now, ticket):
             assert not self.waiting, "overtook those who wait"
-            self.note_granted(ticket)
+            self.note_admitted(ticket)
         elif ticket.state is TicketState.WAITING:
             self.waiting.append(ticket)
         else:
@@ -186,21 +186,21 @@ class LimiterMachine(RuleBasedStateMachine):
         decisions = self.core.advance(self.now)
         self.check_changes((*self.news, *decisions.changes))
         self.news.clear()
-        for ticket in (*decisions.refused, *decisions.granted):
+        for ticket in (*decisions.refused, *decisions.admitted):
             self.waiting.remove(ticket)
-            if ticket.state is TicketState.GRANTED:
+            if ticket.state is TicketState.ADMITTED:
                 ahead = [other for other in self.waiting if _place(other) < _place(ticket)]
                 oldest = all(ticket.order < other.order for other in self.waiting)
                 assert oldest or not ahead, f"{ticket!r} overtook {ahead}"
-                self.note_granted(ticket)
+                self.note_admitted(ticket)
             else:
                 assert ticket.state is TicketState.REFUSED
                 assert ticket.refusal is not None
                 self.ended += 1
 
-    def note_granted(self, ticket: Ticket) -> None:
+    def note_admitted(self, ticket: Ticket) -> None:
         self.flying.append(ticket)
-        assert ticket.granted_s == self.now
+        assert ticket.admitted_s == self.now
         assert ticket.deadline_s > self.now
         assert ticket.in_flight <= self.core.concurrency
         self.check_tokens()
@@ -246,7 +246,7 @@ class LimiterMachine(RuleBasedStateMachine):
         assert self.core.in_flight == len(self.flying)
         assert self.core.queued == len(self.waiting)
         assert self.submitted == self.ended + len(self.flying) + len(self.waiting)
-        assert all(ticket.state is TicketState.GRANTED for ticket in self.flying)
+        assert all(ticket.state is TicketState.ADMITTED for ticket in self.flying)
         assert all(ticket.state is TicketState.WAITING for ticket in self.waiting)
         assert len({ticket.order for ticket in (*self.flying, *self.waiting)}) == len(self.flying) + len(self.waiting)
 
@@ -287,8 +287,8 @@ class LimiterMachine(RuleBasedStateMachine):
                 break
         assert not self.waiting
         assert self.core.in_flight == self.core.queued == 0
-        granted = sorted((ticket for ticket, _, _ in self.settled), key=lambda ticket: ticket.granted_s)
-        assert all(one.granted_s <= other.granted_s for one, other in pairwise(granted))
+        admitted = sorted((ticket for ticket, _, _ in self.settled), key=lambda ticket: ticket.admitted_s)
+        assert all(one.admitted_s <= other.admitted_s for one, other in pairwise(admitted))
 
 
 class TokenMachine(LimiterMachine):

@@ -23,7 +23,7 @@ def _proved(slots: int = 12) -> SlotRule:
     """Return a rule under which many calls were let through, the highest as the ``slots``-th."""
     rule = _rule()
     for _ in range(PLENTY):
-        rule.admitted(slots)
+        rule.let_through(slots)
     return rule
 
 
@@ -66,7 +66,7 @@ def test_a_rejection_above_where_the_limit_stood_is_too() -> None:
     assert rule.limit == 15.0
     rule.new_epoch()
     for _ in range(PLENTY):
-        rule.admitted(11)
+        rule.let_through(11)
     assert rule.blames(12)
 
 
@@ -74,7 +74,7 @@ def test_a_rejection_of_the_rate_lets_slots_grow_fast() -> None:
     """A number within which the rate was refused is no evidence of slots: silence and answers make room again."""
     rule = _proved(12)
     rule.cut(0.0, 13, 1.0)
-    rule.admitted(12)
+    rule.let_through(12)
     assert not rule.blames(10)
     assert rule.step(0.1, 1.0) is Reason.SLOW_START
 
@@ -162,7 +162,7 @@ def test_slots_stay_within_their_bounds(history: list[tuple[str, float, int]], t
             rule.step(now, pause)
         elif what == "admit":
             for _ in range(10):
-                rule.admitted(in_flight)
+                rule.let_through(in_flight)
         else:
             rule.new_epoch()
         assert 1.0 <= rule.limit <= top

@@ -291,7 +291,7 @@ class Attempts:
         if limiter is None:
             return _Admission(asyncio.get_running_loop().time(), NEVER, 0, 0, "")
         ticket = self.ticket
-        return _Admission(ticket.granted_s, ticket.rate, ticket.in_flight, ticket.queued, ticket.reason.value)
+        return _Admission(ticket.admitted_s, ticket.rate, ticket.in_flight, ticket.queued, ticket.reason.value)
 
     def _metadata(self, error: BaseException | None) -> ErrorMetadata | None:
         if not isinstance(error, Exception):

@@ -114,14 +114,14 @@ class RateLimitConfig(FrozenSettings):
         output_tokens_per_minute: likewise, for tokens written.
         tokens_per_minute: likewise, for both together.
         min_requests_per_minute: the limiter never goes below this rate. One call in two minutes, so that a provider
-            that admits anything at all is always tried again.
+            that lets anything through at all is always tried again.
         max_requests_per_minute: the limiter never goes above this rate, whatever headers show; ``None`` sets no bound.
         initial_concurrency: calls in flight before anything is known; doubles each round trip, or second if that is
             shorter, while none is rejected. 4 costs 0.2 of goodput, 64 costs 0.4 of 429s.
         max_concurrency: calls in flight, at most. It protects this process, not the provider.
         max_queue: calls that may wait; of more, the last of the lowest priority fails at once. ``None`` lets all wait.
-        decrease: multiplicative decrease: after a rejection the rate falls to this share of the *admitted* rate. 0.9
-            costs 1.7 of goodput, 0.5 costs 16; 0.985 costs 0.5, and 5 where a quota grows.
+        decrease: multiplicative decrease: after a rejection the rate falls to this share of what was let through.
+            0.9 costs 1.7 of goodput, 0.5 costs 16; 0.985 costs 0.5, and 5 where a quota grows.
         probe_s: additive increase: seconds in which the rate climbs from the cut back to the remembered ceiling,
             twice as many where noise is known. 4 costs 0.3 of goodput and 0.2 of 429s; 16 saves 0.1 of 429s for 0.07 of
             goodput.
@@ -130,7 +130,7 @@ class RateLimitConfig(FrozenSettings):
         search_s: once the ceiling has proved stale, the rate doubles in this many seconds. 2 costs 1.3 of
             goodput, 8 costs 1.4.
         cool_off_s: the first pause after a rejection that names no time, or half the time between two calls if that is
-            longer; doubles while nothing is admitted. 1 second costs 0.9 of goodput, 0.02 costs 0.1.
+            longer; doubles while nothing is let through. 1 second costs 0.9 of goodput, 0.02 costs 0.1.
         cool_off_cap_s: no pause is longer than this, whatever a Retry-After says: two of the longest windows in use.
         breaker_s: with the quota exhausted, waiting calls fail at once; after this long one call tries again. One call
             a minute is nothing to a provider, and a minute is soon enough for somebody who has just paid.

@@ -1,9 +1,9 @@
-"""The limiter as a pure state machine: tickets in, grants out; whoever drives it brings the clock.
+"""The limiter as a pure state machine: tickets in, admissions out; whoever drives it brings the clock.
 
 Rules, which hold for every driver:
 
 1. ``now`` is an argument of every transition and never runs backwards. Nothing reads a clock, sleeps or draws luck.
-2. A ticket waits in line, is granted (the driver sends the call) or refused, and after a grant is settled exactly once.
+2. A ticket waits in line, is admitted (the driver sends the call) or refused, and is settled once after an admission.
 3. A waiting ticket holds no send time. Any transition can move ``wake_at``, when a driver calls ``advance``.
 4. Within a priority, first come, first served. Nobody overtakes a large call that waits for its tokens.
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from factflow_llm.signals import AxisLimit, Change, RateLimitSignal
 
 _SUCCEEDED: Final = Outcome.SUCCEEDED
-_GRANTED: Final = TicketState.GRANTED
+_ADMITTED: Final = TicketState.ADMITTED
 _BOUNDS: Final[dict[Axis, Bound]] = {axis: Bound(axis.value) for axis in Axis if axis is not Axis.CONCURRENCY}
 
 
@@ -87,13 +87,13 @@ class LimiterCore(Line):
     # --- the driver's verbs ------------------------------------------------------------------------------------------
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        """Take a granted ticket back with what its attempt taught; return what changed and why.
+        """Take an admitted ticket back with what its attempt taught; return what changed and why.
 
         Raises:
-            PermitSettledError: when the ticket is not granted, or was settled before.
+            PermitSettledError: when the ticket is not admitted, or was settled before.
         """
-        if ticket.state is not _GRANTED:
-            msg = f"{ticket!r} cannot be settled: only a granted ticket can, and only once"
+        if ticket.state is not _ADMITTED:
+            msg = f"{ticket!r} cannot be settled: only an admitted ticket can, and only once"
             raise PermitSettledError(msg)
         wake_at, limits, outcome = self.wake_at, self._limits, signal.outcome
         self.release(now, ticket)
@@ -185,7 +185,7 @@ class LimiterCore(Line):
         if ticket is probe:
             return None
         assert self._breaker_s is not None
-        if now >= self._breaker_s and (probe is None or probe.state not in (TicketState.WAITING, TicketState.GRANTED)):
+        if now >= self._breaker_s and (probe is None or probe.state not in (TicketState.WAITING, TicketState.ADMITTED)):
             self._breaker_probe = ticket
             return None
         return Refusal.BREAKER
@@ -230,9 +230,9 @@ class LimiterCore(Line):
                     return at, _BOUNDS[paced.axis], paced
         return now, Bound.DEMAND, None
 
-    def grant(self, now: float, ticket: Ticket) -> None:
+    def admit(self, now: float, ticket: Ticket) -> None:
         """Count the ticket in and take what it is expected to cost."""
-        Line.grant(self, now, ticket)
+        Line.admit(self, now, ticket)
         if not self.queued and self._binding is not Bound.DEMAND:
             self._binding, self._binding_s = Bound.DEMAND, now
         elif self._binding_s is None:
@@ -283,7 +283,7 @@ class LimiterCore(Line):
         self._rejections.judge(now, ticket, told_s, axis)
 
     def _opens_again(self, now: float) -> None:
-        """Take that the provider admits again."""
+        """Take that the provider is open again."""
         self._rejections.reopened(now)
 
     def _close_breaker(self, now: float) -> None:

@@ -127,7 +127,7 @@ class Gate:
         """Send another: what became of the canary tells nothing."""
         self.canary, self.due_s = -1, NEVER
 
-    def admitted(self, canary_s: float, call_s: float) -> tuple[float, float]:
+    def opened(self, canary_s: float, call_s: float) -> tuple[float, float]:
         """Open: the canary, sent at ``canary_s``, was let through; a call takes ``call_s`` at the measured rate.
 
         Returns:

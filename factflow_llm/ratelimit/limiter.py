@@ -185,7 +185,7 @@ class AdaptiveRateLimiter:
         return self._now_s
 
     def _submit(self, ticket: CallTicket) -> bool:
-        """Put the ticket in line and return whether it was granted at once; if not, its turn must be awaited."""
+        """Put the ticket in line and return whether it was admitted at once; if not, its turn must be awaited."""
         if asyncio.get_running_loop() is not self._loop:
             self._bind()
         if self._closed:
@@ -314,13 +314,13 @@ class Permit:
 
     @property
     def admitted_s(self) -> float:
-        """When it was granted, on the event loop's clock; NaN before."""
-        return self._ticket.granted_s
+        """When it was admitted, on the event loop's clock; NaN before."""
+        return self._ticket.admitted_s
 
     @property
     def settled(self) -> bool:
-        """Whether it holds nothing: settled already, or never granted."""
-        return self._ticket.state is not TicketState.GRANTED
+        """Whether it holds nothing: settled already, or never admitted."""
+        return self._ticket.state is not TicketState.ADMITTED
 
     async def __aenter__(self) -> Self:
         if not self._limiter._submit(self._ticket):
@@ -330,7 +330,7 @@ class Permit:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._ticket.state is not TicketState.GRANTED:
+        if self._ticket.state is not TicketState.ADMITTED:
             return
         if isinstance(error, Exception):
             self.failed(error)
@@ -365,14 +365,14 @@ class Permit:
         )
 
     def _settle(self, signal: RateLimitSignal) -> None:
-        if self._ticket.state is not TicketState.GRANTED:
+        if self._ticket.state is not TicketState.ADMITTED:
             msg = f"{self!r} cannot be settled: only an entered permit can, and only once"
             raise PermitSettledError(msg)
         self._limiter._settle(self._ticket, signal)
 
 
 async def first_to_admit(permits: Sequence[Permit]) -> Permit:
-    """Wait in the lines of several limiters at once; return the permit that was granted first, and leave the others.
+    """Wait in the lines of several limiters at once; return the permit that was admitted first, and leave the others.
 
     A limiter that has room lets the call go at once; earlier ones in the sequence come first.
 
@@ -397,15 +397,15 @@ async def first_to_admit(permits: Sequence[Permit]) -> Permit:
         finally:
             for permit in waiting:
                 permit._limiter._waiting.discard(turn)
-        granted = next((permit for permit in waiting if not permit.settled), None)
-        if granted is not None:
-            _leave_lines([permit for permit in permits if permit is not granted])
-            return granted
+        admitted = next((permit for permit in waiting if not permit.settled), None)
+        if admitted is not None:
+            _leave_lines([permit for permit in permits if permit is not admitted])
+            return admitted
     raise permits[0]._limiter._refusal(permits[0]._ticket)
 
 
 def _leave_lines(permits: Sequence[Permit]) -> None:
-    """Give back what was granted, and leave the lines of those that still wait."""
+    """Give back what was admitted, and leave the lines of those that still wait."""
     for permit in permits:
         if not permit.settled:
             permit.ignored()

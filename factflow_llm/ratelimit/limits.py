@@ -96,7 +96,7 @@ class Limits:
 
     def admitted_before(self, axis: Axis, ticket: Ticket) -> float:
         """Return what was admitted before a rejected call, to the others too."""
-        return self.costs.admitted_before(axis, ticket) + self.part.others(axis, ticket.granted_s)
+        return self.costs.admitted_before(axis, ticket) + self.part.others(axis, ticket.admitted_s)
 
     # --- how they move -----------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class Limits:
 
     def succeeded(self, now: float, ticket: Ticket) -> None:
         """Learn how long answers take; slots that held somebody back may grow."""
-        took, mean = max(now - ticket.granted_s, 0.0), self.round_trip_s
+        took, mean = max(now - ticket.admitted_s, 0.0), self.round_trip_s
         self.round_trip_s = took if mean is None else mean + _EWMA * (took - mean)
         if self.slots_limited:
             self.slots_limited = False
@@ -152,7 +152,7 @@ class Limits:
             before, cost = on_axis(paced.axis, *ticket.sent_before), booked(paced.axis, ticket)
             after = self.costs.total(paced.axis) - before - cost
             taken = 0.0 if refused else cost
-            if mirror.observe(now, shown, sent_s=ticket.granted_s, before=before, cost=taken, after=after):
+            if mirror.observe(now, shown, sent_s=ticket.admitted_s, before=before, cost=taken, after=after):
                 paced.mirror = mirror
                 self.pace()
             elif mirror.rate == old_rate:
@@ -163,7 +163,7 @@ class Limits:
         """Give up the mirrors of headers that answers have ceased to show."""
         for paced in self.active:
             mirror = paced.mirror
-            if mirror is not None and mirror.outlived(ticket.granted_s):
+            if mirror is not None and mirror.outlived(ticket.admitted_s):
                 old, paced.mirror = paced.rate, None
                 self.pace()
                 self.moved(now, [(paced, old)], Reason.HEADER)

@@ -1,4 +1,4 @@
-"""The waiting line: tickets in, grants and refusals out, first come first served within a priority.
+"""The waiting line: tickets in, admissions and refusals out, first come first served within a priority.
 
 Higher priorities go first, but every tenth turn belongs to whoever has waited longest: nobody starves.
 
@@ -7,7 +7,7 @@ A driver's verbs are ``submit``, ``advance``, ``settle`` and ``cancel``. A waiti
 when it has come.
 
 Whoever decides *when* the head of the line may go derives from ``Line`` and answers its hooks: ``opened``,
-``passed``, ``turn_s``, ``held``, ``grant`` and, while it is ``refusing``, ``refusal``.
+``passed``, ``turn_s``, ``held``, ``admit`` and, while it is ``refusing``, ``refusal``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TicketState(Enum):
 
     NEW = "new"
     WAITING = "waiting"
-    GRANTED = "granted"
+    ADMITTED = "admitted"
     REFUSED = "refused"
     SETTLED = "settled"
     CANCELLED = "cancelled"
@@ -53,23 +53,23 @@ class Refusal(Enum):
 
 
 class Decisions:
-    """What one advance decided, and what it changed on the way; iterating gives the tickets, granted ones first.
+    """What one advance decided, and what it changed on the way; iterating gives the tickets, admitted ones first.
 
     Attributes:
-        granted: those whose turn has come, in order.
+        admitted: those whose turn has come, in order.
         refused: those who waited in vain, in order.
         changes: what changed, and why.
     """
 
-    __slots__ = ("changes", "granted", "refused")
+    __slots__ = ("admitted", "changes", "refused")
 
-    def __init__(self, granted: list[Ticket], refused: list[Ticket], changes: tuple[Change, ...]) -> None:
-        self.granted = granted
+    def __init__(self, admitted: list[Ticket], refused: list[Ticket], changes: tuple[Change, ...]) -> None:
+        self.admitted = admitted
         self.refused = refused
         self.changes = changes
 
     def __iter__(self) -> Iterator[Ticket]:
-        yield from self.granted
+        yield from self.admitted
         yield from self.refused
 
 
@@ -78,7 +78,7 @@ _LITTER: Final = 4
 _FEW: Final = 256
 
 _WAITING: Final = TicketState.WAITING
-_GRANTED: Final = TicketState.GRANTED
+_ADMITTED: Final = TicketState.ADMITTED
 _IGNORED: Final = RateLimitSignal(Outcome.IGNORED)
 
 
@@ -94,19 +94,34 @@ class Ticket:
 
     Attributes:
         order: its place among all tickets of the line, from 0.
-        granted_s: when it was last granted; NaN before.
+        admitted_s: when it was last admitted; NaN before.
         in_flight: tickets under way at that moment, this one included.
         queued: tickets that still waited at that moment.
         rate: requests per second allowed at that moment, where a limiter learns.
         reason: why a limit had last changed.
 
-    What a grant sets is unset before it.
+    What an admission sets is unset before it.
     """
 
     __slots__ = (
-        "deadline_s", "granted_s", "in_flight", "input_tokens", "number", "order", "output_tokens", "priority",
-        "queued", "rate", "reason", "refunded_before", "refusal", "rejected", "reserved_input", "reserved_output",
-        "sent_before", "state",
+        "admitted_s",
+        "deadline_s",
+        "in_flight",
+        "input_tokens",
+        "number",
+        "order",
+        "output_tokens",
+        "priority",
+        "queued",
+        "rate",
+        "reason",
+        "refunded_before",
+        "refusal",
+        "rejected",
+        "reserved_input",
+        "reserved_output",
+        "sent_before",
+        "state",
     )  # fmt: skip
     number: int
     rejected: bool
@@ -134,7 +149,7 @@ class Ticket:
         self.state = TicketState.NEW
         self.refusal: Refusal | None = None
         self.order = -1
-        self.granted_s = math.nan
+        self.admitted_s = math.nan
 
     def __repr__(self) -> str:
         return f"<Ticket {self.order} {self.state.value}>"
@@ -150,7 +165,7 @@ class Line:
     Attributes:
         wake_at: when ``advance`` must next be called; at once if that is not later than now, ``inf`` for never.
         queued: tickets waiting.
-        in_flight: tickets granted and not settled.
+        in_flight: tickets admitted and not settled.
     """
 
     refusing = False
@@ -194,15 +209,15 @@ class Line:
         """Return why the ticket may not even wait; asked only while ``refusing``."""
         raise NotImplementedError
 
-    def grant(self, now: float, ticket: Ticket) -> None:
+    def admit(self, now: float, ticket: Ticket) -> None:
         """Count the ticket in; whoever derives takes what it costs."""
-        ticket.state = _GRANTED
-        ticket.granted_s = now
+        ticket.state = _ADMITTED
+        ticket.admitted_s = now
         self.in_flight = ticket.in_flight = self.in_flight + 1
         ticket.queued = self.queued
 
     def release(self, now: float, ticket: Ticket) -> None:
-        """Take a granted ticket back, which may be what somebody waits for."""
+        """Take an admitted ticket back, which may be what somebody waits for."""
         ticket.state = TicketState.SETTLED
         self.in_flight -= 1
         self.wake_at = now
@@ -210,17 +225,17 @@ class Line:
     # --- the driver's verbs ------------------------------------------------------------------------------------------
 
     def submit(self, now: float, ticket: Ticket) -> bool:
-        """Put a ticket in line; return whether it was granted at once (otherwise look at its state and ``wake_at``).
+        """Put a ticket in line; return whether it was admitted at once (otherwise look at its state and ``wake_at``).
 
         Raises:
-            PermitSettledError: when the ticket waits or is granted already.
+            PermitSettledError: when the ticket waits or is admitted already.
         """
         if ticket.order < 0:
             if self._orders == 0:
                 self.opened(now)
             ticket.order = self._orders
             self._orders += 1
-        if ticket.state is _WAITING or ticket.state is _GRANTED:
+        if ticket.state is _WAITING or ticket.state is _ADMITTED:
             msg = f"{ticket!r} stands in line already; it can be submitted again once it is settled"
             raise PermitSettledError(msg)
         refusal = None
@@ -235,7 +250,7 @@ class Line:
         if not self.queued:
             at = self.turn_s(now, ticket)
             if at <= now:
-                self.grant(now, ticket)
+                self.admit(now, ticket)
                 return True
             self.held(now, ticket)
             self.wake_at = at
@@ -256,8 +271,8 @@ class Line:
         return False
 
     def advance(self, now: float) -> Decisions:
-        """Grant whoever's turn it is and refuse whoever waits in vain."""
-        granted: list[Ticket] = []
+        """Admit whoever's turn it is and refuse whoever waits in vain."""
+        admitted: list[Ticket] = []
         refused, self._shed = self._shed, []
         self.passed(now)
         deadlines = self._deadlines
@@ -288,8 +303,8 @@ class Line:
                 break
             self.queued -= 1
             self._turns += 1
-            self.grant(now, ticket)
-            granted.append(ticket)
+            self.admit(now, ticket)
+            admitted.append(ticket)
         while deadlines and deadlines[0][2].state is not _WAITING:
             heappop(deadlines)
         if deadlines and deadlines[0][0] < wake:
@@ -297,15 +312,15 @@ class Line:
         self.wake_at = wake
         if len(queue) + len(deadlines) + len(self._ages or ()) > _LITTER * self.queued + _FEW:
             self._tidy()
-        return Decisions(granted, refused, self.changes())
+        return Decisions(admitted, refused, self.changes())
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        """Take a granted ticket back with what its attempt taught; return what changed and why."""
+        """Take an admitted ticket back with what its attempt taught; return what changed and why."""
         raise NotImplementedError
 
     def cancel(self, now: float, ticket: Ticket) -> tuple[Change, ...]:
-        """Take a ticket out, wherever it stands; one that was granted taught nothing. Return what changed."""
-        if ticket.state is _GRANTED:
+        """Take a ticket out, wherever it stands; one that was admitted taught nothing. Return what changed."""
+        if ticket.state is _ADMITTED:
             return self.settle(now, ticket, _IGNORED)
         if ticket.state is _WAITING:
             ticket.state = TicketState.CANCELLED

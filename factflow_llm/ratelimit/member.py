@@ -1,4 +1,4 @@
-"""A process' side of ``shared.py``: a core that reports to its fleet and lives by what it is granted.
+"""A process' side of ``shared.py``: a core that reports to its fleet and lives by its grant.
 
 A driver sends ``report(now)`` to the store when ``refresh_at`` has come and hands the answer to ``hear``. Without an
 answer the share holds until the lease ends; then the core goes on alone, from its share of what was known.
@@ -310,7 +310,7 @@ class MemberCore(LimiterCore):
             known = self._shown.get(axis)
             if known is None or sent_s > known[1] + 1e-3:
                 ticket = Ticket()
-                ticket.granted_s = sent_s
+                ticket.admitted_s = sent_s
                 requests, read, written = (self._limits.costs.total(axis) for axis in _UNITS)
                 per_s = self._per_s
                 ago_s = shown.ago_s
@@ -341,9 +341,9 @@ class MemberCore(LimiterCore):
             super().metrics(now), share=self.part.share, members=self.members, lease_age_s=max(now - asked_s, 0.0)
         )
 
-    def grant(self, now: float, ticket: Ticket) -> None:
+    def admit(self, now: float, ticket: Ticket) -> None:
         """Count the ticket in, by its priority."""
-        super().grant(now, ticket)
+        super().admit(now, ticket)
         sent, priority = self._sent_by_priority, ticket.priority
         sent[priority] = sent.get(priority, 0.0) + 1.0
 
@@ -365,18 +365,18 @@ class MemberCore(LimiterCore):
         for shown in limits:
             known = self._shown.get(shown.axis)
             whole = shown.limit is not None and shown.remaining is not None and shown.reset_s is not None
-            if whole and shown.axis in self._limits.by_axis and (known is None or ticket.granted_s > known[1]):
-                self._shown[shown.axis] = shown, ticket.granted_s
+            if whole and shown.axis in self._limits.by_axis and (known is None or ticket.admitted_s > known[1]):
+                self._shown[shown.axis] = shown, ticket.admitted_s
 
     def _judge(self, now: float, ticket: Ticket, told_s: float | None, axis: Axis | None) -> None:
         if not self.together:
             super()._judge(now, ticket, told_s, axis)
             return
         in_flight = ticket.in_flight + self.part.others_in_flight
-        self._refused = self._refused or (ticket.granted_s, axis, in_flight, self._epoch)
+        self._refused = self._refused or (ticket.admitted_s, axis, in_flight, self._epoch)
         self.refresh_at = min(self.refresh_at, now + _AT_ONCE_S)
         learns = self.part.leads or self._law is None or not self._law.rates
-        if learns and ticket.granted_s >= self._settled_s:
+        if learns and ticket.admitted_s >= self._settled_s:
             super()._judge(now, ticket, told_s, axis)
             return
         self._rejections.obey(now, ticket, told_s, axis)
@@ -392,7 +392,7 @@ class MemberCore(LimiterCore):
                 gate.rejected_too(sent_s)
             return
         ticket = Ticket()
-        ticket.granted_s, ticket.number = sent_s, rejections.calls - 1
+        ticket.admitted_s, ticket.number = sent_s, rejections.calls - 1
         ticket.in_flight = rejected.in_flight - self.part.others_in_flight
         ticket.reserved_input = ticket.reserved_output = 0.0
         rejections.before = ticket.number, {axis: self._total_at(axis, now, sent_s) for axis in self._limits.by_axis}

@@ -70,7 +70,7 @@ class Inquiry:
             calls = _CALLS + 2 * sent_after
             allowed = (calls - 1) // 2
         inquiry = cls(number=ticket.number, calls=calls, allowed=allowed, sent=sent_after, now=now, early=early)
-        inquiry.refused_s, inquiry.told_s = ticket.granted_s, told_s
+        inquiry.refused_s, inquiry.told_s = ticket.admitted_s, told_s
         return inquiry
 
     def refuse(self, sent_s: float, told_s: float | None) -> None:

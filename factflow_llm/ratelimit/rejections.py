@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.limits import Limits
     from factflow_llm.ratelimit.line import Ticket
 
-_GRANTED: Final = TicketState.GRANTED
+_ADMITTED: Final = TicketState.ADMITTED
 _LAG_S: Final = 1.0
 """How long a rejection takes to come back, at most, while none was seen."""
 _LAG_FADES: Final = 0.95
@@ -42,7 +42,7 @@ _FRESH_S: Final = 30.0
 
 
 class Reopened(NamedTuple):
-    """The provider admits again.
+    """The provider is open again.
 
     Attributes:
         opened_s: since when.
@@ -115,10 +115,10 @@ class Rejections:
         under_way = self._under_way
         if under_way:
             heard_s = now - _SURE * (self.lag_s or _LAG_S)
-            while under_way and (under_way[0].granted_s <= heard_s or under_way[0].state is not _GRANTED):
+            while under_way and (under_way[0].admitted_s <= heard_s or under_way[0].state is not _ADMITTED):
                 ticket = under_way.popleft()
                 if ticket.number >= self._since and not ticket.rejected:
-                    self._limits.slots.admitted(ticket.in_flight + self._limits.part.others_in_flight)
+                    self._limits.slots.let_through(ticket.in_flight + self._limits.part.others_in_flight)
         inquiry = self.inquiry
         if inquiry is not None and now >= inquiry.sent_s + _SURE * self.lag_s:
             if inquiry.sent >= inquiry.calls:
@@ -130,11 +130,11 @@ class Rejections:
                     self._convict(now, inquiry.refused_s, inquiry.told_s)
 
     def reopened(self, now: float) -> Reopened:
-        """Measure, for the canary was let through: the provider admits again."""
+        """Measure, for the canary was let through: the provider is open again."""
         canary, paced, limits = self._canary, self.blamed, self._limits
         assert canary is not None
         call_s = 0.0 if paced is None else limits.costs.unit(paced.axis) / paced.rule.measured.rate
-        reopened = Reopened(*self.gate.admitted(canary.granted_s, call_s))
+        reopened = Reopened(*self.gate.opened(canary.admitted_s, call_s))
         self._since = canary.number
         limits.slots.new_epoch()
         self._measure(now, reopened)
@@ -159,7 +159,7 @@ class Rejections:
         ticket.rejected = True
         limits.costs.refund(ticket)
         limits.requests.budget.settle(1.0, 0.0)  # a rejected call took nothing
-        self.lag_s = max(now - ticket.granted_s, _LAG_FADES * self.lag_s, 1e-3)
+        self.lag_s = max(now - ticket.admitted_s, _LAG_FADES * self.lag_s, 1e-3)
         if ticket.number < self._since:
             return False
         if ticket.number > self.before[0]:
@@ -167,13 +167,13 @@ class Rejections:
         gate, inquiry = self.gate, self.inquiry
         if gate.shut:
             if ticket.number == gate.canary:
-                self._shut(now, ticket.granted_s, told_s)
+                self._shut(now, ticket.admitted_s, told_s)
             elif gate.canary < 0:
-                gate.rejected_too(ticket.granted_s)
+                gate.rejected_too(ticket.admitted_s)
         elif inquiry is None:
             return True
         elif ticket.number > inquiry.number:
-            self.asked(now, inquiry, ticket.granted_s, told_s)
+            self.asked(now, inquiry, ticket.admitted_s, told_s)
         return False
 
     def judge(
@@ -195,7 +195,7 @@ class Rejections:
         rates = [(paced, paced.rate) for paced in limits.axes]
         if self._foretold(now, ticket, axis):
             self.blamed = None
-            self._shut(now, ticket.granted_s, told_s)
+            self._shut(now, ticket.admitted_s, told_s)
             limits.moved(now, rates, Reason.RATE_LIMITED)
             return False
         slots, old, in_flight = limits.slots, limits.slots.limit, ticket.in_flight + limits.part.others_in_flight
@@ -220,7 +220,7 @@ class Rejections:
             trickled = 0.0 if paced.rate == NEVER else paced.rate * self.lag_s / unit
             self.inquiry = Inquiry.about(ticket, told_s, now, sent_after=sent_after, trickled=trickled, early=early)
             return False
-        self._convict(now, ticket.granted_s, told_s, reopened)
+        self._convict(now, ticket.admitted_s, told_s, reopened)
         return reopened is not None
 
     def obey(self, now: float, ticket: Ticket, told_s: float | None, axis: Axis | None) -> None:
@@ -228,7 +228,7 @@ class Rejections:
         self.blamed = None
         foretold, config = self._foretold(now, ticket, axis), self._limits.config
         self.gate.rejected(
-            now, ticket.granted_s, told_s, pause_s=config.cool_off_s, cap_s=config.cool_off_cap_s, lag_s=self.lag_s,
+            now, ticket.admitted_s, told_s, pause_s=config.cool_off_s, cap_s=config.cool_off_cap_s, lag_s=self.lag_s,
             obey=foretold,
         )  # fmt: skip
 

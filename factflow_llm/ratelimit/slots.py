@@ -39,14 +39,14 @@ class SlotRule:
     """
 
     __slots__ = (
-        "_admitted", "_before_blame", "_config", "_full_s", "_next_s", "_peak", "_stride", "_suspect", "limit", "mode",
+        "_before_blame", "_config", "_full_s", "_next_s", "_passed", "_peak", "_stride", "_suspect", "limit", "mode",
     )  # fmt: skip
 
     def __init__(self, config: RateLimitConfig) -> None:
         self._config = config
         self.limit = float(config.initial_concurrency)
         self.mode = Mode.OPEN
-        self._peak = self._admitted = 0
+        self._peak = self._passed = 0
         self._suspect = -math.inf
         self._before_blame: tuple[float, Mode] | None = None
         self._stride = 1.0
@@ -67,9 +67,9 @@ class SlotRule:
         self.mode, self._stride, self._full_s = Mode.OPEN if opens else Mode.PROBE, 1.0, math.nan
         self._next_s = now + self._config.probe_s
 
-    def admitted(self, in_flight: int) -> None:
+    def let_through(self, in_flight: int) -> None:
         """Note that a call sent as the ``in_flight``-th was let through."""
-        self._admitted += 1
+        self._passed += 1
         self._before_blame = None
         if in_flight > self._peak:
             self._peak = in_flight
@@ -87,14 +87,14 @@ class SlotRule:
             self.limit = min(limit, float(self._config.max_concurrency))
             self._before_blame = None
             return False
-        if self._admitted < _FEW or in_flight <= self._peak:
+        if self._passed < _FEW or in_flight <= self._peak:
             if self.mode is Mode.PROBE:
                 self.mode, self._stride, self._full_s = Mode.OPEN, 1.0, math.nan
             return False
         repeated = abs(in_flight - 1.0 - self._suspect) <= max(1.0, 0.05 * self._suspect)
         self._suspect = in_flight - 1.0
         before_stride = self.limit - 0.5 * self._stride
-        return repeated or (self._admitted >= SOUND_SAMPLE and in_flight >= before_stride)
+        return repeated or (self._passed >= SOUND_SAMPLE and in_flight >= before_stride)
 
     def cut(self, now: float, in_flight: int, round_trip_s: float) -> Reason:
         """Fall below the number at which a call was rejected."""
@@ -138,8 +138,8 @@ class SlotRule:
         return Reason.OVERLOADED
 
     def new_epoch(self) -> None:
-        """Forget what was admitted: a cut was made, on this axis or another."""
-        self._peak = self._admitted = 0
+        """Forget what was let through: a cut was made, on this axis or another."""
+        self._peak = self._passed = 0
 
     def step(self, now: float, round_trip_s: float) -> Reason | None:
         """Grow because a call succeeded while the limit was what held others back; return why, if it grew."""

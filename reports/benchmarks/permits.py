@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PERMITS = 20_000
 CALLS = 300
-GRANTS = 5_000
+ADMISSIONS = 5_000
 WAITERS = (10, 100, 1_000, 10_000)
 _USAGE = Usage(900, 300)
 
@@ -66,25 +66,25 @@ def sdk_calls(url: str) -> Callable[[], int]:
     return in_loop(main)
 
 
-async def cost_per_grant_s(waiters: int) -> float:
-    """Return the CPU seconds of one grant while so many wait: each goes, settles and queues again."""
+async def cost_per_admission_s(waiters: int) -> float:
+    """Return the CPU seconds of one admission while so many wait: each goes, settles and queues again."""
     limiter = AdaptiveRateLimiter(RateLimitConfig(initial_concurrency=1, max_concurrency=1))
-    grants, done = 0, asyncio.Event()
+    admissions, done = 0, asyncio.Event()
 
     async def worker() -> None:
-        nonlocal grants
-        while grants < GRANTS:
+        nonlocal admissions
+        while admissions < ADMISSIONS:
             async with limiter.permit() as permit:
                 await asyncio.sleep(0)
-                grants += 1
+                admissions += 1
                 permit.succeeded()
         done.set()
 
     tasks = [asyncio.ensure_future(worker()) for _ in range(waiters)]
     await asyncio.sleep(0)
-    before, start = grants, time.process_time()
+    before, start = admissions, time.process_time()
     await done.wait()
-    cost_s = (time.process_time() - start) / (grants - before)
+    cost_s = (time.process_time() - start) / (admissions - before)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -128,13 +128,13 @@ def main(rounds: int) -> None:
     share = 100.0 * ratio(spent, ours, sdk)
     verdict("permit / SDK call, %", share, "<= 1.5", met=share <= 1.5)
 
-    per_grant: dict[str, list[float]] = {f"{waiters} waiting": [] for waiters in WAITERS}
+    per_admission: dict[str, list[float]] = {f"{waiters} waiting": [] for waiters in WAITERS}
     for _ in range(rounds):
         for waiters in WAITERS:
             gc.collect()
-            per_grant[f"{waiters} waiting"].append(asyncio.run(cost_per_grant_s(waiters)))
-    show("CPU per grant", per_grant)
-    growth = ratio(per_grant, f"{WAITERS[-1]} waiting", f"{WAITERS[0]} waiting")
+            per_admission[f"{waiters} waiting"].append(asyncio.run(cost_per_admission_s(waiters)))
+    show("CPU per admission", per_admission)
+    growth = ratio(per_admission, f"{WAITERS[-1]} waiting", f"{WAITERS[0]} waiting")
     verdict(f"{WAITERS[-1]} waiting / {WAITERS[0]} waiting", growth, "flat: <= 2", met=growth <= 2.0)
     busy = 100.0 * min(asyncio.run(idle_share(WAITERS[-1])) for _ in range(3))
     verdict(f"CPU while {WAITERS[-1]} wait and nothing is due, %", busy, "<= 1", met=busy <= 1.0)

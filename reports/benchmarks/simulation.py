@@ -118,7 +118,7 @@ class _Model:
         self.jitter = streams.stream("jitter", "uniform", 16)
         self.retry = RateLimitConfig().retry
         self.core = LimiterCore(RateLimitConfig())
-        self.granted: dict[Ticket, simpy.Event] = {}
+        self.admitted: dict[Ticket, simpy.Event] = {}
         self.alarm_s = NEVER
         self.rows = array("d")
 
@@ -146,7 +146,7 @@ class _Model:
         ticket = Ticket(call.input_tokens, None)
         for attempt in range(self.retry.max_attempts):
             if not core.submit(env.now, ticket):
-                turn = self.granted[ticket] = env.event()
+                turn = self.admitted[ticket] = env.event()
                 self.arm()
                 yield turn
             sent_s = env.now
@@ -172,7 +172,7 @@ class _Model:
 
     def decide(self) -> None:
         for ticket in self.core.advance(self.env.now):
-            self.granted.pop(ticket).succeed()
+            self.admitted.pop(ticket).succeed()
         self.arm()
 
     def arm(self) -> None:

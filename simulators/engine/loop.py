@@ -51,7 +51,7 @@ ANSWERED_AT_ONCE_S: Final = 1.0
 """What a caller in a closed loop waits who was answered, or refused, in no time: else no time would pass at all."""
 _CONSEQUENCES: Final[dict[str, Consequence]] = {str(reason): consequence for reason, consequence in REASONS.items()}
 _SUCCEEDED: Final = Outcome.SUCCEEDED
-_GRANTED: Final = TicketState.GRANTED
+_ADMITTED: Final = TicketState.ADMITTED
 _REFUSALS: Final = {
     Refusal.DEADLINE: Ending.REFUSED_DEADLINE,
     Refusal.BREAKER: Ending.REFUSED_BREAKER,
@@ -145,12 +145,12 @@ class _Loop:
             elif kind == _HANG_UP:
                 self.give_up(now, what)
             elif kind == _DEADLINE:
-                if what.state is _GRANTED:
+                if what.state is _ADMITTED:
                     self.push(now, _OVERDUE, what)
             elif kind == _OVERDUE:
                 self.overdue(now, what)
             elif kind == _SEND:
-                if what.state is _GRANTED:
+                if what.state is _ADMITTED:
                     self.send(now, what)
             elif kind == _REACHED:
                 self.reached(now, what)
@@ -168,7 +168,7 @@ class _Loop:
                 self.machine.scale(now, what.quota, what.axis)
                 capacity.append((now, self.machine.capacity(now)))
         for request in self.open.values():
-            if request.state is _GRANTED:
+            if request.state is _ADMITTED:
                 self.log.unanswered(request)
             self.log.request(math.nan, request, Ending.UNFINISHED)
         return self.log.close(capacity)
@@ -235,7 +235,7 @@ class _Loop:
         if request.ended:
             self.machine.finish(now, verdict.handle)
             return
-        there_s, back_s = now - request.granted_s, self.machine.ways_s(request.call)[1]
+        there_s, back_s = now - request.admitted_s, self.machine.ways_s(request.call)[1]
         request.verdict = verdict._replace(
             first_chunk_s=there_s + verdict.first_chunk_s + back_s, duration_s=there_s + verdict.duration_s + back_s
         )
@@ -248,7 +248,7 @@ class _Loop:
         if decisions.changes:
             self.log.changes(client, decisions.changes)
         request: Any  # the engine's own tickets, all of them
-        for request in decisions.granted:
+        for request in decisions.admitted:
             self.admitted(request)
             self.push(now, _SEND, request)  # after what else happens at this very moment, as in an event loop
         for request in decisions.refused:
@@ -335,7 +335,7 @@ class _Loop:
 
     def hang_up(self, now: float, request: RequestTicket) -> bool:
         """Drop the request's connection and return whether it had one."""
-        if request.state is not _GRANTED:
+        if request.state is not _ADMITTED:
             return False
         self.machine.finish(now, request.verdict.handle)
         self.log.attempt(now, request, CANCELLED)

@@ -85,11 +85,11 @@ class RunLog:
         if outcome is not _SUCCEEDED and verdict.status == 200:
             self._wasted_tokens += request.call.input_tokens
         told_s = verdict.retry_after_s
-        self._attempt(now, request, outcome, request.granted_s + verdict.first_chunk_s, told_s)
+        self._attempt(now, request, outcome, request.admitted_s + verdict.first_chunk_s, told_s)
 
     def unanswered(self, request: RequestTicket) -> None:
         """Write down an attempt in flight when the run ends: NaN for what is to come, the status the provider chose."""
-        first_chunk_s = request.granted_s + request.verdict.first_chunk_s
+        first_chunk_s = request.admitted_s + request.verdict.first_chunk_s
         self._attempt(_NAN, request, UNANSWERED, first_chunk_s if first_chunk_s <= self._horizon_s else _NAN, None)
 
     def _attempt(
@@ -100,7 +100,7 @@ class RunLog:
             request.attempt,
             request.client,
             request.submitted_s,
-            request.granted_s,
+            request.admitted_s,
             first_chunk_s,
             now,
             request.verdict.status,
@@ -120,7 +120,7 @@ class RunLog:
             call.index,
             request.client,
             request.arrival_s,
-            request.granted_s,
+            request.admitted_s,
             now,
             request.sends,
             ENDING_CODES[ending],

@@ -47,18 +47,18 @@ class _OracleLine(Line):
         return decisions
 
     def submit(self, now: float, ticket: Ticket) -> bool:
-        granted = super().submit(now, ticket)
-        if not granted:
+        admitted = super().submit(now, ticket)
+        if not admitted:
             self._ask_again(now)
-        return granted
+        return admitted
 
     def _ask_again(self, now: float) -> None:
         """Wake once the provider has decided; until then nobody goes."""
         if self._last_is_on_its_way:
             self.wake_at = now
 
-    def grant(self, now: float, ticket: Ticket) -> None:
-        super().grant(now, ticket)
+    def admit(self, now: float, ticket: Ticket) -> None:
+        super().admit(now, ticket)
         self._last, self._decided_before = ticket, self._machine.attempts
 
     def release(self, now: float, ticket: Ticket) -> None:

@@ -49,19 +49,19 @@ class Controller(Protocol):
         ...
 
     def submit(self, now: float, ticket: Ticket) -> bool:
-        """Put a ticket in line; return whether it was granted at once."""
+        """Put a ticket in line; return whether it was admitted at once."""
         ...
 
     def advance(self, now: float) -> Decisions:
-        """Grant whoever's turn it is and refuse whoever waits in vain."""
+        """Admit whoever's turn it is and refuse whoever waits in vain."""
         ...
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        """Take a granted ticket back with what its attempt taught."""
+        """Take an admitted ticket back with what its attempt taught."""
         ...
 
     def cancel(self, now: float, ticket: Ticket) -> tuple[Change, ...]:
-        """Take a ticket out, wherever it stands; one that was granted taught nothing."""
+        """Take a ticket out, wherever it stands; one that was admitted taught nothing."""
         ...
 
 

@@ -176,11 +176,11 @@ class _Client:
         return self.core.concurrency
 
     def submit(self, now: float, ticket: Ticket) -> bool:
-        """Put a ticket in line; return whether it was granted at once."""
+        """Put a ticket in line; return whether it was admitted at once."""
         return self.core.submit(now, ticket)
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        """Take a granted ticket back with what its attempt taught."""
+        """Take an admitted ticket back with what its attempt taught."""
         return self.core.settle(now, ticket, signal)
 
     def cancel(self, now: float, ticket: Ticket) -> tuple[Change, ...]:
@@ -188,7 +188,7 @@ class _Client:
         return self.core.cancel(now, ticket)
 
     def advance(self, now: float) -> Decisions:
-        """Carry messages to and from the store, and grant whoever's turn it is."""
+        """Carry messages to and from the store, and admit whoever's turn it is."""
         core, running = self.core, self._running
         heard: tuple[Change, ...] = ()
         while self._next_s() <= now:

@@ -49,7 +49,7 @@ class Borrowed(Line):
         """Let the rule have the outcome of a call."""
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        """Take a granted ticket back with what its attempt taught."""
+        """Take an admitted ticket back with what its attempt taught."""
         self.release(now, ticket)
         old = self.limit
         self.learn(now, ticket, signal)
@@ -71,7 +71,7 @@ class _Netflix(_ArcSlots):
     limit = 20.0
 
     def learn(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> None:
-        dropped = signal.outcome in (Outcome.RATE_LIMITED, Outcome.OVERLOADED) or now - ticket.granted_s > 5.0
+        dropped = signal.outcome in (Outcome.RATE_LIMITED, Outcome.OVERLOADED) or now - ticket.admitted_s > 5.0
         if dropped:
             self.limit *= 0.9
         elif ticket.in_flight * 2 >= self.limit:
@@ -89,15 +89,15 @@ class _Vector(_ArcSlots):
         self._next_s: float | None = None
         self._pushed_back = self._reached = False
 
-    def grant(self, now: float, ticket: Ticket) -> None:
-        super().grant(now, ticket)
+    def admit(self, now: float, ticket: Ticket) -> None:
+        super().admit(now, ticket)
         self._reached |= self.in_flight >= self.limit
 
     def learn(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> None:
         if signal.outcome in (Outcome.RATE_LIMITED, Outcome.OVERLOADED):
             self._pushed_back = True
         else:
-            self._times_s.append(now - ticket.granted_s)
+            self._times_s.append(now - ticket.admitted_s)
         took_s = sum(self._times_s) / len(self._times_s) if self._times_s else None
         if self._next_s is None:
             if took_s is not None:
@@ -142,8 +142,8 @@ class _Polars(Borrowed):
         self._tick(now)
         return self._last_s + 1.0 / self.limit
 
-    def grant(self, now: float, ticket: Ticket) -> None:
-        super().grant(now, ticket)
+    def admit(self, now: float, ticket: Ticket) -> None:
+        super().admit(now, ticket)
         self._last_s = now
         self._sent += 1
 

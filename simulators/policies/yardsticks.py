@@ -58,8 +58,8 @@ class _Paced(_Unlearning):
     def turn_s(self, now: float, ticket: Ticket) -> float:
         return self._next_s
 
-    def grant(self, now: float, ticket: Ticket) -> None:
-        super().grant(now, ticket)
+    def admit(self, now: float, ticket: Ticket) -> None:
+        super().admit(now, ticket)
         self._next_s = max(self._next_s, now) + 1.0 / self.rate
 
 
@@ -105,8 +105,8 @@ class _ClassicAimdLine(_Unlearning):
     def turn_s(self, now: float, ticket: Ticket) -> float:
         return self._last_s + 1.0 / self.rate
 
-    def grant(self, now: float, ticket: Ticket) -> None:
-        super().grant(now, ticket)
+    def admit(self, now: float, ticket: Ticket) -> None:
+        super().admit(now, ticket)
         self._last_s = now
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:

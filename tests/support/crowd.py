@@ -71,7 +71,7 @@ class Crowd:
                     self._send(ticket)
                 elif ticket.state is not TicketState.WAITING:
                     break
-            for ticket in core.advance(self.now).granted:
+            for ticket in core.advance(self.now).admitted:
                 self._send(ticket)
             if core.queued < self.waiting and len(self._flying) < self.at_once and not core.refusing:
                 continue

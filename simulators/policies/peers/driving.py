@@ -94,8 +94,8 @@ class PeerLine(Borrowed):
         return now
 
     @override
-    def grant(self, now: float, ticket: Ticket) -> None:
-        super().grant(now, ticket)
+    def admit(self, now: float, ticket: Ticket) -> None:
+        super().admit(now, ticket)
         self._left[ticket], self._leave = self._leave, None
 
     @override

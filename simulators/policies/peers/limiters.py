@@ -221,7 +221,7 @@ class Phoenix(RatePeer):
     def hear(self, leave: Any, ticket: Ticket, signal: RateLimitSignal) -> None:
         if signal.outcome is Outcome.RATE_LIMITED:
             with as_its_own(self._module, time=self.clock):
-                self._bucket.on_rate_limit_error(ticket.granted_s)
+                self._bucket.on_rate_limit_error(ticket.admitted_s)
 
 
 class _Fixed(RatePeer):
