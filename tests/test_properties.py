@@ -113,6 +113,8 @@ class LimiterMachine(RuleBasedStateMachine):
         shown: tuple[AxisLimit, ...],
         again: bool,
     ) -> None:
+        if outcome is Outcome.IGNORED:
+            self.advance()  # what time has taught by now is not the answer's
         ticket = self.flying.pop(which % len(self.flying))
         signal = RateLimitSignal(outcome, retry_after_s, axis, read, written, shown)
         changes = self.core.settle(self.now, ticket, signal)
