@@ -13,7 +13,7 @@ import pytest
 
 from factflow_llm import AdaptiveRateLimiter, RateLimitConfig
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.shared import Grant, Law, Rejected, Report, Shown, refresh
+from factflow_llm.ratelimit.shared import Exhausted, Grant, Law, Rejected, Report, Shown, refresh
 from factflow_llm.ratelimit.stores.opening import open_store
 from factflow_llm.ratelimit.stores.words import state_from_json, state_to_json
 
@@ -55,6 +55,7 @@ def story(seed: int, length: int = 80) -> list[Report]:
                 rejected=luck.choice([None, Rejected(told["epoch"], 0.5, 0.25, 0.1, luck.choice([None, axis]), 3)]),
                 closed_s=luck.choice([0.0, 0.0, 4.0]),
                 breaker_s=luck.choice([None, None, 0.0, 60.0]),
+                exhausted=luck.choice([None, Exhausted("daily_quota", luck.choice([None, 7_200.0]))]),
                 shown={axis: Shown(500.0, luck.uniform(0, 499), 10.0, luck.uniform(0, 3))},
                 leaves=luck.random() < 0.05,
             )
@@ -71,6 +72,10 @@ def assert_alike(grant: Grant, expected: Grant) -> None:
     assert grant.others_admitted == pytest.approx(expected.others_admitted, rel=1e-6, abs=20.0)
     assert (grant.rejected is None) == (expected.rejected is None)
     assert (grant.breaker_s is None) == (expected.breaker_s is None)
+    assert (grant.exhausted is None) == (expected.exhausted is None)
+    if grant.exhausted is not None and expected.exhausted is not None:
+        assert grant.exhausted.reason == expected.exhausted.reason
+        assert grant.exhausted.resumes_s == pytest.approx(expected.exhausted.resumes_s, abs=1.0)
     assert grant.closed_s == pytest.approx(expected.closed_s, abs=0.5)
     assert (grant.law is None) == (expected.law is None)
     assert grant.law is None or grant.law.rates == pytest.approx(expected.law.rates if expected.law else {})

@@ -49,6 +49,7 @@ class LimiterCore(Line):
         self._rejections = Rejections(self._limits)
         self._slots, self._gate = self._limits.slots, self._rejections.gate
         self._breaker_s: float | None = None
+        self.resumes_at = -NEVER
         self._breaker_probe: Ticket | None = None
         self._counts = dict.fromkeys(Outcome, 0)
         self._binding = Bound.DEMAND
@@ -271,7 +272,10 @@ class LimiterCore(Line):
             self._rejections.new_epoch()
             limits.tell(now, Axis.CONCURRENCY, old, self._slots.limit, reason)
         elif outcome is Outcome.EXHAUSTED:
-            self._breaker_s, self.refusing = now + self.config.breaker_s, True
+            told_s, breaker_s = signal.retry_after_s, self.config.breaker_s
+            if told_s is not None and told_s > breaker_s:
+                self.resumes_at = now + told_s
+            self._breaker_s, self.refusing = self._next_try_s(now), True
             limits.tell(now, Axis.REQUESTS, self.rate, 0.0, Reason.BREAKER_OPEN)
 
     def _observe(self, now: float, ticket: Ticket, shown: tuple[AxisLimit, ...], *, refused: bool) -> None:
@@ -286,8 +290,14 @@ class LimiterCore(Line):
         """Take that the provider is open again."""
         self._rejections.reopened(now)
 
+    def _next_try_s(self, now: float) -> float:
+        """Return when one call may try an exhausted account: at the time it told, where that comes first."""
+        try_s = now + self.config.breaker_s
+        return self.resumes_at if now < self.resumes_at < try_s else try_s
+
     def _close_breaker(self, now: float) -> None:
         if self._breaker_s is not None:
             self._breaker_s, self._breaker_probe, self.refusing = None, None, False
+            self.resumes_at = -NEVER
             self._limits.tell(now, Axis.REQUESTS, 0.0, self.rate, Reason.BREAKER_CLOSED)
             self.wake_at = now

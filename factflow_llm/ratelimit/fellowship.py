@@ -11,15 +11,18 @@ import asyncio
 import contextlib
 import logging
 import weakref
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from factflow_llm.errors import ConfigurationError
+from factflow_llm.errors import ConfigurationError, ErrorMetadata, ErrorReason, LLMErrorClassification
+from factflow_llm.ratelimit.shared import Exhausted
 from factflow_llm.ratelimit.stores.opening import StoreError, open_store
 from factflow_llm.secrecy import shown_address
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.ratelimit.member import MemberCore
+    from factflow_llm.ratelimit.shared import Report
     from factflow_llm.ratelimit.stores.opening import Store
 
 _log = logging.getLogger(__name__)
@@ -92,14 +95,14 @@ class Fellowship:
             if self._met and not self.lost:
                 with contextlib.suppress(StoreError, ConfigurationError, TimeoutError):
                     async with asyncio.timeout(_LAST_WORD_S):
-                        await store.refresh(core.report(loop.time(), leaves=True))
+                        await store.refresh(self._report(leaves=True))
             await store.aclose()
 
     async def _refresh(self, store: Store) -> bool:
         """Send a report and live by the answer; return whether to go on."""
         core = self._core
         try:
-            grant = await store.refresh(core.report(asyncio.get_running_loop().time()))
+            grant = await store.refresh(self._report())
         except (StoreError, ConfigurationError) as error:
             return self._lose(error)
         limiter = self._limiter()
@@ -108,8 +111,20 @@ class Fellowship:
                 _log.info("the store of the fleet answers again: this process has its share of the quota back")
             self._met, self.lost = True, False
             now = limiter._now()
+            if grant.exhausted is not None and not limiter.metrics.breaker_open:
+                limiter._exhausted(_cause(grant.exhausted))
             limiter._changed(now, core.hear(now, grant))
         return True
+
+    def _report(self, *, leaves: bool = False) -> Report:
+        """Return what to tell; why an account is exhausted, and until when, is the shell's to add."""
+        report, limiter = self._core.report(asyncio.get_running_loop().time(), leaves=leaves), self._limiter()
+        if not report.breaker_s or limiter is None:
+            return report
+        cause, left_s = limiter._exhausted_by, None
+        if cause.resumes_at is not None:
+            left_s = max((cause.resumes_at - datetime.now(UTC)).total_seconds(), 0.0)
+        return report._replace(exhausted=Exhausted(cause.reason.value, left_s))
 
     def _lose(self, error: Exception) -> bool:
         limiter = self._limiter()
@@ -134,3 +149,13 @@ class Fellowship:
             )
         limiter._changed(now, self._core.lapse(now))
         return True
+
+
+def _cause(exhausted: Exhausted) -> ErrorMetadata:
+    """Return what another process, perhaps one of yesterday, was told."""
+    known = exhausted.reason in ErrorReason._value2member_map_
+    return ErrorMetadata(
+        classification=LLMErrorClassification.TERMINAL,
+        reason=ErrorReason(exhausted.reason) if known else ErrorReason.QUOTA,
+        retry_after_s=exhausted.resumes_s,
+    )

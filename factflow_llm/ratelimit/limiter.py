@@ -7,6 +7,8 @@ import logging
 import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from factflow_llm.errors import (
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _IGNORED = RateLimitSignal(Outcome.IGNORED)
+
+_NO_DATE_S = 366 * 86_400.0  # who promises access later than that promises none
 
 Subscriber = Callable[[Change], object]
 
@@ -247,6 +251,16 @@ class AdaptiveRateLimiter:
         self._tell(changes)
         self._advance(now)
 
+    def _exhausted(self, cause: ErrorMetadata) -> float | None:
+        """Note why calls are refused from now on; return in how many seconds access returns, where that was told."""
+        left_s, now = cause.retry_after_s, datetime.now(UTC)
+        if cause.resumes_at is not None:
+            left_s = (cause.resumes_at - now).total_seconds()
+        elif left_s is not None and left_s < _NO_DATE_S:
+            cause = replace(cause, resumes_at=now + timedelta(seconds=left_s))
+        self._exhausted_by = cause
+        return left_s
+
     def _fail_waiting(self, error: Exception) -> None:
         """End all waits for a turn with an error."""
         for future in self._waiting:
@@ -358,11 +372,10 @@ class Permit:
     def failed(self, error: BaseException | ErrorMetadata) -> None:
         """Settle by what the error classifier says of ``error``; its verdict may be given instead."""
         metadata = error if isinstance(error, ErrorMetadata) else get_error_metadata(error)
+        told_s = metadata.retry_after_s
         if metadata.outcome is Outcome.EXHAUSTED:
-            self._limiter._exhausted_by = metadata
-        self._settle(
-            RateLimitSignal(metadata.outcome, metadata.retry_after_s, metadata.axis, None, None, metadata.limits)
-        )
+            told_s = self._limiter._exhausted(metadata)
+        self._settle(RateLimitSignal(metadata.outcome, told_s, metadata.axis, None, None, metadata.limits))
 
     def _settle(self, signal: RateLimitSignal) -> None:
         if self._ticket.state is not TicketState.ADMITTED:

@@ -91,6 +91,7 @@ class MemberCore(LimiterCore):
         self._refused: tuple[float, Axis | None, int, int] | None = None
         self._reopened: Reopened | None = None
         self._breaker_news: bool | None = None
+        self._breaker_told: bool | None = None
         self._breaker_of_all = False
         self._shown: dict[Axis, tuple[AxisLimit, float]] = {}
 
@@ -113,7 +114,7 @@ class MemberCore(LimiterCore):
         breaker_s = None
         if self._breaker_news is not None:
             breaker_s = max((self._breaker_s or now) - now, 1e-3) if self._breaker_news else 0.0
-            self._breaker_news = None
+        self._breaker_told = self._breaker_news
         return Report(
             member=self.name,
             weight=self.weight,
@@ -198,6 +199,8 @@ class MemberCore(LimiterCore):
     def hear(self, now: float, grant: Grant) -> tuple[Change, ...]:
         """Live by a grant, the answer to the last report; return what changed."""
         old = self.rate
+        if self._breaker_news is self._breaker_told:  # what was told has arrived; what was not is told again
+            self._breaker_news = None
         led, was = self.part.leads, self.together
         same = was and grant.born == self._born
         if not same:
@@ -227,7 +230,7 @@ class MemberCore(LimiterCore):
             paced.repace(now)
         if grant.rejected is not None:
             self._judge_elsewhere(now, grant.rejected)
-        self._hear_of_the_account(now, grant.breaker_s)
+        self._hear_of_the_account(now, grant)
         self._hear_of_headers(now, grant)
         if not same or abs(self.rate - old) > _WORTH_TELLING * old:
             self._limits.tell(now, Axis.REQUESTS, old, self.rate, Reason.SHARED)
@@ -294,10 +297,13 @@ class MemberCore(LimiterCore):
         self._limits.pace()
         self._limits.next_step_s = now
 
-    def _hear_of_the_account(self, now: float, breaker_s: float | None) -> None:
+    def _hear_of_the_account(self, now: float, grant: Grant) -> None:
+        breaker_s = grant.breaker_s
         if breaker_s is not None:
             self._breaker_of_all = True
             if self._breaker_s is None:
+                if grant.exhausted is not None and grant.exhausted.resumes_s is not None:
+                    self.resumes_at = now + grant.exhausted.resumes_s
                 self._breaker_s, self.refusing = now + breaker_s, True
                 self._limits.tell(now, Axis.REQUESTS, self.rate, 0.0, Reason.BREAKER_OPEN)
         elif self._breaker_s is not None and self._breaker_of_all:

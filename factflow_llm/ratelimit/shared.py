@@ -73,6 +73,13 @@ class Rejected(NamedTuple):
     in_flight: int
 
 
+class Exhausted(NamedTuple):
+    """Why an account refuses all calls, such as ``daily_quota``, and in how many seconds it said that it will not."""
+
+    reason: str
+    resumes_s: float | None = None
+
+
 class Shown(NamedTuple):
     """What a header showed of an axis; its call was sent ``ago_s`` before now."""
 
@@ -100,6 +107,7 @@ class Report(NamedTuple):
         rejected: a rejection that nobody knows of yet.
         closed_s: seconds for which nobody should send, for it was told so; 0 while the quota is open.
         breaker_s: positive if it found the account exhausted, to try again then; 0 if it found it mended; else None.
+        exhausted: why, with a positive ``breaker_s``.
         shown: the freshest headers, by axis.
         leaves: whether this is its last word.
     """
@@ -119,6 +127,7 @@ class Report(NamedTuple):
     rejected: Rejected | None = None
     closed_s: float = 0.0
     breaker_s: float | None = None
+    exhausted: Exhausted | None = None
     shown: Mapping[str, Shown] = {}
     leaves: bool = False
 
@@ -139,6 +148,7 @@ class Grant(NamedTuple):
         rejected: a rejection to be judged, for the leader.
         closed_s: seconds for which nobody but the one who was told so should send.
         breaker_s: seconds until somebody may try whether the account is mended; ``None`` while it is not exhausted.
+        exhausted: why it is, where that was told.
         shown: the freshest headers, by axis.
     """
 
@@ -155,6 +165,7 @@ class Grant(NamedTuple):
     rejected: Rejected | None
     closed_s: float
     breaker_s: float | None
+    exhausted: Exhausted | None
     shown: Mapping[str, Shown]
 
 
@@ -184,6 +195,7 @@ class State:
         gone: units admitted to members that are gone.
         rejected_s: when the rejection was reported, from which what it says of time counts.
         closed_until_s: before then nobody sends but ``closed_by``.
+        exhausted: why the account is, and when that was told.
         learning_until_s: until then members keep what they had.
     """
 
@@ -198,6 +210,7 @@ class State:
     closed_until_s: float = 0.0
     closed_by: str = ""
     breaker_until_s: float | None = None
+    exhausted: tuple[Exhausted, float] | None = None
     shown: dict[str, tuple[Shown, float]] = field(default_factory=dict)
     learning_until_s: float = 0.0
 
@@ -269,7 +282,9 @@ def _remember(state: State, report: Report, now: float) -> None:
     if report.member == state.closed_by or now + report.closed_s > state.closed_until_s:
         state.closed_until_s, state.closed_by = now + report.closed_s, report.member
     if report.breaker_s is not None:
-        state.breaker_until_s = now + report.breaker_s if report.breaker_s > 0.0 else None
+        is_open = report.breaker_s > 0.0
+        state.breaker_until_s = now + report.breaker_s if is_open else None
+        state.exhausted = (report.exhausted, now) if is_open and report.exhausted is not None else None
     for axis, shown in report.shown.items():
         known = state.shown.get(axis)
         if known is None or now - shown.ago_s > known[1] - known[0].ago_s:
@@ -340,7 +355,11 @@ def _grant(
         since_s = now - other.heard_s
         admitted = _sum(admitted, other.admitted, other.per_s, since_s)
         per_s = _sum(per_s, other.per_s)
-    until_s = state.breaker_until_s
+    until_s, exhausted = state.breaker_until_s, None
+    if state.exhausted is not None:
+        exhausted, told_s = state.exhausted
+        if exhausted.resumes_s is not None:
+            exhausted = Exhausted(exhausted.reason, max(exhausted.resumes_s + told_s - now, 0.0))
     return Grant(
         share=me.share,
         slots=slots,
@@ -355,6 +374,7 @@ def _grant(
         rejected=rejected,
         closed_s=0.0 if name == state.closed_by else max(state.closed_until_s - now, 0.0),
         breaker_s=None if until_s is None else max(until_s - now, 0.0),
+        exhausted=exhausted,
         shown={axis: shown._replace(ago_s=shown.ago_s + now - at_s) for axis, (shown, at_s) in state.shown.items()},
     )
 

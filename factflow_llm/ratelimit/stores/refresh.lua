@@ -32,6 +32,7 @@ local leader = state.leader or ''
 local law = decoded(state.law)
 local rejected = decoded(state.rejected)
 local breaker_until_s = tonumber(state.breaker_until_s or '')
+local exhausted = decoded(state.exhausted)
 local gone = decoded(state.gone) or {0, 0, 0}
 local shown = decoded(state.shown) or {}
 
@@ -78,6 +79,8 @@ end
 if given(report.breaker_s) then
   breaker_until_s = report.breaker_s > 0 and now + report.breaker_s or nil
   keep('breaker_until_s', breaker_until_s and string.format('%.17g', breaker_until_s))
+  exhausted = breaker_until_s and given(report.exhausted) and {report.exhausted, now} or nil
+  keep('exhausted', exhausted and cjson.encode(exhausted))
 end
 for axis, header in pairs(report.shown) do
   local known = shown[axis]
@@ -203,6 +206,11 @@ if name == leader and rejected then
   judge.ago_s, judge.opened_ago_s = judge.ago_s + now - rejected[2], judge.opened_ago_s + now - rejected[2]
   keep('rejected', nil)
 end
+local why = null
+if exhausted then
+  why = exhausted[1]
+  if given(why.resumes_s) then why.resumes_s = math.max(why.resumes_s + exhausted[2] - now, 0.0) end
+end
 local headers = {}
 for axis, known in pairs(shown) do
   headers[axis] = known[1]
@@ -213,5 +221,6 @@ return cjson.encode({
   share = me[2], slots = mine, leads = name == leader, members = #names, born = born,
   epoch = epoch, law = law or null, others_admitted = admitted, others_per_s = per_s, others_in_flight = in_flight,
   rejected = judge, closed_s = name == closed_by and 0 or math.max(closed_until_s - now, 0.0),
-  breaker_s = breaker_until_s and math.max(breaker_until_s - now, 0.0) or null, shown = headers,
+  breaker_s = breaker_until_s and math.max(breaker_until_s - now, 0.0) or null, exhausted = why,
+  shown = headers,
 })

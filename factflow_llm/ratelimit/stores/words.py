@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from factflow_llm.ratelimit.shared import Grant, Law, Member, Rejected, Report, Shown, State
+from factflow_llm.ratelimit.shared import Exhausted, Grant, Law, Member, Rejected, Report, Shown, State
 
 
 def report_to_json(report: Report) -> str:
@@ -13,6 +13,7 @@ def report_to_json(report: Report) -> str:
     fields = report._asdict()
     fields["law"] = report.law and report.law._asdict()
     fields["rejected"] = report.rejected and report.rejected._asdict()
+    fields["exhausted"] = report.exhausted and report.exhausted._asdict()
     fields["shown"] = {axis: shown._asdict() for axis, shown in report.shown.items()}
     return json.dumps(fields)
 
@@ -27,6 +28,7 @@ def grant_from_json(text: str | bytes) -> Grant:
         fields = json.loads(text)
         fields["law"] = fields["law"] and Law(**fields["law"])
         fields["rejected"] = fields["rejected"] and Rejected(**fields["rejected"])
+        fields["exhausted"] = fields["exhausted"] and Exhausted(**fields["exhausted"])
         fields["shown"] = {axis: Shown(**shown) for axis, shown in fields["shown"].items()}
         return Grant(**fields)
     except (TypeError, KeyError, AttributeError) as error:
@@ -41,6 +43,7 @@ def state_to_json(state: State) -> str:
     }
     fields["law"] = state.law and state.law._asdict()
     fields["rejected"] = state.rejected and state.rejected._asdict()
+    fields["exhausted"] = state.exhausted and (state.exhausted[0]._asdict(), state.exhausted[1])
     fields["shown"] = {axis: (shown._asdict(), at_s) for axis, (shown, at_s) in state.shown.items()}
     return json.dumps(fields)
 
@@ -64,6 +67,8 @@ def state_from_json(text: str) -> State:
         fields["gone"] = tuple(fields["gone"])
         fields["law"] = fields["law"] and Law(**fields["law"])
         fields["rejected"] = fields["rejected"] and Rejected(**fields["rejected"])
+        if (exhausted := fields.get("exhausted")) is not None:
+            fields["exhausted"] = Exhausted(**exhausted[0]), exhausted[1]
         fields["shown"] = {axis: (Shown(**shown), at_s) for axis, (shown, at_s) in fields["shown"].items()}
         return State(**fields)
     except (TypeError, KeyError, AttributeError) as error:
