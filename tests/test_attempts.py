@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from factflow_llm.clients.base import BaseLLMClient, Call
+from factflow_llm.clients.base import BaseLLMClient, Chat
 from factflow_llm.clients.pending import PendingClient
 from factflow_llm.clients.timing import TimeBound
 from factflow_llm.errors import DeadlineExceededError, InvalidRequestError
@@ -273,7 +273,7 @@ def test_a_request_is_worded_once_for_all_its_attempts() -> None:
         provider = "counting"
         worded = sent = 0
 
-        def _request(self, call: Call) -> dict[str, Any]:
+        def _request(self, call: Chat) -> dict[str, Any]:
             self.worded += 1
             return {"messages": len(call.messages)}
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from factflow_llm.types import CompletionResponse, StreamChunk, ToolCallDelta
 
 
-class Known(NamedTuple):
+class AnswerContext(NamedTuple):
     """What a client knows before an answer is read: the model it asked for, where it asked, the answer's headers."""
 
     model: str
@@ -33,7 +33,7 @@ class ReadAnswer(Protocol):
         BadResponseError: names the field that has no meaning, or carries the failure told in its ``body``.
     """
 
-    def __call__(self, answer: Mapping[str, Any], known: Known, raw: Any, /) -> CompletionResponse:
+    def __call__(self, answer: Mapping[str, Any], known: AnswerContext, raw: Any, /) -> CompletionResponse:
         """Read ``answer``."""
         ...
 

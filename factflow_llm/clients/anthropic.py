@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from factflow_llm.clients.anthropic_answers import MessageReader, read_message
 from factflow_llm.clients.anthropic_messages import say_format, say_messages, say_tools
 from factflow_llm.clients.anthropic_wishes import say_wishes
-from factflow_llm.clients.base import BaseLLMClient, Call
+from factflow_llm.clients.base import BaseLLMClient, Chat
 from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options, split_query
 from factflow_llm.clients.loops import Connections
 from factflow_llm.clients.reading import Answers
@@ -116,7 +116,7 @@ class AnthropicClient(BaseLLMClient):
     async def _close(self) -> None:
         await self._connections.aclose()
 
-    def _request(self, call: Call) -> dict[str, Any]:
+    def _request(self, call: Chat) -> dict[str, Any]:
         check_options(call.options, accepted=self._accepted, sdk=f"anthropic {self._sdk.__version__}")
         system, turns = say_messages(call.messages, self.origin)
         request: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from factflow_llm.clients.answers import Known, Piece
+from factflow_llm.clients.answers import AnswerContext, Piece
 from factflow_llm.clients.counts import Counts, anthropic_usage, gather
 from factflow_llm.clients.finish import read_finish
 from factflow_llm.clients.kept import keep_before, keep_blocks
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def read_message(answer: Mapping[str, Any], known: Known, raw: Any) -> CompletionResponse:
+def read_message(answer: Mapping[str, Any], known: AnswerContext, raw: Any) -> CompletionResponse:
     """Read a whole answer.
 
     Raises:
@@ -114,7 +114,7 @@ class _Block:
 class MessageReader:
     """Read a streamed message, event by event."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: AnswerContext) -> None:
         self.ended = False
         """Whether the answer is whole: a stop reason or the last event has come."""
         self.over = False

@@ -11,7 +11,7 @@ from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import TOOL_CHOICES, ToolChoice
 
 if TYPE_CHECKING:
-    from factflow_llm.clients.base import Call
+    from factflow_llm.clients.base import Chat
 
 MIN_BUDGET = 1_024
 
@@ -19,7 +19,7 @@ _MODEL = re.compile(r"claude-(?:[a-z]+-)?(\d)(?:[-.](\d{1,2}))?(?!\d)")
 _ADAPTIVE, _ONLY_ADAPTIVE, _XHIGH = (4, 6), (4, 7), (4, 7)
 
 
-def say_wishes(call: Call, *, model: str, default_max_tokens: int) -> dict[str, Any]:
+def say_wishes(call: Chat, *, model: str, default_max_tokens: int) -> dict[str, Any]:
     """Say a call's wishes and the longest answer, which Anthropic counts with the thoughts.
 
     Raises:

@@ -1,6 +1,6 @@
 """What every client shares: it opens no connection before the first call, closes once, and shows no secret.
 
-``BaseLLMClient`` checks a chat before anything is sent and hands the provider's file one plain ``Call``.
+``BaseLLMClient`` checks a chat before anything is sent and hands the provider's file one plain ``Chat``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Wishes(NamedTuple):
     logprobs: bool | int | None = None
 
 
-class Request(dict[str, Any]):
+class SdkRequest(dict[str, Any]):
     """A call in the SDK's words.
 
     Attributes:
@@ -66,7 +66,7 @@ class Request(dict[str, Any]):
     form: type[BaseModel] | None = None
 
 
-class Call(NamedTuple):
+class Chat(NamedTuple):
     """A checked chat request, still in neutral form.
 
     Attributes:
@@ -244,7 +244,7 @@ class BaseLLMClient(BaseClient):
         tools: Sequence[Tool | Mapping[str, Any]] | None,
         response_format: Any,
         **provider_options: Any,
-    ) -> Request:
+    ) -> SdkRequest:
         """Check a call and say it in the SDK's words, once for all its attempts; arguments as for ``complete``.
 
         Raises:
@@ -252,17 +252,17 @@ class BaseLLMClient(BaseClient):
         """
         given = (max_tokens, temperature, stop, tools, response_format)
         call = self._call(messages, given, provider_options)
-        request = Request(self._request(call))
+        request = SdkRequest(self._request(call))
         if isinstance(call.response_format, type):
             request.form = call.response_format
         return request
 
-    async def send(self, request: Request) -> CompletionResponse:
+    async def send(self, request: SdkRequest) -> CompletionResponse:
         """Send what ``prepare`` returned, in one attempt of at most ``timeout_s``, and return the whole answer."""
         check_event_loop()
         return fitted(await self.in_time(self._complete(request), timeout_s=_own_timeout_s(request)), request.form)
 
-    async def start(self, request: Request) -> AsyncGenerator[StreamChunk, None]:
+    async def start(self, request: SdkRequest) -> AsyncGenerator[StreamChunk, None]:
         """Send what ``prepare`` returned, in one attempt of at most ``timeout_s``, and yield the answer's pieces."""
         check_event_loop()
         if request.get("n", 1) > 1:
@@ -275,7 +275,7 @@ class BaseLLMClient(BaseClient):
         finally:
             bound.close()
 
-    def _call(self, messages: Sequence[Message], given: tuple[Any, ...], provider_options: dict[str, Any]) -> Call:
+    def _call(self, messages: Sequence[Message], given: tuple[Any, ...], provider_options: dict[str, Any]) -> Chat:
         options = {**self._options, **provider_options}
         if self._options:
             presets = [options.pop(name, None) for name in _PRESETTABLE]
@@ -291,10 +291,10 @@ class BaseLLMClient(BaseClient):
             check_wishes(wishes, tools or ())
             if not tools and wishes.tool_choice in ("auto", "none", None):  # servers refuse a choice among no tools
                 wishes = wishes._replace(tool_choice=None, parallel_tool_calls=None)
-        return Call(messages, max_tokens, temperature, check_stop(stop), tools or (), response_format, options, wishes)
+        return Chat(messages, max_tokens, temperature, check_stop(stop), tools or (), response_format, options, wishes)
 
     @abstractmethod
-    def _request(self, call: Call) -> dict[str, Any]:
+    def _request(self, call: Chat) -> dict[str, Any]:
         """Say ``call`` in the SDK's words."""
 
     @abstractmethod

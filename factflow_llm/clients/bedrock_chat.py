@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from factflow_llm.clients.answers import Known
+from factflow_llm.clients.answers import AnswerContext
 from factflow_llm.clients.anthropic_answers import MessageReader, read_message
 from factflow_llm.clients.aws import BedrockConnection
-from factflow_llm.clients.base import BaseLLMClient, Call
+from factflow_llm.clients.base import BaseLLMClient, Chat
 from factflow_llm.clients.checks import check_options
 from factflow_llm.clients.converse_answers import EventTranslator, said_as_message
 from factflow_llm.clients.converse_messages import say_format, say_messages, say_tools, say_wishes
@@ -88,7 +88,7 @@ class BedrockClient(BaseLLMClient):
     async def _close(self) -> None:
         self._connection.close()
 
-    def _request(self, call: Call) -> dict[str, Any]:
+    def _request(self, call: Chat) -> dict[str, Any]:
         check_options(call.options, accepted=self._accepted, sdk=self._connection.sdk)
         system, turns = say_messages(call.messages, self.origin)
         inference, fields = say_wishes(call, model=self.model)
@@ -133,6 +133,6 @@ class BedrockClient(BaseLLMClient):
             raise self._connection.cut_stream()
         yield replace(reader.last(), raw=event)
 
-    def _known(self, response: Mapping[str, Any]) -> tuple[Known, str | None]:
+    def _known(self, response: Mapping[str, Any]) -> tuple[AnswerContext, str | None]:
         meta = response["ResponseMetadata"]
-        return Known(self.model, self.origin, meta["HTTPHeaders"]), meta.get("RequestId")
+        return AnswerContext(self.model, self.origin, meta["HTTPHeaders"]), meta.get("RequestId")

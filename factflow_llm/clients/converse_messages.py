@@ -33,7 +33,7 @@ from factflow_llm.types import (
 )
 
 if TYPE_CHECKING:
-    from factflow_llm.clients.base import Call, Wishes
+    from factflow_llm.clients.base import Chat, Wishes
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9\s()\[\]-]+")  # what a document's name may not hold
 _FORMATS = {
@@ -240,7 +240,7 @@ def _say_tool_choice(choice: ToolChoice) -> dict[str, Any]:
     return {"tool": {"name": choice}}
 
 
-def say_wishes(call: Call, *, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def say_wishes(call: Chat, *, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Say how much to think, as ``inferenceConfig`` and ``additionalModelRequestFields``.
 
     Claude thinks in a budget of tokens, which is counted with the answer; Nova thinks in efforts.

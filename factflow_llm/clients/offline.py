@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from factflow_llm.clients.answers import Known
+from factflow_llm.clients.answers import AnswerContext
 from factflow_llm.clients.schemas import fitted
 from factflow_llm.errors import BadResponseError, ConfigurationError, InvalidRequestError
 
@@ -75,7 +75,7 @@ class BatchApi:
     def read(self, answer: dict[str, Any], form: Any) -> CompletionResponse:
         """Read an answer's body; errors as of a live answer."""
         answers = self._answers
-        return fitted(answers.read(answer, Known(self._client.model, self._client.origin, {}), answer), form)
+        return fitted(answers.read(answer, AnswerContext(self._client.model, self._client.origin, {}), answer), form)
 
     @property
     def _answers(self) -> Any:

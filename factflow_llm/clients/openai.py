@@ -10,7 +10,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from factflow_llm.clients.base import BaseLLMClient, Call
+from factflow_llm.clients.base import BaseLLMClient, Chat
 from factflow_llm.clients.batches import refusal_text
 from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options, split_query
 from factflow_llm.clients.counts import embedding_usage
@@ -87,7 +87,7 @@ class OpenAICompatibleClient(BaseLLMClient, BaseEmbeddingClient):
     async def _close(self) -> None:
         await self._connections.aclose()
 
-    def _request(self, call: Call) -> dict[str, Any]:
+    def _request(self, call: Chat) -> dict[str, Any]:
         return self._chats.say(call)
 
     async def _complete(self, request: dict[str, Any]) -> CompletionResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from factflow_llm.clients.answers import Known, Piece
+from factflow_llm.clients.answers import AnswerContext, Piece
 from factflow_llm.clients.counts import Counts, gather, openai_usage
 from factflow_llm.clients.finish import read_finish
 from factflow_llm.clients.kept import keep_call, keep_message
@@ -37,7 +37,7 @@ _OWN = frozenset({"role", "content", "tool_calls", "function_call", "refusal"})
 _JOINED = frozenset({"text", "thinking", "summary", "reasoning", "reasoning_content", "content"})
 
 
-def read_completion(answer: Mapping[str, Any], known: Known, raw: Any) -> CompletionResponse:
+def read_completion(answer: Mapping[str, Any], known: AnswerContext, raw: Any) -> CompletionResponse:
     """Read a whole answer.
 
     Raises:
@@ -52,7 +52,7 @@ def read_completion(answer: Mapping[str, Any], known: Known, raw: Any) -> Comple
     return replace(first, responses=(first, *others))
 
 
-def _read_choice(choice: Any, answer: Mapping[str, Any], known: Known, raw: Any) -> CompletionResponse:
+def _read_choice(choice: Any, answer: Mapping[str, Any], known: AnswerContext, raw: Any) -> CompletionResponse:
     if not isinstance(choice, dict):
         unreadable("choices[0]", choice, "an object")
     finish = word(choice.get("finish_reason"))
@@ -262,7 +262,7 @@ def _goes_on(last: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
 class ChatReader:
     """Read a streamed chat, chunk by chunk."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: AnswerContext) -> None:
         self.ended = False
         """Whether the answer is whole: a finish word or the usage has come."""
         self.over = False

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
-    from factflow_llm.clients.base import Call
+    from factflow_llm.clients.base import Chat
 
 OpenAIApi = Literal["chat_completions", "responses"]
 
@@ -65,17 +65,17 @@ class Language(ABC):
         """Return the method of the SDK's client that sends a request."""
 
     @abstractmethod
-    def say(self, call: Call) -> dict[str, Any]:
+    def say(self, call: Chat) -> dict[str, Any]:
         """Say a call as the arguments of that method."""
 
     @abstractmethod
     def streamed(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the request with the wish to have its answer in pieces."""
 
-    def _check_options(self, call: Call) -> None:
+    def _check_options(self, call: Chat) -> None:
         check_options(call.options, accepted=self._accepted, sdk=f"openai {self._sdk.__version__}")
 
-    def _check_temperature(self, call: Call) -> None:
+    def _check_temperature(self, call: Chat) -> None:
         effort = call.options.get("reasoning_effort", call.wishes.reasoning)
         silent = {None, "none"} if _SILENT.search(self._model) else {"none"}
         fixed = self._reasons and effort not in silent
@@ -109,7 +109,7 @@ class ChatCompletions(Language):
         """Return ``chat.completions.create``."""
         return client.chat.completions.with_raw_response.create
 
-    def say(self, call: Call) -> dict[str, Any]:
+    def say(self, call: Chat) -> dict[str, Any]:
         """Say a call in the words of chat completions."""
         self._check_options(call)
         self._check_temperature(call)
@@ -170,7 +170,7 @@ class Responses(Language):
         """Return ``responses.create``."""
         return client.responses.with_raw_response.create
 
-    def say(self, call: Call) -> dict[str, Any]:
+    def say(self, call: Chat) -> dict[str, Any]:
         """Say a call in the words of the Responses API.
 
         Where the model reasons, its thoughts are asked for in encrypted form, so that they can go back even to a

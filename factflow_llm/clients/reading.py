@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from factflow_llm.clients.answers import Known, Piece, ReadAnswer, Reader
+from factflow_llm.clients.answers import AnswerContext, Piece, ReadAnswer, Reader
 from factflow_llm.clients.events import Event, EventDecoder
 from factflow_llm.clients.stainless import (
     constructed,
@@ -60,7 +60,7 @@ class Answers:
     wanted: tuple[str, ...]
     every: str
     read: ReadAnswer
-    reader: Callable[[Known], Reader]
+    reader: Callable[[AnswerContext], Reader]
     model: type[Any]
     event: Callable[[Mapping[str, Any]], type[Any]]
     failed: Callable[[str, Any, Any], Exception]
@@ -76,7 +76,7 @@ class Answers:
             BadResponseError: it is no answer, tells a failure, or has a field without meaning.
         """
         content = response.http_response.content
-        known = Known(model, self.origin, lower_headers(response))
+        known = AnswerContext(model, self.origin, lower_headers(response))
         if not content.startswith(b"{") and _EVENTS.match(content):
             return self._replay(response, content, known)
         answer = _decoded(response, content)
@@ -98,7 +98,7 @@ class Answers:
         """
         response = await send()
         http = response.http_response
-        known = Known(model, self.origin, lower_headers(response))
+        known = AnswerContext(model, self.origin, lower_headers(response))
         reader, decoder, raw = self.reader(known), EventDecoder(), None
         received = http.aiter_bytes()
         begun = done = False
@@ -138,7 +138,7 @@ class Answers:
             raise_cut_stream(self.sdk, response)
         yield self._last(reader, raw)
 
-    def _read(self, response: Any, answer: dict[str, Any], raw: Any, known: Known) -> CompletionResponse:
+    def _read(self, response: Any, answer: dict[str, Any], raw: Any, known: AnswerContext) -> CompletionResponse:
         _sound(response, answer, self.wanted, known.headers)
         try:
             return self.read(answer, known, raw)
@@ -148,7 +148,7 @@ class Answers:
         except RecursionError:
             raise_not_an_answer(response)
 
-    def _replay(self, response: Any, content: bytes, known: Known) -> CompletionResponse:
+    def _replay(self, response: Any, content: bytes, known: AnswerContext) -> CompletionResponse:
         """Read the events of a server that streams unasked."""
         reader, decoder = self.reader(known), EventDecoder()
         chunks, raw = [], None
@@ -171,7 +171,7 @@ class Answers:
         except RecursionError:
             raise BadResponseError("the answer cannot be read: it is nested too deeply; try again") from None
 
-    def _take(self, http: Any, reader: Reader, event: dict[str, Any], known: Known) -> Piece | None:
+    def _take(self, http: Any, reader: Reader, event: dict[str, Any], known: AnswerContext) -> Piece | None:
         try:
             sound = self.every in event and _SUSPECT.isdisjoint(event) and event.get("type") != "error"
             if sound or (failure := failure_inside(event)) is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from factflow_llm.clients.answers import Known, Piece
+from factflow_llm.clients.answers import AnswerContext, Piece
 from factflow_llm.clients.counts import Counts, gather, openai_usage
 from factflow_llm.clients.finish import read_finish
 from factflow_llm.clients.kept import keep_before, keep_blocks
@@ -33,7 +33,7 @@ _TEXTS = {"output_text": "text", "text": "text", "refusal": "refusal"}
 _UNSENT = frozenset({"type", "role", "content", "call_id", "name", "arguments"})
 
 
-def read_response(answer: Mapping[str, Any], known: Known, raw: Any) -> CompletionResponse:
+def read_response(answer: Mapping[str, Any], known: AnswerContext, raw: Any) -> CompletionResponse:
     """Read a whole answer.
 
     Raises:
@@ -137,7 +137,7 @@ def _thought(item: Mapping[str, Any]) -> str:
 class ResponseReader:
     """Read a streamed answer, event by event. The last event holds the whole of it."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: AnswerContext) -> None:
         self.ended = False
         """Whether the answer is whole: completed or incomplete, as its last event says."""
         self.over = False
