@@ -45,7 +45,7 @@ UNTIL_S = 1080.0
 WORLDS = 9
 MORE_WORLDS = 45  # where 429s of so few worlds leave their mean uncertain by more than this share of it:
 UNCERTAIN = 0.02
-REACHED = 5  # a quota that refused fewer attempts than this before UNTIL_S was hardly put to the test
+REACHED = 5  # a quota that rejected fewer attempts than this before UNTIL_S was hardly put to the test
 
 
 class Worlds(NamedTuple):
@@ -170,10 +170,10 @@ def rebased(quotas: Iterable[Quota], begun_s: float) -> list[Quota]:
 
 
 def reached(truth: Provider, recording: Recording, until_s: float) -> list[Quota]:
-    """Return the quotas that refused some of what calibration has seen."""
+    """Return the quotas that rejected some of what calibration has seen."""
     attempts = recording.attempts
     evidence = Evidence.of(attempts[attempts["sent_s"] < until_s])
-    blamed = verdicts(truth.quotas, evidence).blamed[evidence.refused]
+    blamed = verdicts(truth.quotas, evidence).blamed[evidence.to_explain]
     return [quota for place, quota in enumerate(truth.quotas) if (blamed == place).sum() >= REACHED]
 
 

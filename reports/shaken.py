@@ -1,6 +1,6 @@
 """Whether calibration invents anything: hidden worlds whose networks shake, whose clients insist, whose 429s may lie.
 
-Twenty-six worlds have a quota, of all kinds, asked without a limiter; of the others six never refuse for a quota, two
+Twenty-six worlds have a quota, of all kinds, asked without a limiter; of the others six never reject for a quota, two
 lose a part of the traffic, two change their quota, two mix random 429s in, and two have a window that nobody can tell.
 """
 
@@ -35,7 +35,7 @@ class Told:
         seed: of the world.
         about: it, in words.
         rows: attempts recorded.
-        refused: share of 429s.
+        rejected: share of 429s.
         expected: quotas that are there to be named.
         named: quotas that were named.
         right: how many of them are there, with the right kind, window and limit.
@@ -45,7 +45,7 @@ class Told:
     seed: int
     about: str
     rows: int
-    refused: float
+    rejected: float
     expected: int
     named: int
     right: int
@@ -54,7 +54,7 @@ class Told:
     def __str__(self) -> str:
         verdict = "right" if self.named == self.right and self.named else "wrong" if self.named else "not named"
         return (
-            f"{self.seed} | {self.about:<44} | {self.rows:>6} rows, {self.refused:4.0%} | {verdict:<9} | {self.words}"
+            f"{self.seed} | {self.about:<44} | {self.rows:>6} rows, {self.rejected:4.0%} | {verdict:<9} | {self.words}"
         )
 
 
@@ -131,10 +131,10 @@ def tell(seed: int) -> Told:
         words.append(f"{shape(each)} {each.limit:g} ({error:+.2%})")
     if not found:
         words = [str(each.value) for each in calibration.findings if each.name.startswith("429s:")]
-    refused = float((recording.attempts["outcome"] == "rate_limited").mean())
+    rejected = float((recording.attempts["outcome"] == "rate_limited").mean())
     about = "; ".join([*([odd] if odd else []), *(f"{shape(each)} {each.limit:g}" for each in world.quotas)])
     expected = 0 if odd in ("traffic that was not recorded", "a window of an hour") else len(there)
-    return Told(seed, about, len(recording.attempts), refused, expected, len(found), right, "; ".join(words))
+    return Told(seed, about, len(recording.attempts), rejected, expected, len(found), right, "; ".join(words))
 
 
 def report(told: Iterable[Told]) -> str:

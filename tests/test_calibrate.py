@@ -20,7 +20,7 @@ from simulators.calibration.evidence import Evidence, currencies
 from simulators.calibration.findings import Finding, Known, roundest
 from simulators.calibration.habits import retry_after, wilson
 from simulators.calibration.judging import Sample, judge
-from simulators.calibration.replay import refusals, verdicts
+from simulators.calibration.replay import rejections, verdicts
 from simulators.calibration.shapes import BucketShape, FixedShape, Ledger, Shape, SlidingShape, SlotsShape
 from simulators.policies.yardsticks import RetryOnly
 from simulators.providers.calls import Settlement
@@ -77,7 +77,7 @@ PROVIDERS: dict[str, tuple[tuple[Quota, ...], bool]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_hidden_providers(name: str, tmp_path: Path) -> None:
-    """Currency, shape and limit are told from half a recording; the refusals of the other half are foretold."""
+    """Currency, shape and limit are told from half a recording; the rejections of the other half are foretold."""
     meters, limited = PROVIDERS[name]
     truth = Provider(name=name, latency=QUICK, quotas=meters)
     trace = demand(3.4)
@@ -89,7 +89,7 @@ def test_hidden_providers(name: str, tmp_path: Path) -> None:
     assert len(calibration.provider.quotas) == len(meters), "a quota that is not there"
     validation = calibration.validate(policy=None if limited else RetryOnly(RetryConfig()), seeds=1)
     recorded_429s, predicted, same = validation.decisions
-    assert recorded_429s >= 3, "hardly refused, hardly tested"  # our limiter is seldom refused
+    assert recorded_429s >= 3, "hardly rejected, hardly tested"  # our limiter is seldom rejected
     assert abs(predicted - recorded_429s) <= 0.1 * recorded_429s
     assert same >= 0.9 * recorded_429s
     assert abs(validation.error("goodput")) < 0.1
@@ -97,7 +97,7 @@ def test_hidden_providers(name: str, tmp_path: Path) -> None:
 
 
 def test_what_was_never_reached_is_not_known(tmp_path: Path) -> None:
-    """A recording without a refusal bounds limits from below, says so, and makes a provider that admits everything."""
+    """A recording without a rejection bounds limits from below, says so, and makes a provider that takes everything."""
     calibration = calibrate(recorded(tmp_path, Provider(latency=QUICK, quotas=(Bucket(limit=6000),)), 1.0))
     assert not calibration.identified
     assert calibration.provider.quotas == ()
@@ -133,7 +133,7 @@ def test_what_only_headers_tell(tmp_path: Path) -> None:
     ids=["bucket", "sliding", "fixed"],
 )
 def test_headers_alone_tell_the_window(quota: Quota, tmp_path: Path) -> None:
-    """Nobody was refused, and yet what headers showed to be left tells kind, window and burst."""
+    """Nobody was rejected, and yet what headers showed to be left tells kind, window and burst."""
     truth = Provider(latency=QUICK, quotas=(quota,), shows_limits=True)
     calibration = calibrate(record(truth, demand(2.0, duration_s=240.0), tmp_path / "shown.jsonl", limited=True))
     (found,) = (each for each in calibration.provider.quotas if each.axis is quota.axis)
@@ -159,7 +159,7 @@ def test_rejections_that_count_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rare_quota_is_told_behind_a_common_one(tmp_path: Path) -> None:
-    """A quota that made one refusal in a hundred is found among those that the other does not explain."""
+    """A quota that made one rejection in a hundred is found among those that the other does not explain."""
     meters = (FixedWindow(limit=168, enforced_over_s=5), Bucket(axis=Axis.TOKENS, limit=330_000, burst_s=5))
     truth = Provider(latency=QUICK, quotas=meters, retry_after=RetryAfter(habit="late", factor=1.5))
     recording = recorded(tmp_path, truth, 3.4)
@@ -183,7 +183,7 @@ def test_a_rare_quota_is_told_behind_a_common_one(tmp_path: Path) -> None:
     ids=["true", "whole", "absent", "late", "constant"],
 )
 def test_habits_of_retry_after(habit: RetryAfter, expected: RetryAfter, tmp_path: Path) -> None:
-    """What refused clients hear is told apart, and read as evidence only where it is the truth."""
+    """What rejected clients hear is told apart, and read as evidence only where it is the truth."""
     truth = Provider(latency=QUICK, quotas=(FixedWindow(limit=150, phase_s=7.0),), retry_after=habit)
     calibration = calibrate(recorded(tmp_path, truth, duration_s=HALVES_S))
     found = calibration.provider.retry_after
@@ -194,9 +194,9 @@ def test_habits_of_retry_after(habit: RetryAfter, expected: RetryAfter, tmp_path
 
 
 @pytest.mark.slow
-def test_a_shaky_network_makes_no_habit(refused: tuple[Provider, Trace, Recording]) -> None:
+def test_a_shaky_network_makes_no_habit(rejected: tuple[Provider, Trace, Recording]) -> None:
     """Retry-After that is off by what a network may take is true, neither late nor early."""
-    truth, trace, recording = refused
+    truth, trace, recording = rejected
     attempts = recording.attempts.copy()
     attempts["sent_s"] -= np.random.default_rng(2).exponential(0.06, len(attempts))
     evidence = Evidence.of(attempts)
@@ -207,7 +207,7 @@ def test_a_shaky_network_makes_no_habit(refused: tuple[Provider, Trace, Recordin
 
 @pytest.mark.slow
 def test_error_rates(tmp_path: Path) -> None:
-    """Failures are told by status, with an interval that holds the truth; no quota is blamed for stray refusals."""
+    """Failures are told by status, with an interval that holds the truth; no quota is blamed for stray rejections."""
     faults = (Refused(status=503, share=0.05), Refused(status=429, share=0.03))
     provider = Provider(latency=QUICK, faults=faults)
     calibration = calibrate(recorded(tmp_path, provider, limited=True))
@@ -229,54 +229,54 @@ def test_settlement_is_told(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def refused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Provider, Trace, Recording]:
+def rejected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Provider, Trace, Recording]:
     """Return a provider with two quotas, its demand, and a recording."""
     meters = (Bucket(limit=200, burst_s=5), FixedWindow(axis=Axis.TOKENS, limit=245_000, phase_s=3.0))
     truth = Provider(latency=QUICK, quotas=meters)
     trace = demand(3.0)
-    folder = tmp_path_factory.mktemp("refused")
-    return truth, trace, record(truth, trace, folder / "refused.jsonl", limited=False)
+    folder = tmp_path_factory.mktemp("rejected")
+    return truth, trace, record(truth, trace, folder / "rejected.jsonl", limited=False)
 
 
 @pytest.fixture(scope="module")
-def calibration(refused: tuple[Provider, Trace, Recording]) -> Calibration:
+def calibration(rejected: tuple[Provider, Trace, Recording]) -> Calibration:
     """Return what the first half of that recording tells."""
-    return calibrate(refused[2], HALVES_S)
+    return calibrate(rejected[2], HALVES_S)
 
 
-def test_the_meters_themselves_agree_with_the_truth(refused: tuple[Provider, Trace, Recording]) -> None:
-    """The true quotas, asked about the recorded sends, refuse exactly what was refused."""
-    truth, trace, recording = refused
+def test_the_meters_themselves_agree_with_the_truth(rejected: tuple[Provider, Trace, Recording]) -> None:
+    """The true quotas, asked about the recorded sends, reject exactly what was rejected."""
+    truth, trace, recording = rejected
     evidence = Evidence.of(recording.attempts)
     said = verdicts(rebased(truth.quotas, float(trace.arrival_s[0])), evidence)
-    assert evidence.refused.sum() > 100
-    assert (said.refused == evidence.refused).mean() > 0.999
-    assert {0.0, 1.0} <= set(said.blamed[evidence.refused])
+    assert evidence.to_explain.sum() > 100
+    assert (said.rejected == evidence.to_explain).mean() > 0.999
+    assert {0.0, 1.0} <= set(said.blamed[evidence.to_explain])
 
 
-def test_the_order_of_arrival_does_not_change_the_count(refused: tuple[Provider, Trace, Recording]) -> None:
-    """Recorded sends that a network shuffled name other attempts; how many are refused is told all the same."""
-    truth, trace, recording = refused
+def test_the_order_of_arrival_does_not_change_the_count(rejected: tuple[Provider, Trace, Recording]) -> None:
+    """Recorded sends that a network shuffled name other attempts; how many are rejected is told all the same."""
+    truth, trace, recording = rejected
     attempts = recording.attempts.copy()
     quotas = rebased(truth.quotas, float(trace.arrival_s[0]))
     evidence = Evidence.of(attempts)
-    assert refusals(quotas, evidence).tolist() == evidence.refused.tolist()
+    assert rejections(quotas, evidence).tolist() == evidence.to_explain.tolist()
     attempts["sent_s"] -= np.random.default_rng(1).exponential(0.3, len(attempts))
     shuffled = Evidence.of(attempts)
-    count = shuffled.refused.sum()
-    assert abs(refusals(quotas, shuffled).sum() - count) <= 0.02 * count
-    assert verdicts(quotas, shuffled).refused.sum() < 0.95 * count, "not what this test is about"
+    count = shuffled.to_explain.sum()
+    assert abs(rejections(quotas, shuffled).sum() - count) <= 0.02 * count
+    assert verdicts(quotas, shuffled).rejected.sum() < 0.95 * count, "not what this test is about"
 
 
-def test_a_named_dimension_is_believed(refused: tuple[Provider, Trace, Recording]) -> None:
-    """A quota explains no refusal that named another dimension; one that named none may be anybody's."""
-    attempts = refused[2].attempts
+def test_a_named_dimension_is_believed(rejected: tuple[Provider, Trace, Recording]) -> None:
+    """A quota explains no rejection that named another dimension; one that named none may be anybody's."""
+    attempts = rejected[2].attempts
     evidence = Evidence.of(attempts)
     named = attempts["axis"].to_numpy()[evidence.rows]
-    assert set(named[evidence.refused]) == {"requests", "tokens"}
+    assert set(named[evidence.to_explain]) == {"requests", "tokens"}
     requests, *others = currencies(evidence)
     tokens = next(each for each in others if each.axis is Axis.TOKENS)
-    phase_s = float((3.0 - refused[1].arrival_s[0]) % 60.0)
+    phase_s = float((3.0 - rejected[1].arrival_s[0]) % 60.0)
     shapes = (BucketShape(200 / 60), requests, "tokens"), (FixedShape(60.0, phase_s), tokens, "requests")
     for its_shape, currency, other in shapes:
         candidate = judge(its_shape, Ledger(evidence, currency), Sample.of(evidence))
@@ -285,11 +285,11 @@ def test_a_named_dimension_is_believed(refused: tuple[Provider, Trace, Recording
     assert Evidence.of(attempts.assign(axis=None)).speaks_for(Axis.REQUESTS).all()
 
 
-def test_costs_are_the_quotas_own(refused: tuple[Provider, Trace, Recording]) -> None:
+def test_costs_are_the_quotas_own(rejected: tuple[Provider, Trace, Recording]) -> None:
     """Each currency charges what a quota made of its fields charges."""
     from simulators.calibration.replay import _calls
 
-    evidence = Evidence.of(refused[2].attempts)
+    evidence = Evidence.of(rejected[2].attempts)
     calls = [_calls(evidence)(index) for index in range(len(evidence))]
     listed = currencies(evidence)
     assert len({currency.name for currency in listed}) == len(listed) > 5
@@ -324,7 +324,7 @@ def test_critical_capacity_says_what_the_meter_says(quota: Quota, shape: Shape, 
     if isinstance(shape, FixedShape):
         shape = FixedShape(20.0, (3.0 - trace.arrival_s[0]) % 20.0)
     evidence = Evidence.of(recording.attempts)
-    assert evidence.refused.sum() > 20
+    assert evidence.to_explain.sum() > 20
     currency = next(each for each in currencies(evidence) if each.axis is Axis.REQUESTS)
     found = judge(shape, Ledger(evidence, currency), Sample.of(evidence))
     size = 160 / 60 * 10 if isinstance(shape, BucketShape) else quota.limit
@@ -376,10 +376,10 @@ def test_too_little_is_said_to_be_too_little(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_another_recording_can_be_held_out(
-    refused: tuple[Provider, Trace, Recording], calibration: Calibration, tmp_path: Path
+    rejected: tuple[Provider, Trace, Recording], calibration: Calibration, tmp_path: Path
 ) -> None:
     """Validation on a second recording compares all of it."""
-    truth, _, _ = refused
+    truth, _, _ = rejected
     other = record(truth, demand(2.5, seed=9, duration_s=120.0), tmp_path / "other.jsonl", limited=False)
     validation = calibration.validate(other, RetryOnly(RetryConfig()), seeds=2)
     assert validation.since_s == 0.0
@@ -389,7 +389,7 @@ def test_another_recording_can_be_held_out(
 
 
 @pytest.mark.slow
-def test_what_is_shown(refused: tuple[Provider, Trace, Recording], calibration: Calibration) -> None:
+def test_what_is_shown(rejected: tuple[Provider, Trace, Recording], calibration: Calibration) -> None:
     """Report, table and notebook face name each figure with its interval and how well it is known."""
     assert calibration.identified
     frame = calibration.frame()
@@ -400,7 +400,7 @@ def test_what_is_shown(refused: tuple[Provider, Trace, Recording], calibration: 
     for text in (calibration.report(), repr(calibration), calibration._repr_html_()):
         assert "pinned down" in text
     assert value(calibration, "Retry-After") == "true, seconds"
-    assert calibrate(refused[2], HALVES_S).report() == calibration.report(), "not repeatable"
+    assert calibrate(rejected[2], HALVES_S).report() == calibration.report(), "not repeatable"
 
 
 @pytest.mark.parametrize(
@@ -436,12 +436,14 @@ def test_findings_in_words() -> None:
 
 
 @pytest.mark.parametrize("quota_per_s", [7.0, 13.0])
-@pytest.mark.parametrize("refuses", [True, False], ids=["refuses", "lets wait"])
-def test_a_load_finds_the_quota_whatever_it_is(quota_per_s: float, refuses: bool) -> None:
-    """Demand rises until it is refused or piles up, stays about there, and goes on for what is held out."""
+@pytest.mark.parametrize("rejects", [True, False], ids=["rejects", "lets wait"])
+def test_a_load_finds_the_quota_whatever_it_is(quota_per_s: float, rejects: bool) -> None:
+    """Demand rises until it is rejected or piles up, stays about there, and goes on for what is held out."""
     rows: list[AttemptRow] = []
     load = Load(SimpleNamespace(record=rows.append))
-    refusal = AttemptRow(0, 0, 0.0, 0.0, 0.0, None, 0.0, "m", "p", "chat", status=429, outcome=RowOutcome.RATE_LIMITED)
+    rejection = AttemptRow(
+        0, 0, 0.0, 0.0, 0.0, None, 0.0, "m", "p", "chat", status=429, outcome=RowOutcome.RATE_LIMITED
+    )
     now = begun = over = 0.0
     paces = []
     while load.goes_on(now, int(begun), int(over)):
@@ -449,8 +451,8 @@ def test_a_load_finds_the_quota_whatever_it_is(quota_per_s: float, refuses: bool
         begun += load.per_s / 10
         passed = min(begun - over, quota_per_s / 10)
         over += passed
-        if refuses and begun - over > 3.0:
-            load.record(refusal)
+        if rejects and begun - over > 3.0:
+            load.record(rejection)
             begun -= 1.0
         paces.append(load.per_s)
     assert load.split_s is not None
@@ -458,7 +460,7 @@ def test_a_load_finds_the_quota_whatever_it_is(quota_per_s: float, refuses: bool
     assert 40 < load.split_s < 130
     assert paces[0] < 0.8 * quota_per_s
     assert np.mean(paces[len(paces) // 2 :]) == pytest.approx(quota_per_s, rel=0.15)
-    assert (len(rows) > 40) is refuses
+    assert (len(rows) > 40) is rejects
 
 
 @pytest.mark.report
@@ -477,7 +479,7 @@ def test_over_http(quota: Quota, tmp_path: Path) -> None:
 
 @pytest.mark.report
 def test_forty_hidden_providers() -> None:
-    """Of forty random providers, shapes, limits and held-out refusals are told as the golden report says."""
+    """Of forty random providers, shapes, limits and held-out rejections are told as the golden report says."""
     judged = list(judgements())
     counts = table(judged)
     assert len(counts) >= 30

@@ -64,8 +64,8 @@ def test_nothing_is_invented_in_forty_worlds() -> None:
 def test_a_shaky_network_hides_no_quota(quota: Quota, jitter_s: float) -> None:
     """Calls come in another order than they were sent, and storms of retries: kind and limit are told all the same."""
     recording = make(World(quotas=(quota,), per_s=5.2, duration_s=240.0, jitter_s=jitter_s, **STORM), seed=3)
-    refused = (recording.attempts["outcome"] == "rate_limited").mean()
-    assert refused > 0.4, "no storm"
+    rejected = (recording.attempts["outcome"] == "rate_limited").mean()
+    assert rejected > 0.4, "no storm"
     calibration = calibrate(recording, progress=False)
     (found,) = calibration.provider.quotas
     assert shape(found) == shape(quota), calibration.report()
@@ -78,17 +78,17 @@ def test_a_shaky_network_hides_no_quota(quota: Quota, jitter_s: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.01, 0.7])
 def test_random_429s_are_no_quota(share: float) -> None:
-    """Refusals that come by chance are told to be that, be they few or most of all attempts."""
+    """Rejections that come by chance are told to be that, be they few or most of all attempts."""
     world = World(random_429=share, per_s=4.6, duration_s=200.0, jitter_s=0.003, retries=3, backoff_s=0.3)
     calibration = calibrate(make(world, seed=5), progress=False)
     assert not calibration.identified
     assert calibration.provider.quotas == ()
-    assert causes(calibration) == ["random refusals"]
+    assert causes(calibration) == ["random rejections"]
 
 
 @pytest.mark.slow
 def test_traffic_that_was_not_recorded_is_suspected() -> None:
-    """Where others draw on the quota unseen, no quota is named, for none would refuse what was refused."""
+    """Where others draw on the quota unseen, no quota is named, for none would reject what was rejected."""
     world = World(quotas=(Bucket(limit=280, burst_s=6),), per_s=5.6, duration_s=200.0, retries=2, unrecorded=0.35)
     calibration = calibrate(make(world, seed=2), progress=False)
     assert calibration.provider.quotas == ()
@@ -181,8 +181,8 @@ def test_progress_is_told_and_an_interruption_keeps_what_was_found(monkeypatch: 
     assert not any(each.known is Known.PINNED for each in calibration.findings if each.name.startswith("requests"))
 
 
-def test_the_way_there_is_told_where_refusals_show_it() -> None:
-    """Round trips of refusals tell the way where moments were off or slots came back early; else none is told."""
+def test_the_way_there_is_told_where_rejections_show_it() -> None:
+    """Round trips of rejections tell the way where moments were off or slots came back early; else none is told."""
     quota = Bucket(limit=180, burst_s=5)
     recording = make(World(quotas=(quota,), per_s=4.0, duration_s=150.0, jitter_s=0.02, retries=2), seed=1)
     evidence = Evidence.of(recording.attempts)

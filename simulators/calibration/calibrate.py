@@ -126,9 +126,9 @@ def calibrate(
 ) -> Calibration:
     """Infer the provider from what a recorder saw of it, and say how well each figure is known.
 
-    Quotas are told by their refusals: the quota that foretells best who is refused is held against its own replay, and
-    is named if it refuses what was refused, and no other kind does nearly as well. What else may be the cause is said.
-    A quota that was never reached cannot be told; then the findings say what is the least it can be. A refusal that
+    Quotas are told by whom they reject: the quota that foretells that best is held against its own replay, and
+    is named if it rejects what was rejected, and no other kind does nearly as well. What else may be the cause is said.
+    A quota that was never reached cannot be told; then the findings say what is the least it can be. A rejection that
     named its dimension is explained by quotas of that dimension only. Where several models or providers stand in one
     recording, each is calibrated by itself. A calibration that is interrupted keeps what it has found.
 
@@ -197,7 +197,7 @@ def _one(
         latency=latency,
         retry_after=heard,
         shows_limits=bool(shown_axes(api)) and any(str(column).endswith("_limit") for column in seen),
-        names_axis=bool(seen["axis"].notna().any() or not evidence.refused.any()),
+        names_axis=bool(seen["axis"].notna().any() or not evidence.to_explain.any()),
         faults=faults,
     )
     findings = (*inferred.findings, about_waits, *about_errors, *about_latency)

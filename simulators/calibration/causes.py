@@ -1,4 +1,4 @@
-"""What else may be the cause of refusals that no quota explains, or not all of them, in words."""
+"""What else may be the cause of rejections that no quota explains, or not all of them, in words."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _UNLIKELY = 16.3  # chi-squared of three degrees of freedom, exceeded by chance 
 def others(explained: Explanation, named: bool) -> list[Finding]:
     """Return what else may be the cause, likeliest first; nothing where quotas explain all."""
     evidence = explained.evidence
-    refusals = explained.refusals
+    rejections = explained.rejections
     left = left_by(explained.chosen, evidence) if named else np.ones(len(evidence), dtype=bool)
     silent = int(left[evidence.turned_away].sum())
-    if named and silent <= max(0.02 * refusals, 2):
+    if named and silent <= max(0.02 * rejections, 2):
         return []
     findings = []
     if not named:
@@ -48,13 +48,13 @@ def others(explained: Explanation, named: bool) -> list[Finding]:
 
 def wrong(explained: Explanation, evidence: Evidence) -> Bools:
     """Return of which attempts quotas that were judged by some of them foretell the wrong thing."""
-    refused = np.zeros(len(evidence), dtype=bool)
+    rejected = np.zeros(len(evidence), dtype=bool)
     asked = np.flatnonzero(evidence.admitted | evidence.rejected)
     whole = {each.name: each for each in counted(evidence)}
     for each in explained.chosen:
         ledger = Ledger(evidence, whole[each.ledger.currency.name])
-        refused[asked] |= each.shape.critical(ledger, asked) > each.floor * (1 + 1e-9)
-    foretold: Bools = (refused & evidence.admitted) | (~refused & evidence.rejected)
+        rejected[asked] |= each.shape.critical(ledger, asked) > each.floor * (1 + 1e-9)
+    foretold: Bools = (rejected & evidence.admitted) | (~rejected & evidence.rejected)
     return foretold
 
 
@@ -64,34 +64,34 @@ def in_words(findings: Iterable[Finding]) -> str:
 
 
 def _shortfall(explained: Explanation) -> str:
-    if not explained.weighed or not explained.refusals:
-        return f"{explained.refusals} refusals, of which no quota tells anything"
+    if not explained.weighed or not explained.rejections:
+        return f"{explained.rejections} rejections, of which no quota tells anything"
     best = max(explained.weighed, key=lambda each: each.gain)
     alone = judge(best.shape, best.ledger, best.sample)
     share = alone.gain / max(best.sample.surprise, 1e-9)
     return (
-        f"{explained.refusals} refusals fit no quota; the nearest, {best.ledger.currency.name} {words(best)}, tells "
-        f"{share:.0%} of who was refused"
+        f"{explained.rejections} rejections fit no quota; the nearest, {best.ledger.currency.name} {words(best)}, "
+        f"tells {share:.0%} of who was rejected"
     )
 
 
 def _without_sizes(evidence: Evidence) -> tuple[str, str] | None:
-    """Refusals that name tokens in a recording without token counts."""
+    """Rejections that name tokens in a recording without token counts."""
     unknown = np.isnan(evidence.tokens["input_tokens"][evidence.admitted]).mean() if evidence.admitted.any() else 1.0
     axes = [each for each in Axis if each not in (Axis.REQUESTS, Axis.CONCURRENCY)]
     named = np.isin(evidence.named[evidence.turned_away], [list(Axis).index(each) for each in axes])
     if unknown <= 0.2:
         return None
     if named.any():
-        return "a quota of tokens", f"{named.sum()} refusals name tokens, and {unknown:.0%} of the calls tell no size"
+        return "a quota of tokens", f"{named.sum()} rejections name tokens, and {unknown:.0%} of the calls tell no size"
     return "a quota of tokens", f"{unknown:.0%} of the calls tell no size, so no quota of tokens can be sought"
 
 
 def _used_up(evidence: Evidence) -> tuple[str, str] | None:
-    """Refused from some moment to the end, or told to come back after half of the recording: a long window."""
+    """Rejected from some moment to the end, or told to come back after half of the recording: a long window."""
     asked = np.flatnonzero(evidence.admitted | evidence.rejected)
-    refused = evidence.rejected[asked]
-    last = asked[~refused][-1] if (~refused).any() else -1
+    rejected = evidence.rejected[asked]
+    last = asked[~rejected][-1] if (~rejected).any() else -1
     since_s = float(evidence.sent_s[last]) if last >= 0 else float(evidence.sent_s[0])
     whole_s = evidence.duration_s
     told_s = evidence.told_s[evidence.turned_away]
@@ -113,16 +113,16 @@ def _used_up(evidence: Evidence) -> tuple[str, str] | None:
 
 
 def _load(evidence: Evidence, left: Bools, explained: Explanation) -> list[tuple[str, str] | None]:
-    """Say whether the share of refusals grows with the load, and what follows from that."""
+    """Say whether the share of rejections grows with the load, and what follows from that."""
     asked = np.flatnonzero((evidence.admitted | evidence.rejected) & left)
-    refused = evidence.rejected[asked]
-    if len(asked) < 50 or refused.sum() < 5 or refused.all():
+    rejected = evidence.rejected[asked]
+    if len(asked) < 50 or rejected.sum() < 5 or rejected.all():
         return []
     sent_s = evidence.sent_s[asked]
     load = np.arange(len(asked)) - np.searchsorted(sent_s, sent_s - _NEARBY_S)
     parts = np.array_split(np.argsort(load, kind="stable"), _PARTS)
-    shares = [float(refused[part].mean()) for part in parts]
-    share = float(refused.mean())
+    shares = [float(rejected[part].mean()) for part in parts]
+    share = float(rejected.mean())
     surprise = sum(len(part) * (each - share) ** 2 for part, each in zip(parts, shares, strict=True)) / (
         share * (1 - share)
     )
@@ -130,10 +130,10 @@ def _load(evidence: Evidence, left: Bools, explained: Explanation) -> list[tuple
         note = (
             f"their share, {share:.1%}, does not depend on the load: a pool that others share, or an overloaded model"
         )
-        return [("random refusals", note)]
+        return [("random rejections", note)]
     note = f"their share goes from {shares[0]:.0%} to {shares[-1]:.0%} as the load grows, but at no one limit"
     others_too = ("traffic that was not recorded", f"{note}; who else draws on the quota?")
-    counts = np.bincount((sent_s[refused] / _SPELL_S).astype(np.int64))
+    counts = np.bincount((sent_s[rejected] / _SPELL_S).astype(np.int64))
     if counts.var() <= _SPELLS * counts.mean():
         return [others_too]
-    return [others_too, ("a provider that is overloaded at times", "refusals come in spells")]
+    return [others_too, ("a provider that is overloaded at times", "rejections come in spells")]

@@ -43,7 +43,7 @@ def completed(recording: Recording) -> tuple[pd.DataFrame, list[Finding]]:
             raise ConfigurationError(msg)
         attempts["sent_s"] = given[instead]
     if "status" not in given and "outcome" not in given:
-        msg = f"{recording.name}: neither status nor outcome; calibration needs to know who was refused"
+        msg = f"{recording.name}: neither status nor outcome; calibration needs to know who was rejected"
         raise ConfigurationError(msg)
     for name in (*ATTEMPT_COLUMNS, *_NUMBERS, *_WORDS):
         if name not in attempts:

@@ -25,7 +25,7 @@ _COLUMNS = (
     "sent_s",
     "end_s",
     "admitted",
-    "refused",
+    "to_explain",
     "rejected",
     "named",
     "told_s",
@@ -44,10 +44,10 @@ class Evidence:
         sent_s: when.
         end_s: when the answer was over.
         admitted: the quotas let it pass: answered, broken off, or hung up on.
-        refused: a quota refused it, which is to be explained.
-        rejected: a quota refused it, be that to be explained here or not.
-        named: the dimension that a refusal named, as its place in ``Axis``; -1 where it named none.
-        told_s: the Retry-After of a refusal; NaN without one.
+        to_explain: a quota rejected it, which is to be explained.
+        rejected: a quota rejected it, be that to be explained here or not.
+        named: the dimension that a rejection named, as its place in ``Axis``; -1 where it named none.
+        told_s: the Retry-After of a rejection; NaN without one.
         by_reset: no Retry-After was stated, but headers told when the used-up limit resets, and clients went by that.
         reset_s: by axis, in how long the limit resets, as the headers of each answer told; NaN where they did not.
         tokens: input, output and ``max_tokens``; NaN where unknown.
@@ -61,7 +61,7 @@ class Evidence:
     sent_s: Floats
     end_s: Floats
     admitted: Bools
-    refused: Bools
+    to_explain: Bools
     rejected: Bools
     named: Integers
     told_s: Floats
@@ -75,16 +75,16 @@ class Evidence:
 
     @classmethod
     def of(cls, attempts: pd.DataFrame) -> Evidence:
-        """Take what matters from a recording's frame; refused attempts weigh what the call's answered one weighed."""
+        """Take what matters from a recording's frame; rejected attempts weigh what the call's answered one weighed."""
         sent = _floats(attempts, "sent_s")
         outcome = attempts["outcome"].to_numpy()
         status = _floats(attempts, "status")
-        refused = (outcome == Outcome.RATE_LIMITED) & (status == 429)
+        rejected = (outcome == Outcome.RATE_LIMITED) & (status == 429)
         admitted = (status == 200) | (outcome == CANCELLED) | (attempts["error"] == "timeout").to_numpy()
         reached = np.isfinite(sent)
-        order = np.lexsort((refused, sent))
+        order = np.lexsort((rejected, sent))
         order = order[reached[order]]
-        told = np.where(refused, _floats(attempts, "retry_after_s"), np.nan)
+        told = np.where(rejected, _floats(attempts, "retry_after_s"), np.nan)
         by_reset = np.abs(told - _used_up_reset_s(attempts)) < 1e-6
         resets = {axis: _floats(attempts, f"{axis}_reset_s") for axis in Axis if f"{axis}_reset_s" in attempts}
         end = _floats(attempts, "end_s")
@@ -98,10 +98,10 @@ class Evidence:
         return cls(
             sent_s=sent[order],
             end_s=end[order],
-            admitted=(admitted & ~refused)[order],
-            refused=refused[order],
-            rejected=refused[order],
-            named=np.where(refused, _named(attempts), _NONE)[order],
+            admitted=(admitted & ~rejected)[order],
+            to_explain=rejected[order],
+            rejected=rejected[order],
+            named=np.where(rejected, _named(attempts), _NONE)[order],
             told_s=np.where(by_reset, np.nan, told)[order],
             by_reset=by_reset[order],
             reset_s={axis: reset[order] for axis, reset in resets.items()},
@@ -119,7 +119,7 @@ class Evidence:
         """Return the same up to ``until_s``, where only what was sent from ``since_s`` on is in question."""
         early = self.part(slice(int(np.searchsorted(self.sent_s, until_s))))
         judged = early.sent_s >= since_s
-        return replace(early, refused=early.rejected & judged, judged=judged)
+        return replace(early, to_explain=early.rejected & judged, judged=judged)
 
     def part(self, places: slice) -> Evidence:
         """Return only these attempts."""
@@ -140,8 +140,8 @@ class Evidence:
 
     @cached_property
     def turned_away(self) -> Integers:
-        """Numbers of the refused attempts in question."""
-        return np.flatnonzero(self.refused)
+        """Numbers of the rejected attempts in question."""
+        return np.flatnonzero(self.to_explain)
 
     @cached_property
     def ends_s(self) -> Floats:
@@ -149,7 +149,7 @@ class Evidence:
         return np.sort(self.end_s[self.admitted])
 
     def speaks_for(self, axis: Axis) -> Bools:
-        """Return whether attempts may have been refused on that axis: the refusal named it, or none."""
+        """Return whether attempts may have been rejected on that axis: the rejection named it, or none."""
         may: Bools = (self.named == _NONE) | (self.named == _AXES.index(axis))
         return may
 

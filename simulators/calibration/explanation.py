@@ -1,4 +1,4 @@
-"""The quotas that foretell who was refused, how exactly they do, and whether that is enough to name them."""
+"""The quotas that foretell who was rejected, how exactly they do, and whether that is enough to name them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FORGIVEN_S = 0.01
 _STRICT_S = (0.002, 0.02, 0.1)  # once they are found, by as little as goes: clocks and networks differ
 _MISREAD = 0.1  # share of Retry-Afters that may speak against reading them as truth
 _SHAKEN_S = (SLACK_S, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_RARELY = 0.003  # share of those that quotas refuse: so many may have passed
+_RARELY = 0.003  # share of those that quotas reject: so many may have passed
 _FAR = 10.0  # times as far moments may be off, without half of what is missing being told then
 _TINY = 1.0  # nats that are nothing
 _SPANS = 8.0  # a quota that looks back over fewer times what the network shook explains anything
 _ENOUGH = 20.0  # nats; thousands of shapes are tried, and by chance the best of them is worth ten
-_FEWEST = 5  # refusals that put a quota to the test
-_IMPURE = 0.1  # an attempt that quotas refuse may have been admitted this often, beside any attempt
-_RECALL = 0.3  # share of the refusals that quotas must explain, if the others come by chance
+_FEWEST = 5  # rejections that put a quota to the test
+_IMPURE = 0.1  # an attempt that quotas reject may have been admitted this often, beside any attempt
+_RECALL = 0.3  # share of the rejections that quotas must explain, if the others come by chance
 _MOST = 3  # quotas at once
 _OPENINGS = 2  # times that a quota came back: else nobody knows how fast it does
 _GOOD_PART = 0.1
@@ -37,7 +37,7 @@ _CHANCE = 15.0  # nats that the others may be worth, if they do
 
 @dataclass(frozen=True)
 class Explanation:
-    """Quotas, and how well they explain the refusals.
+    """Quotas, and how well they explain the rejections.
 
     Attributes:
         evidence: what they were judged by.
@@ -45,10 +45,10 @@ class Explanation:
         weighed: everything that was weighed, for the next best.
         told: how Retry-After was read.
         slack_s: how far recorded moments had to be off.
-        gain: what the quotas tell of who was refused, in nats, at the recorded moments.
+        gain: what the quotas tell of who was rejected, in nats, at the recorded moments.
         surprise: what there was to tell.
-        contradicted: admissions that they would have refused, moments being off that far.
-        silent: refusals that they would have admitted.
+        contradicted: admissions that they would have rejected, moments being off that far.
+        silent: rejections that they would have admitted.
         rest: what any quota would tell of these, in nats.
         loose: what the quotas foretell of all attempts, moments being off that far.
     """
@@ -66,20 +66,20 @@ class Explanation:
     loose: list[Candidate] = field(repr=False)
 
     @property
-    def refusals(self) -> int:
-        """Refusals to be explained."""
+    def rejections(self) -> int:
+        """Rejections to be explained."""
         return len(self.evidence.turned_away)
 
     @property
     def named(self) -> bool:
-        """Whether the quotas explain the refusals so well that they may be named, as far as the attempts tell."""
-        explained = self.refusals - self.silent
-        admitted = max(len(self.evidence.passed), 1) / max(len(self.evidence.passed) + self.refusals, 1)
+        """Whether the quotas explain the rejections so well that they may be named, as far as the attempts tell."""
+        explained = self.rejections - self.silent
+        admitted = max(len(self.evidence.passed), 1) / max(len(self.evidence.passed) + self.rejections, 1)
         return (
             bool(self.chosen)
-            and self.refusals >= _FEWEST
+            and self.rejections >= _FEWEST
             and self.gain >= _ENOUGH
-            and explained >= _RECALL * self.refusals
+            and explained >= _RECALL * self.rejections
             and self.contradicted <= _IMPURE * admitted * (self.contradicted + explained)
             and self.rest <= _CHANCE
             and all(_openings(each) >= _OPENINGS for each in self.loose)
@@ -88,7 +88,7 @@ class Explanation:
 
 
 def explain(evidence: Evidence, watch: Watch) -> Explanation:
-    """Return the fewest quotas that tell most of who was refused."""
+    """Return the fewest quotas that tell most of who was rejected."""
     told, chosen, weighed = _best_reading(evidence, watch)
     found = _explanation(evidence, told, chosen, weighed)
     while 0 < len(found.chosen) < _MOST and found.rest > _CHANCE and found.silent >= _FEWEST and not watch.cancelled:
@@ -127,10 +127,10 @@ def _explanation(
 
 
 def _openings(candidate: Candidate) -> int:
-    """Return how often somebody passed after a quota had refused."""
-    refused = candidate.sample.turned_away[candidate.explained]
-    return len(np.unique(np.searchsorted(candidate.sample.taken, refused))) - (
-        bool(len(refused)) and bool(refused[-1] > candidate.sample.taken[-1])
+    """Return how often somebody passed after a quota had rejected."""
+    rejected = candidate.sample.turned_away[candidate.explained]
+    return len(np.unique(np.searchsorted(candidate.sample.taken, rejected))) - (
+        bool(len(rejected)) and bool(rejected[-1] > candidate.sample.taken[-1])
     )
 
 
@@ -145,9 +145,9 @@ def _drained_once(candidate: Candidate) -> bool:
 
 
 def _shaken_s(chosen: list[Candidate], evidence: Evidence) -> float:
-    """Return by how little recorded moments must be off for hardly anybody to pass whom the quotas refuse.
+    """Return by how little recorded moments must be off for hardly anybody to pass whom the quotas reject.
 
-    Refusals that come for another reason do not count: they look as if moments were off by any time.
+    Rejections that come for another reason do not count: they look as if moments were off by any time.
     """
     if not chosen:
         return SLACK_S
@@ -159,8 +159,8 @@ def _shaken_s(chosen: list[Candidate], evidence: Evidence) -> float:
     for slack_s in allowed:
         again = (judge(each.shape, each.ledger, each.sample, None, slack_s) for each in chosen)
         loose = [applied(each, whole, slack_s) for each in again]
-        refused = ~left_by(loose, evidence)
-        rare.append(refused[evidence.passed].sum() <= _RARELY * refused[evidence.turned_away].sum() + 1)
+        rejected = ~left_by(loose, evidence)
+        rare.append(rejected[evidence.passed].sum() <= _RARELY * rejected[evidence.turned_away].sum() + 1)
         missing.append(whole.surprise - joint_gain(loose, evidence))
         if missing[-1] < _TINY:
             break

@@ -1,4 +1,4 @@
-"""What a provider does beside counting: what refused clients hear, how long answers take, how often it fails."""
+"""What a provider does beside counting: what rejected clients hear, how long answers take, how often it fails."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _EXACT_S = 0.02
 
 
 def retry_after(evidence: Evidence, said: Verdicts, only_slots: bool) -> tuple[RetryAfter, Finding]:
-    """Infer what refused clients hear, by comparing it with how long they would have had to wait."""
+    """Infer what rejected clients hear, by comparing it with how long they would have had to wait."""
     name = "Retry-After"
-    told_s = evidence.told_s[evidence.refused]
+    told_s = evidence.told_s[evidence.to_explain]
     heard = np.isfinite(told_s)
     if not len(told_s):
-        return RetryAfter(), Finding(name, None, known=Known.UNKNOWN, note="nobody was refused; taken to be true")
+        return RetryAfter(), Finding(name, None, known=Known.UNKNOWN, note="nobody was rejected; taken to be true")
     if heard.mean() < 0.05:
         instead = "; clients went by the reset that headers tell" if evidence.by_reset.any() else ""
-        return RetryAfter(habit="absent"), Finding(name, "absent", note=f"in {len(told_s)} refusals{instead}")
-    told_s, wait_s = told_s[heard], said.wait_s[evidence.refused][heard]
+        return RetryAfter(habit="absent"), Finding(name, "absent", note=f"in {len(told_s)} rejections{instead}")
+    told_s, wait_s = told_s[heard], said.wait_s[evidence.to_explain][heard]
     judged = (wait_s > 0) & np.isfinite(wait_s)
     note = f"from {int(judged.sum())} of {len(told_s)} that were heard"
     whole = bool(np.all(told_s == np.round(told_s)))
@@ -45,7 +45,7 @@ def retry_after(evidence: Evidence, said: Verdicts, only_slots: bool) -> tuple[R
     if only_slots:
         return RetryAfter(), Finding(name, f"always {np.median(told_s):g} s", note=note)
     rounding_s = 1.0 if whole else 0.001
-    took_s = (evidence.end_s - evidence.sent_s)[evidence.refused]
+    took_s = (evidence.end_s - evidence.sent_s)[evidence.to_explain]
     took_s = took_s[np.isfinite(took_s)]
     jitter_s = float(np.subtract(*np.percentile(took_s, [95, 5]))) if len(took_s) else 0.0
     true = np.abs(told_s - wait_s - rounding_s / 2) <= rounding_s / 2 + _EXACT_S + jitter_s
@@ -88,7 +88,7 @@ def errors(attempts: pd.DataFrame, unexplained: int) -> tuple[tuple[Refused, ...
             faults.append(Refused(status=status, share=share))
     if unexplained:
         low, high = wilson(unexplained, len(sent))
-        note = f"{unexplained} refusals fit no quota"
+        note = f"{unexplained} rejections fit no quota"
         findings.append(Finding("share of unexplained 429", unexplained / len(sent), low, high, Known.LOOSE, note))
         faults.append(Refused(status=429, share=unexplained / len(sent)))
     return tuple(faults), findings
@@ -110,13 +110,13 @@ class Way:
 
 
 def way(evidence: Evidence, shaken_s: float, back_s: float) -> Way | None:
-    """Return the way to the provider, where refusals show that there is one.
+    """Return the way to the provider, where rejections show that there is one.
 
-    A slot that is free before its answer has come tells the way back. Where moments had to be off, a refusal's round
+    A slot that is free before its answer has come tells the way back. Where moments had to be off, a rejection's round
     trip is taken to be all network: mean and variance of two ways that are drawn alike tell one of them.
 
     Args:
-        evidence: with the refusals.
+        evidence: with the rejections.
         shaken_s: how far moments had to be off for the quotas to explain them.
         back_s: an answer is over at the provider so much before it has come.
     """
@@ -129,11 +129,11 @@ def way(evidence: Evidence, shaken_s: float, back_s: float) -> Way | None:
     if back_s:
         return Way(back_s, sigma, "slots are free so long before their answer has come")
     median_s = float(took_s.mean()) / 2 * math.exp(-(sigma**2) / 2)
-    return Way(median_s, sigma, f"half of the round trip of {len(took_s)} refusals")
+    return Way(median_s, sigma, f"half of the round trip of {len(took_s)} rejections")
 
 
 def latency(attempts: pd.DataFrame, way: Way | None) -> tuple[LatencyModel, list[Finding]]:
-    """Fit how long answers take, and refusals; whole answers tell first token and pace by duration and length.
+    """Fit how long answers take, and rejections; whole answers tell first token and pace by duration and length.
 
     Args:
         attempts: as recorded; their times hold the way to the provider and back.
@@ -159,9 +159,9 @@ def latency(attempts: pd.DataFrame, way: Way | None) -> tuple[LatencyModel, list
         written = answered["output_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
         duration_s = answered["duration_s"].to_numpy(dtype=np.float64)
         model = fit_whole_answers(duration_s, np.where(np.isfinite(written), written, 1.0))
-        refused_s = frame.loc[frame["outcome"] == Outcome.RATE_LIMITED, "duration_s"]
-        if len(refused_s):
-            model = model.model_copy(update={"rejection_s": float(refused_s.median())})
+        rejected_s = frame.loc[frame["outcome"] == Outcome.RATE_LIMITED, "duration_s"]
+        if len(rejected_s):
+            model = model.model_copy(update={"rejection_s": float(rejected_s.median())})
         note = f"{len(answered)} whole answers, parted by their length"
     known = Known.PINNED if streamed >= 200 else Known.ROUGH
     model = model.model_copy(update=network)

@@ -1,7 +1,7 @@
-"""Which quotas a recording shows: those that were reached, by refusals; those that were not, by headers if at all.
+"""Which quotas a recording shows: those that were reached, by rejections; those that were not, by headers if at all.
 
-A finding is held against its own replay. Quotas that nearly foretell who was refused, whose spans are long beside what
-the network shook, and that refuse as many when the recorded sends are played to them once more, are named; anything
+A finding is held against its own replay. Quotas that nearly foretell who was rejected, whose spans are long beside what
+the network shook, and that reject as many when the recorded sends are played to them once more, are named; anything
 else is not identified, and what else may be the cause is said.
 """
 
@@ -18,7 +18,7 @@ from simulators.calibration.evidence import currencies
 from simulators.calibration.explanation import Explanation, explain
 from simulators.calibration.findings import Finding, Known
 from simulators.calibration.judging import Sample
-from simulators.calibration.replay import refusals
+from simulators.calibration.replay import rejections
 from simulators.calibration.search import left_by
 from simulators.calibration.shapes import STEADY_S, SlotsShape
 from simulators.calibration.shown import read_quota
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from simulators.calibration.watch import Watch
     from simulators.providers.quotas import Quota
 
-_EXACT = 0.03  # a quota that is pinned down refuses as many as were refused, up to this share,
+_EXACT = 0.03  # a quota that is pinned down rejects as many as were rejected, up to this share,
 _NEAR = (0.1, 0.05, 0.05)  # and one, two or three that are named at all up to these
 _PLAYED = 200_000  # attempts are played to the quotas at most
 _NEARLY = 0.01  # of the recording, before and after a quota moved, that is not looked at
@@ -46,9 +46,9 @@ class Inference:
     Attributes:
         quotas: to be simulated.
         findings: what is known of them.
-        unexplained: refusals that fit none of them.
+        unexplained: rejections that fit none of them.
         back_s: an answer is over at the provider so much before it has come.
-        shaken_s: moments had to be off so far for the quotas to explain the refusals.
+        shaken_s: moments had to be off so far for the quotas to explain the rejections.
     """
 
     quotas: tuple[Quota, ...]
@@ -67,7 +67,7 @@ class Held:
         quotas: as they would be named; none where they may not be.
         findings: what is known of them.
         back_s: an answer is over at the provider so much before it has come.
-        foretold: refusals by the quotas, and those by chance.
+        foretold: rejections by the quotas, and those by chance.
         recorded: the same in truth, as far as they were played.
     """
 
@@ -86,12 +86,12 @@ class Held:
 
     @property
     def agrees(self) -> bool:
-        """Whether the replay refuses as many as were refused."""
+        """Whether the replay rejects as many as were rejected."""
         return bool(self.quotas) and _off(self.foretold, self.recorded) <= _EXACT
 
 
 def infer(evidence: Evidence, attempts: pd.DataFrame, watch: Watch) -> Inference:
-    """Return the fewest quotas that explain the refusals, then those that only headers tell of.
+    """Return the fewest quotas that explain the rejections, then those that only headers tell of.
 
     Args:
         evidence: what was sent, and what became of it.
@@ -102,7 +102,7 @@ def infer(evidence: Evidence, attempts: pd.DataFrame, watch: Watch) -> Inference
     quotas: list[Quota] = []
     findings: list[Finding] = []
     unexplained, back_s, shaken_s = 0, 0.0, 0.0
-    if evidence.refused.any():
+    if evidence.to_explain.any():
         held = _held(explain(evidence, watch), quoted)
         if not held.agrees and not watch.cancelled:
             moved = None
@@ -116,10 +116,10 @@ def infer(evidence: Evidence, attempts: pd.DataFrame, watch: Watch) -> Inference
         if held.quotas:
             back_s, shaken_s = held.back_s, held.explanation.slack_s
             unexplained = held.explanation.silent
-            if unexplained <= 0.02 * held.explanation.refusals:
+            if unexplained <= 0.02 * held.explanation.rejections:
                 unexplained = 0
         else:
-            unexplained = held.explanation.refusals
+            unexplained = held.explanation.rejections
         findings.extend(causes.others(held.explanation, bool(held.quotas)))
         if watch.cancelled:
             note = "cancelled before every kind of quota was tried; another may fit better"
@@ -136,7 +136,7 @@ def infer(evidence: Evidence, attempts: pd.DataFrame, watch: Watch) -> Inference
 
 
 def _held(explained: Explanation, quoted: dict[Axis, float]) -> Held:
-    """Play the attempts to the quotas once more, and name them as surely as they refuse what was refused."""
+    """Play the attempts to the quotas once more, and name them as surely as they reject what was rejected."""
     if not explained.named:
         return Held(explained)
     evidence = explained.evidence
@@ -147,11 +147,11 @@ def _held(explained: Explanation, quoted: dict[Axis, float]) -> Held:
         each_sized.append(sized(replace(each, sample=Sample.of(evidence).only(left)), explained, quoted))
     quotas = tuple(one.quota for one in each_sized)
     played = evidence.part(slice(int(np.argmax(evidence.judged)) + _PLAYED))
-    refused = refusals(quotas, played, back_s) & played.judged
+    rejected = rejections(quotas, played, back_s) & played.judged
     by_chance = explained.silent / max(len(evidence.passed) + explained.silent, 1)
-    foretold = float(refused.sum())
-    recorded = int(played.refused.sum())
-    expected = foretold + by_chance * float((~refused & played.judged).sum())
+    foretold = float(rejected.sum())
+    recorded = int(played.to_explain.sum())
+    expected = foretold + by_chance * float((~rejected & played.judged).sum())
     apart = _off(expected, recorded)
     if apart > _NEAR[len(quotas) - 1]:
         return Held(explained, foretold=expected, recorded=recorded)
@@ -160,14 +160,14 @@ def _held(explained: Explanation, quoted: dict[Axis, float]) -> Held:
     for one in each_sized:
         first, *figures = one.findings
         if pinned:
-            note = f"{first.note}; replayed, {foretold:.0f} refusals for {recorded}"
+            note = f"{first.note}; replayed, {foretold:.0f} rejections for {recorded}"
         else:
-            note = f"{first.note}; replayed, only {foretold:.0f} refusals for {recorded}"
+            note = f"{first.note}; replayed, only {foretold:.0f} rejections for {recorded}"
             figures = [replace(each, known=Known.worse(each.known, Known.ROUGH)) for each in figures]
             first = replace(first, known=Known.worse(first.known, Known.ROUGH))
         findings.extend([replace(first, note=note), *figures])
     if explained.slack_s > STEADY_S:
-        note = "so far sends and arrivals are apart, by the refusals"
+        note = "so far sends and arrivals are apart, by the rejections"
         findings.append(Finding("network: times shaken by, s", explained.slack_s, known=Known.ROUGH, note=note))
     return Held(explained, quotas, tuple(findings), back_s, expected, recorded)
 
@@ -238,6 +238,6 @@ def _floors(evidence: Evidence, known: set[Axis]) -> list[Finding]:
         minutes = (np.maximum(evidence.sent_s[evidence.taken], 0.0) / 60.0).astype(np.int64)
         busiest = np.bincount(minutes, currency.reserved[evidence.taken]).max(initial=0.0)
         name = f"{currency.axis.replace('_', ' ')}: limit per 60 s"
-        note = "no refusal that tells it; the busiest minute passed"
+        note = "no rejection that tells it; the busiest minute passed"
         findings.append(Finding(name, None, float(busiest), float("inf"), Known.FLOOR, note))
     return findings

@@ -1,9 +1,9 @@
-"""How much does a quota tell of who was refused? The one figure by which all shapes and sizes are compared.
+"""How much does a quota tell of who was rejected? The one figure by which all shapes and sizes are compared.
 
 A quota of some shape and size foretells of every attempt whether it passes. Laid beside what happened that is a table
-of two by two, and the logarithm of its likelihood, less that of a coin with the recorded share of refusals, is the
-*gain*, in nats: nothing for a quota that has nothing to do with the refusals, however many there are, and the most for
-one that is never wrong. A quota that is nearly right loses little for the few attempts that overtook each other on
+of two by two, and the logarithm of its likelihood, less that of a coin with the recorded share of rejections, is the
+*gain*, in nats: nothing for a quota that has nothing to do with the rejections, however many there are, and the most
+for one that is never wrong. A quota that is nearly right loses little for the few attempts that overtook each other on
 their way, so nothing has to be known of the network. Gains of different shapes can be compared as they are.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Told(NamedTuple):
-    """Retry-After read as truth: a refused attempt would have passed so much later, and not much earlier.
+    """Retry-After read as truth: a rejected attempt would have passed so much later, and not much earlier.
 
     Attributes:
         told_s: what each attempt heard; NaN where nothing.
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
     Attributes:
         taken: numbers of admitted ones, in order.
-        turned_away: numbers of refused ones, in order.
+        turned_away: numbers of rejected ones, in order.
         taken_weight: how many each of the former stands for.
         turned_away_weight: how many each of the latter stands for.
     """
@@ -68,8 +68,8 @@ class Sample(NamedTuple):
     @property
     def surprise(self) -> float:
         """What all there is to tell would be worth, in nats."""
-        taken, refused = len(self.taken) * self.taken_weight, len(self.turned_away) * self.turned_away_weight
-        return float(_xlogx(taken + refused) - _xlogx(taken) - _xlogx(refused))
+        taken, rejected = len(self.taken) * self.taken_weight, len(self.turned_away) * self.turned_away_weight
+        return float(_xlogx(taken + rejected) - _xlogx(taken) - _xlogx(rejected))
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class Candidate:
         ledger: what it counts.
         sample: the attempts that were looked at.
         floor: the least size that foretells as much.
-        ceiling: the size from which on it foretells less; ``inf`` when no refusal bounds it.
-        gain: what it tells of who was refused, in nats.
+        ceiling: the size from which on it foretells less; ``inf`` when no rejection bounds it.
+        gain: what it tells of who was rejected, in nats.
         cost: attempts of which it foretells the wrong thing.
-        contradicted: which of the sample's admissions it would have refused.
-        explained: which of the sample's refusals it would have made.
+        contradicted: which of the sample's admissions it would have rejected.
+        explained: which of the sample's rejections it would have made.
     """
 
     shape: Shape
@@ -109,7 +109,7 @@ class Candidate:
         return self.shape.span_s(self.floor)
 
     def over(self, evidence: Evidence) -> Bools:
-        """Return of which attempts it says that they were refused."""
+        """Return of which attempts it says that they were rejected."""
         column = np.zeros(len(evidence), dtype=bool)
         column[self.sample.taken[self.contradicted]] = True
         column[self.sample.turned_away[self.explained]] = True
@@ -130,8 +130,8 @@ def judge(
     """
     ours = ledger.evidence.speaks_for(ledger.currency.axis)[sample.turned_away]
     passing = shape.critical(ledger, sample.taken, leeway_s=slack_s)
-    refused = shape.critical(ledger, sample.turned_away, leeway_s=-slack_s)
-    fits, not_fits = passing, refused[ours]
+    rejected = shape.critical(ledger, sample.turned_away, leeway_s=-slack_s)
+    fits, not_fits = passing, rejected[ours]
     fits_weight = np.full(len(fits), sample.taken_weight)
     not_weight = np.full(len(not_fits), sample.turned_away_weight)
     if told is not None:
@@ -141,7 +141,7 @@ def judge(
         not_weight = np.concatenate([not_weight, np.full(len(shut), sample.turned_away_weight)])
     floor, ceiling, gain, cost = _best(fits, not_fits, fits_weight, not_weight)
     edge = floor + 1e-9 * max(abs(floor), 1.0)
-    return Candidate(shape, ledger, sample, floor, ceiling, gain, cost, passing > edge, ours & (refused > edge))
+    return Candidate(shape, ledger, sample, floor, ceiling, gain, cost, passing > edge, ours & (rejected > edge))
 
 
 def applied(candidate: Candidate, sample: Sample, slack_s: float = SLACK_S) -> Candidate:
@@ -178,16 +178,16 @@ def sizes_within(candidate: Candidate, told: Told | None, slack_s: float, allowe
 
 
 def ran_full(candidate: Candidate) -> bool:
-    """Return whether the bucket ran full between refusals, so that its size shows in later ones, too."""
+    """Return whether the bucket ran full between rejections, so that its size shows in later ones, too."""
     shape, ledger = candidate.shape, candidate.ledger
     needed = shape.critical(ledger, candidate.sample.taken) - ledger.asked[candidate.sample.taken]
-    refused = candidate.sample.turned_away[candidate.explained]
+    rejected = candidate.sample.turned_away[candidate.explained]
     full = candidate.sample.taken[needed <= 0.0]
-    return bool(len(full) and len(refused) and ((full > refused[0]) & (full < refused[-1])).any())
+    return bool(len(full) and len(rejected) and ((full > rejected[0]) & (full < rejected[-1])).any())
 
 
 def _as_told(shape: Shape, ledger: Ledger, at: Integers, told: Told) -> tuple[Floats, Floats]:
-    """Return what must fit once a refusal's Retry-After is over, and what must not fit shortly before."""
+    """Return what must fit once a rejection's Retry-After is over, and what must not fit shortly before."""
     told_s, early_s, late_s = (column[at] for column in told)
     heard = np.isfinite(told_s)
     if isinstance(shape, SlotsShape) or not heard.any():
@@ -222,21 +222,21 @@ def _best(fits: Floats, not_fits: Floats, weight: Floats, not_weight: Floats) ->
     return float(values[place]), ceiling, float(gains[best]), float(wrong[best])
 
 
-def gain(contradicted: Floats, silent: Floats, taken: float, refused: float) -> tuple[Floats, Floats]:
+def gain(contradicted: Floats, silent: Floats, taken: float, rejected: float) -> tuple[Floats, Floats]:
     """Return what tables of two by two are worth in nats, and how many attempts they get wrong.
 
     Args:
-        contradicted: admissions that would have been refused.
-        silent: refusals that would have been admitted.
+        contradicted: admissions that would have been rejected.
+        silent: rejections that would have been admitted.
         taken: all admissions.
-        refused: all refusals.
+        rejected: all rejections.
     """
-    passed, stopped = taken - contradicted + silent, refused - silent + contradicted
+    passed, stopped = taken - contradicted + silent, rejected - silent + contradicted
     worth = (
-        _xlogx(taken - contradicted) + _xlogx(silent) + _xlogx(contradicted) + _xlogx(refused - silent)
-        - _xlogx(passed) - _xlogx(stopped) - _xlogx(taken) - _xlogx(refused) + _xlogx(taken + refused)
+        _xlogx(taken - contradicted) + _xlogx(silent) + _xlogx(contradicted) + _xlogx(rejected - silent)
+        - _xlogx(passed) - _xlogx(stopped) - _xlogx(taken) - _xlogx(rejected) + _xlogx(taken + rejected)
     )  # fmt: skip
-    right_way = (refused - silent) * (taken - contradicted) > silent * contradicted
+    right_way = (rejected - silent) * (taken - contradicted) > silent * contradicted
     return np.where(right_way, worth, 0.0), contradicted + silent
 
 

@@ -22,12 +22,12 @@ class Verdicts(NamedTuple):
     """What the meters say of each attempt.
 
     Attributes:
-        refused: they would have refused it.
+        rejected: they would have rejected it.
         wait_s: how long it would have had to wait; 0 if not at all.
         blamed: place of the quota that asks for the longest wait; -1 for none.
     """
 
-    refused: Bools
+    rejected: Bools
     wait_s: Floats
     blamed: Floats
 
@@ -43,26 +43,26 @@ def verdicts(quotas: Sequence[Quota], evidence: Evidence) -> Verdicts:
     return Verdicts(wait_s > 0, wait_s, blamed)
 
 
-def refusals(quotas: Sequence[Quota], evidence: Evidence, back_s: float = 0.0) -> Bools:
-    """Return which attempts fresh meters refuse, if nothing but the sends is known: they go by their own verdicts.
+def rejections(quotas: Sequence[Quota], evidence: Evidence, back_s: float = 0.0) -> Bools:
+    """Return which attempts fresh meters reject, if nothing but the sends is known: they go by their own verdicts.
 
     Near a limit a network decides who comes first. Meters that are charged with what was admitted in truth then forgive
-    whoever was sent before the last that was admitted; those that go by themselves refuse another, but as many.
+    whoever was sent before the last that was admitted; those that go by themselves reject another, but as many.
     Answers end at the provider ``back_s`` before they end here.
     """
     books = _Books(quotas, evidence)
-    refused = np.zeros(len(evidence), dtype=bool)
+    rejected = np.zeros(len(evidence), dtype=bool)
     for index in np.flatnonzero(evidence.admitted | evidence.rejected).tolist():
         now = float(evidence.sent_s[index])
         costs = books.opened(index, now)
-        refused[index] = any(meter.wait_s(now, units) > 0 for meter, units in zip(books.meters, costs, strict=True))
-        if refused[index]:
+        rejected[index] = any(meter.wait_s(now, units) > 0 for meter, units in zip(books.meters, costs, strict=True))
+        if rejected[index]:
             books.reject(now, costs)
         else:
             known = evidence.admitted[index] and math.isfinite(evidence.end_s[index])
             end_s = evidence.end_s[index] if known else now + evidence.answer_s[index]
             books.admit(index, now, costs, float(max(end_s - back_s, now)))
-    return refused
+    return rejected
 
 
 def replayed(

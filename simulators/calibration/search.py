@@ -35,14 +35,14 @@ _PROMISING = 12  # so many candidates of each dimension are
 _STEP = 0.02  # between rates that are tried first
 _BUSY_S = 5.0  # no rate is tried that was not admitted over such a span
 _LAGS = (4, 16, 64, 256, 1024, 4096, 16_384)  # openings between which a bucket's rate is measured
-_SPANS = 2000  # at most so many pairs of a refusal and an admission tell where windows begin
-_SPELLS = 0.03  # share of the refusals that it explains: so often such a bucket may be wrong
+_SPANS = 2000  # at most so many pairs of a rejection and an admission tell where windows begin
+_SPELLS = 0.03  # share of the rejections that it explains: so often such a bucket may be wrong
 _PER_QUOTA = 16.0  # nats that a further quota must be worth,
 _PER_QUOTA_SHARE = 0.02  # and share of what there is to tell
 
 
 def find(evidence: Evidence, told: Told | None, watch: Watch) -> tuple[list[Candidate], list[Candidate]]:
-    """Return the quotas that together tell most of the refusals, and all candidates that were weighed."""
+    """Return the quotas that together tell most of the rejections, and all candidates that were weighed."""
     weighed = weigh(Sample.of(evidence), evidence, told, watch)
     chosen = _cover(weighed)
     whole = Sample.of(evidence)
@@ -77,7 +77,7 @@ def _promising(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def _only_spells(candidate: Candidate) -> bool:
-    """Return whether a bucket that rejections empty may be none: refusals that come in spells look like one."""
+    """Return whether a bucket that rejections empty may be none: rejections that come in spells look like one."""
     if not getattr(candidate.shape, "rejections_count", False):
         return False
     right = candidate.explained.sum() * candidate.sample.turned_away_weight
@@ -94,12 +94,12 @@ def _closer(candidate: Candidate, sample: Sample, told: Told | None) -> Candidat
 
 def joint_gain(candidates: Iterable[Candidate], evidence: Evidence) -> float:
     """Return what a set of quotas tells together: an attempt passes if all of them let it."""
-    refused = np.zeros(len(evidence), dtype=bool)
+    rejected = np.zeros(len(evidence), dtype=bool)
     for each in candidates:
-        refused |= each.over(evidence)
+        rejected |= each.over(evidence)
     taken, away = float(len(evidence.passed)), float(len(evidence.turned_away))
-    contradicted = float(refused[evidence.passed].sum())
-    silent = away - float(refused[evidence.turned_away].sum())
+    contradicted = float(rejected[evidence.passed].sum())
+    silent = away - float(rejected[evidence.turned_away].sum())
     return float(gain(np.array([contradicted]), np.array([silent]), taken, away)[0][0])
 
 
@@ -220,18 +220,18 @@ def _fixed(ledger: Ledger, sample: Sample, window_s: float, spans: _Spans, told:
 
 
 def _emptied_buckets(ledger: Ledger, sample: Sample, told: Told | None) -> list[Candidate]:
-    """Return the bucket that rejections empty: from then on, what is admitted and refused tells the rate by itself.
+    """Return the bucket that rejections empty: from then on, what is admitted and rejected tells the rate by itself.
 
-    A refusal at a lower rate than was admitted found the bucket full before, and tells what it holds instead.
+    A rejection at a lower rate than was admitted found the bucket full before, and tells what it holds instead.
     """
     ours = sample.turned_away[ledger.evidence.speaks_for(ledger.currency.axis)[sample.turned_away]]
     _, passed = ledger.demanded(sample.taken)
-    _, refused = ledger.demanded(ours)
-    passed, refused = np.sort(passed), np.sort(refused)
+    _, rejected = ledger.demanded(ours)
+    passed, rejected = np.sort(passed), np.sort(rejected)
     tried = []
     for odd in range(min(4, len(passed))):  # so many may have been admitted for other reasons
         low = float(passed[-1 - odd])
-        above = refused[refused > low]
+        above = rejected[rejected > low]
         if len(above) and low > 0.0:
             tried.append(judge(BucketShape((low + float(above[0])) / 2, rejections_count=True), ledger, sample, told))
     return [max(tried, key=_gain)] if tried else []
@@ -260,7 +260,7 @@ def _buckets(ledger: Ledger, sample: Sample, told: Told | None) -> list[Candidat
 def _measured(ledger: Ledger, sample: Sample) -> Iterator[tuple[float, float]]:
     """Yield rates at which quota came back between two openings, with how exact each may be.
 
-    Between a refusal and the admission that follows, quota for one call came back. As long as a bucket does not run
+    Between a rejection and the admission that follows, quota for one call came back. As long as a bucket does not run
     full in between, what was admitted from one such opening to another came in at its rate.
     """
     evidence = ledger.evidence
@@ -304,7 +304,7 @@ class _Spans(NamedTuple):
 
 
 def _spans(ledger: Ledger, told: Told | None, sample: Sample) -> _Spans:
-    """A refusal followed by an admission of the same weight has a new window in between; headers may say when."""
+    """A rejection followed by an admission of the same weight has a new window in between; headers may say when."""
     evidence = ledger.evidence
     at = sample.turned_away[evidence.speaks_for(ledger.currency.axis)[sample.turned_away]]
     begin, end = evidence.sent_s[at], np.full(len(at), math.inf)
@@ -351,10 +351,10 @@ def _cover(weighed: list[Candidate]) -> list[Candidate]:
     price = _PER_QUOTA + _PER_QUOTA_SHARE * sample.surprise
     stops = np.array([each.contradicted for each in weighed], dtype=np.float32)
     misses = np.array([~each.explained for each in weighed], dtype=np.float32)
-    taken, refused = len(sample.taken) * sample.taken_weight, len(sample.turned_away) * sample.turned_away_weight
+    taken, rejected = len(sample.taken) * sample.taken_weight, len(sample.turned_away) * sample.turned_away_weight
 
     def worth(together: Floats, missed: Floats) -> Floats:
-        return gain(together * sample.taken_weight, missed * sample.turned_away_weight, taken, refused)[0]
+        return gain(together * sample.taken_weight, missed * sample.turned_away_weight, taken, rejected)[0]
 
     alone = worth(stops.sum(axis=1), misses.sum(axis=1)) - price
     best, most = [int(np.argmax(alone))], float(alone.max())

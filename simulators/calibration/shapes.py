@@ -2,7 +2,7 @@
 
 That size is the attempt's *critical capacity*. It follows from what was admitted before, whatever the quota's true
 size: a quota of the shape must be at least as large as the critical capacity of everything it admitted, and smaller
-than that of everything it refused. One pass over the recording thus tells all sizes that can be true, and how often
+than that of everything it rejected. One pass over the recording thus tells all sizes that can be true, and how often
 each is contradicted.
 
 Between sending and arrival lies a network. ``leeway_s`` says how far moments may be off: the attempt came so much later
@@ -141,7 +141,7 @@ class Shape(ABC):
 class BucketShape(Shape):
     """A bucket refilled at ``rate`` units per second; its capacity is what it holds.
 
-    Where rejections count, a refused attempt takes what was left: the bucket is then empty, whatever it can hold.
+    Where rejections count, a rejected attempt takes what was left: the bucket is then empty, whatever it can hold.
     """
 
     rate: float
@@ -243,7 +243,7 @@ class SlidingShape(Shape):
 
 @dataclass(frozen=True)
 class SlotsShape(Shape):
-    """A number of calls that may run at once; who is refused hears ``retry_after_s``.
+    """A number of calls that may run at once; who is rejected hears ``retry_after_s``.
 
     An answer gives its slot back ``back_s`` before it has come all the way.
     """

@@ -174,15 +174,15 @@ def _window(candidate: Candidate, explained: Explanation) -> tuple[float, Findin
         again.append(judge(each.shape, each.ledger, candidate.sample, explained.told, slack_s))
     rivals = sorted(again, key=lambda each: -each.gain)
     name = f"{candidate.ledger.currency.name}: window"
-    refusals = int(candidate.explained.sum())
+    rejections = int(candidate.explained.sum())
     if not rivals:
-        return math.inf, Finding(name, words(candidate), note=f"from {refusals} refusals")
+        return math.inf, Finding(name, words(candidate), note=f"from {rejections} rejections")
     margin = candidate.gain - rivals[0].gain
     known = Known.PINNED if margin >= _DECIDED else Known.ROUGH if margin >= _LIKELIER else Known.UNKNOWN
     rival = words(rivals[0])
     if rivals[0].ledger.currency.name != candidate.ledger.currency.name:
         rival = f"{rivals[0].ledger.currency.name}, {rival}"
-    note = f"from {refusals} refusals; wrong {candidate.cost:.0f} times, {rival} {rivals[0].cost:.0f} times"
+    note = f"from {rejections} rejections; wrong {candidate.cost:.0f} times, {rival} {rivals[0].cost:.0f} times"
     return margin, Finding(name, words(candidate), known=known, note=note)
 
 

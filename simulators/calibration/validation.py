@@ -11,7 +11,7 @@ import pandas as pd
 
 from factflow_llm.signals import Outcome
 from simulators.calibration.evidence import Evidence
-from simulators.calibration.replay import refusals
+from simulators.calibration.replay import rejections
 from simulators.engine.simulate import simulate
 from simulators.numerals import readable
 from simulators.scenarios.scenario import Scenario
@@ -40,7 +40,7 @@ class Validation:
             row per figure: ``recorded``, ``simulated`` (mean over seeds), ``error`` (relative), ``least`` and ``most``
             of the seeds, and their standard ``deviation``.
         decisions: the open loop: what the calibrated quotas alone say to the recorded sends, of whose fate they are
-            told nothing: refusals recorded, refusals predicted, and those that are the same attempts.
+            told nothing: rejections recorded, rejections predicted, and those that are the same attempts.
         timing_gap: how far the 429s of recording and simulation are apart in time: the largest difference between the
             shares of them that came by any moment (0 same times, 1 nothing in common); NaN without 429s.
     """
@@ -98,13 +98,13 @@ def validate(
     trace = recording.trace()
     scenario = Scenario(trace, provider, drain_s=max(until_s - trace.duration_s, 0.0))
     truth = _figures(*_recorded(attempts), since_s, until_s)
-    runs, refused_s = [], []
+    runs, rejected_s = [], []
     for seed in seeds_of(seeds):
         result = simulate(scenario, policy, seed=seed, clients=clients)
         calls = result.requests[result.requests["outcome"] == "succeeded"]
         rejected = result.attempts.loc[result.attempts["outcome"] == "rate_limited", "admitted_s"].to_numpy()
         runs.append(_figures(calls[["arrival_s", "admitted_s", "end_s"]], rejected, since_s, until_s))
-        refused_s.append(rejected[rejected >= since_s])
+        rejected_s.append(rejected[rejected >= since_s])
     simulated = pd.DataFrame(runs)
     figures = pd.DataFrame(
         {
@@ -123,21 +123,21 @@ def validate(
         until_s=until_s,
         figures=figures,
         decisions=_decisions(provider, Evidence.of(attempts), back_s, since_s),
-        timing_gap=_gap(recorded_s[recorded_s >= since_s], np.concatenate(refused_s)),
+        timing_gap=_gap(recorded_s[recorded_s >= since_s], np.concatenate(rejected_s)),
     )
 
 
 def _recorded(attempts: pd.DataFrame) -> tuple[pd.DataFrame, Floats]:
     """Return the answered calls and the times of 429s."""
     answered = attempts[attempts["outcome"] == Outcome.SUCCEEDED]
-    refused = attempts.loc[attempts["outcome"] == Outcome.RATE_LIMITED, "sent_s"].to_numpy(dtype=np.float64)
-    return answered[["arrival_s", "admitted_s", "end_s"]], np.sort(refused)
+    rejected = attempts.loc[attempts["outcome"] == Outcome.RATE_LIMITED, "sent_s"].to_numpy(dtype=np.float64)
+    return answered[["arrival_s", "admitted_s", "end_s"]], np.sort(rejected)
 
 
-def _figures(calls: pd.DataFrame, refused_s: Floats, since_s: float, until_s: float) -> pd.Series[Any]:
+def _figures(calls: pd.DataFrame, rejected_s: Floats, since_s: float, until_s: float) -> pd.Series[Any]:
     inside = calls[(calls["end_s"] >= since_s) & (calls["end_s"] <= until_s)]
     figures = {
-        "429s": float(((refused_s >= since_s) & (refused_s <= until_s)).sum()),
+        "429s": float(((rejected_s >= since_s) & (rejected_s <= until_s)).sum()),
         "goodput": len(inside) / (until_s - since_s),
     }
     for name, end in (("wait", "admitted_s"), ("latency", "end_s")):
@@ -149,7 +149,7 @@ def _figures(calls: pd.DataFrame, refused_s: Floats, since_s: float, until_s: fl
 
 def _decisions(provider: Provider, evidence: Evidence, back_s: float, since_s: float) -> pd.Series[Any]:
     held_out = evidence.sent_s >= since_s
-    recorded, predicted = evidence.refused & held_out, refusals(provider.quotas, evidence, back_s) & held_out
+    recorded, predicted = evidence.to_explain & held_out, rejections(provider.quotas, evidence, back_s) & held_out
     counts = {"recorded": recorded.sum(), "predicted": predicted.sum(), "same": (recorded & predicted).sum()}
     return pd.Series(counts, dtype=np.int64)
 

@@ -198,7 +198,7 @@ def netflix_aimd() -> Rule:
 
 
 def vector_arc() -> Rule:
-    """Return Vector's adaptive request concurrency: at most one step per round trip, by refusals and by latency.
+    """Return Vector's adaptive request concurrency: at most one step per round trip, by rejections and by latency.
 
     Starts at 1, at most 200, × 0.9 down; a mean round trip 2.5 deviations above the average (EWMA 0.4) counts as a
     refusal (vector.dev, "Adaptive Request Concurrency").
