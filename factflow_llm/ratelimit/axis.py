@@ -103,7 +103,7 @@ class PacedAxis:
 
     @property
     def active(self) -> bool:
-        """Whether the axis can hold anybody back: a header showed its quota, or a refusal measured it."""
+        """Whether the axis can hold anybody back: a header showed its quota, or a rejection measured it."""
         return self.mirror is not None or self.rule.rate != NEVER
 
     @property

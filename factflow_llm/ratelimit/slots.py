@@ -1,7 +1,7 @@
 """Calls in flight: slow start, then the largest number that the provider let through, probed by ever longer strides.
 
-A refusal comes sooner than an answer: while there is no evidence, whoever has been under way for a second counts as let
-through, and the limit grows, however long answers take.
+A rejection comes sooner than an answer: while there is no evidence, whoever has been under way for a second counts as
+let through, and the limit grows, however long answers take.
 
 A rejection that names no axis may speak of the rate or of slots. It speaks of slots if, of many calls let through
 lately, none was sent with so many others in flight; and if cutting the number helps. If it does not, the suspicion
@@ -25,7 +25,7 @@ _HOLD: Final = 1.5
 """A number of slots that was found is tried again after so many times as many calls as a rate."""
 _GIVE_WAY: Final = 0.9
 _NEWS_S: Final = 1.0
-"""A refusal has arrived by then."""
+"""A rejection has arrived by then."""
 _FEW: Final = 3
 """Calls let through from which a suspicion may arise; it needs to be repeated before it counts."""
 
@@ -63,7 +63,7 @@ class SlotRule:
         self.limit, self.mode, self._next_s = limit, Mode.PROBE, math.inf
 
     def lead(self, now: float, *, opens: bool) -> None:
-        """Learn from here on; ``opens`` says that nothing was refused yet."""
+        """Learn from here on; ``opens`` says that nothing was rejected yet."""
         self.mode, self._stride, self._full_s = Mode.OPEN if opens else Mode.PROBE, 1.0, math.nan
         self._next_s = now + self._config.probe_s
 
@@ -79,7 +79,7 @@ class SlotRule:
 
         It does if of many calls let through since the last cut none was as high, and either the limit had stood there
         before its last stride, or the last suspicion fell on the same number. If it was wrong, nothing is let through
-        afterwards: then the limit goes back to where it was. Where refusals speak of the rate, whatever held calls in
+        afterwards: then the limit goes back to where it was. Where rejections speak of the rate, whatever held calls in
         flight back so far is in doubt, and their number may grow fast again.
         """
         if self._before_blame is not None:
