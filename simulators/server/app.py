@@ -27,6 +27,7 @@ from simulators.providers.calls import Call, CallKind
 from simulators.providers.catalogue import Provider
 from simulators.providers.limit_headers import Api
 from simulators.providers.machine import ProviderMachine, Verdict
+from simulators.server.batches import Batches
 from simulators.server.bodies import bounded_body, json_object
 from simulators.server.conduct import Asked, Conduct
 from simulators.server.dialects import dialect_of
@@ -102,6 +103,7 @@ class SimulatedServer:
         api_key: the only key that is accepted; by default any.
         answer: what answers say, unless :meth:`answers` or a request's header ``x-simulated-answer`` says otherwise; by
             default what the request asks for: a tool it must call, JSON that fits its schema, else words.
+        batch_s: simulated seconds that a batch takes, where the provider has them.
         clock: seconds, of any origin; by default ``time.monotonic``.
         log: called with a line per request.
     """
@@ -116,6 +118,7 @@ class SimulatedServer:
         answer_tokens: int = 64,
         api_key: str | None = None,
         answer: AnswerKind | str | None = None,
+        batch_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
         log: Callable[[str], object] | None = None,
     ) -> None:
@@ -139,6 +142,7 @@ class SimulatedServer:
         self._clock = clock
         self._start_s = clock()
         self._log = log
+        self.batches = Batches(self, batch_s)
         self._script: deque[ScriptedFault] = deque()
         self._ending: list[tuple[float, int, object]] = []  # used where answers are not waited for
         self._arrived = 0
@@ -183,7 +187,9 @@ class SimulatedServer:
     def app(self) -> ASGIApp:
         """Make the ASGI application."""
         routes = [Route(one.path, endpoint=_Endpoint(self, one), methods=["POST"]) for one in self.dialect.routes]
-        return Starlette(routes=routes, exception_handlers={HTTPException: self._no_such_route})
+        return Starlette(
+            routes=[*routes, *self.batches.routes()], exception_handlers={HTTPException: self._no_such_route}
+        )
 
     async def _no_such_route(self, request: Request, error: Exception) -> Response:
         status = cast("HTTPException", error).status_code

@@ -138,6 +138,7 @@ class Anthropic(Dialect):
             event("error", error={"type": "overloaded_error", "message": "Overloaded"}),
         ),
     )
+    batch_lists = ("/v1/messages/batches",)
 
     def headers(self, number: int, status: int) -> dict[str, str]:
         """Name the request and the organization."""

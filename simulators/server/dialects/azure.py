@@ -68,6 +68,7 @@ class Azure(Dialect):
         _chat("/openai/deployments/{model}/chat/completions", named=True),
         _embeddings("/openai/deployments/{model}/embeddings", named=True),
     )
+    batch_files = ("/openai/v1", "/openai")
 
     def headers(self, number: int, status: int) -> dict[str, str]:
         """Name the request, twice."""

@@ -82,9 +82,17 @@ class ApiRoute(NamedTuple):
 
 
 class Dialect(ABC):
-    """How one provider speaks HTTP."""
+    """How one provider speaks HTTP.
+
+    Attributes:
+        routes: its paths.
+        batch_files: where files of requests, and the batches made of them, are found.
+        batch_lists: where batches are found that are handed in as lists.
+    """
 
     routes: ClassVar[tuple[ApiRoute, ...]]
+    batch_files: ClassVar[tuple[str, ...]] = ()
+    batch_lists: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def rejection(self, provider: Provider, verdict: Verdict, detail: RejectionDetail | None, operation: str) -> Json:

@@ -204,6 +204,7 @@ class OpenAI(Dialect):
         ),
         ApiRoute("/v1/embeddings", lambda body, _: read_embeddings(body), embeddings),
     )
+    batch_files = ("/v1",)
 
     def headers(self, number: int, status: int) -> dict[str, str]:
         """Name the request and the organization."""
