@@ -9,7 +9,8 @@ from typing import Any
 _TITLES = {"factflow_llm": "Production: `factflow_llm`", "simulators": "Laboratory: `simulators`"}
 _QUOTAS = ("Bucket", "FixedWindow", "SlidingWindow", "Utilisation", "Ramp", "Slots")
 _ROOMS = {
-    "factflow_llm.settings": "Configuration", "factflow_llm.factory": "Configuration",
+    "factflow_llm.settings": "Configuration", "factflow_llm.profile": "Configuration",
+    "factflow_llm.factory": "Configuration",
     "factflow_llm.status": "Configuration", "factflow_llm.providers": "Configuration",
     "factflow_llm.types": "Messages and answers",
     "factflow_llm.protocols": "Clients", "factflow_llm.clients": "Clients",

@@ -22,7 +22,7 @@ from factflow_llm import (
 )
 from factflow_llm.clients.offline import AnthropicBatchApi, BatchApi
 from simulators.server import batches
-from simulators.server.app import FaultKind, ScriptedFault, SimulatedServer
+from simulators.server.simulated import FaultKind, ScriptedFault, SimulatedServer
 from simulators.server.serving import running_server
 
 if TYPE_CHECKING:

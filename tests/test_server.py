@@ -33,9 +33,9 @@ from simulators.providers.faults import Broken, Refused
 from simulators.providers.latency import LatencyModel
 from simulators.providers.machine import ProviderMachine
 from simulators.providers.quotas import Bucket, FixedWindow, Ramp, RejectionKind, Slots
-from simulators.server.app import FaultKind, ScriptedFault, SimulatedServer
 from simulators.server.conduct import Misconduct
 from simulators.server.serving import running_server
+from simulators.server.simulated import FaultKind, ScriptedFault, SimulatedServer
 from simulators.streams import Streams
 
 if TYPE_CHECKING:

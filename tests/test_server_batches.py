@@ -14,7 +14,7 @@ from simulators.server.serving import running_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from simulators.server.app import SimulatedServer
+    from simulators.server.simulated import SimulatedServer
 
 HELLO = [{"role": "user", "content": "hello"}]
 

@@ -19,7 +19,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from factflow_llm.errors import ConfigurationError
-from simulators.server.app import FaultKind, ScriptedFault, SimulatedServer
+from simulators.server.app import application
+from simulators.server.simulated import FaultKind, ScriptedFault, SimulatedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +106,7 @@ def _runner(server: SimulatedServer, listener: socket.socket, tls: tuple[Path, P
     server.url = f"{'https' if tls else 'http'}://{host}:{port}"
     certificate, key = tls or (None, None)
     config = uvicorn.Config(
-        _with_transport(server.app()),
+        _with_transport(application(server)),
         http=_Patient,
         ws="none",
         lifespan="off",
