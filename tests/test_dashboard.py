@@ -427,7 +427,7 @@ def test_copied_code_runs_in_a_fresh_kernel(tmp_path: Path, monkeypatch: pytest.
 def test_a_drag_is_one_step_however_long_it_takes(dashboard: sim.Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     """From taking the slider to letting go there is one step back, and the previous run is the one before the drag."""
     clock = itertools.count(0.0, 5.0)
-    monkeypatch.setattr("simulators.dashboard.panel.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("simulators.dashboard.steps.time.monotonic", lambda: next(clock))
     first = dashboard.result
     for values in ((0.9, 0.8, 0.7), (0.6, 0.5)):
         before = dashboard.result

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import math
-import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +16,17 @@ from factflow_llm.ratelimit.config import RateLimitConfig
 from simulators.dashboard.choices import (
     Catalogue,
     Choices,
-    Step,
     beginning,
     code_of,
     config_code,
     other_world,
-    remember,
     spoken,
 )
 from simulators.dashboard.curves import Curves, curves_of
 from simulators.dashboard.figures import Figures, figures_of, table
 from simulators.dashboard.knobs import Knobs
+from simulators.dashboard.layout import laid_out, make_buttons, reveal
 from simulators.dashboard.page import (
-    CSS,
-    HANDS,
     Messages,
     close_tree,
     copyable,
@@ -42,6 +37,7 @@ from simulators.dashboard.page import (
 )
 from simulators.dashboard.parameters import changed, config_of, values_of
 from simulators.dashboard.runs import Job, shorter_s
+from simulators.dashboard.steps import Steps
 from simulators.dashboard.view import MOST_PINS, RunView
 from simulators.dashboard.world import WorldControls
 from simulators.studies.verdict import verdict
@@ -54,15 +50,6 @@ _COARSE_S = 0.12
 """What a run may take while a slider is dragged: with the drawing it stays below the 0.3 s that follow a hand."""
 _OFFER_S = 2.0
 _LOOK_EVERY_S = 0.25
-_WRAP = {"flex_flow": "row wrap", "align_items": "center"}
-
-
-@dataclass
-class _Drag:
-    """A slider in somebody's hand: all its moves are one step."""
-
-    key: str = ""
-    coarse: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +87,11 @@ class Dashboard:
         self.messages = Messages("trace", "save")
         self.patience_s = 1.0
         self._catalogue = Catalogue(scenario)
-        self._history: tuple[Step, ...] = ()
+        self._steps = Steps()
         self._job: Job | None = None
         self._task: asyncio.Task[None] | None = None
         self._now: Shown | None = None
         self._before: Shown | None = None
-        self._drag: _Drag | None = None
         self._speed: float | None = None
         self._pins: list[tuple[str, Shown]] = []
         self._yardsticks: dict[Choices, SimResult] = {}
@@ -120,12 +106,27 @@ class Dashboard:
         self.controls: dict[str, Any] = self._knobs.sliders | self._world.controls | files
         self.controls["trace"].observe(self.messages.guard(self._read_trace, at="trace"), "value")
         self.controls["axis"].observe(self.messages.guard(self._change_axis), "value")
-        self.buttons = self._make_buttons()
+        self.buttons = make_buttons(
+            self.messages,
+            {
+                "undo": self._undo, "reset": self._reset, "pin": self._pin, "unpin": self._unpin,
+                "cancel": self._cancel, "shorter": self._shorten, "save": self._save, "code": self._show_code,
+                "taken": self._steps.take_slider, "let-go": self._let_go,
+            },
+        )  # fmt: skip
         self._picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "740px", "display": "none"})
         self._picture.add_class("ff-picture")
         self._table = widgets.HTML()
         self._code = widgets.VBox()
-        self.widget = self._laid_out()
+        self.widget = laid_out(
+            self.messages,
+            self.buttons,
+            self._world.widget,
+            settings=[self._knobs.widget],
+            file=[self._file, self._overwrite],
+            code=self._code,
+            shown=[self._table, self._picture],
+        )
         take_place(self)
 
     # --- what a user calls -------------------------------------------------------------------------------------------
@@ -212,34 +213,14 @@ class Dashboard:
             self._choose(choices, key="several")
 
     def _choose(self, choices: Choices, key: str) -> None:
-        drag = self._drag
-        job = self._job_of(choices, coarse=drag is not None)
-        self._remember(key)
+        job = self._job_of(choices, coarse=self._steps.dragging)
+        if self._steps.note(self.choices, key, coarse=job.coarse):
+            self._before = self._now
         self.choices = choices
-        if drag is not None:
-            drag.key, drag.coarse = key, job.coarse
         self._start(job)
 
-    def _remember(self, key: str) -> None:
-        """Note where this move came from, unless it goes on with the drag that the last step holds."""
-        if self._drag is not None and self._drag.key == key:
-            return
-        now_s = math.inf if self._drag is not None else time.monotonic()
-        history = remember(self._history, self.choices, key, now_s)
-        if len(history) > len(self._history):
-            self._before = self._now
-        self._history = history
-
-    def _take_slider(self) -> None:
-        self._drag = _Drag()
-
     def _let_go(self) -> None:
-        drag, self._drag = self._drag, None
-        if drag is None or not drag.key:
-            return
-        *earlier, last = self._history  # the page may send the drag's last value after this
-        self._history = (*earlier, replace(last, time_s=time.monotonic()))
-        if drag.coarse:
+        if self._steps.let_go():
             self._begin()
 
     def _begin(self) -> None:
@@ -287,8 +268,8 @@ class Dashboard:
         self.messages.say(f"This run takes {told}; {job.progress:.0%} is done. The last result stays until then.")
         lengths = [length_s for _, length_s in self._catalogue.lengths(self.choices.workload)]
         self._shorter_s = shorter_s(job.scenario.workload.duration_s, expected_s, lengths, _OFFER_S)
-        _reveal(self.buttons["cancel"], True)
-        _reveal(self.buttons["shorter"], self._shorter_s is not None)
+        reveal(self.buttons["cancel"], True)
+        reveal(self.buttons["shorter"], self._shorter_s is not None)
         if self._shorter_s is not None:
             self.buttons["shorter"].description = f"only the first {spoken(self._shorter_s)}"
 
@@ -299,7 +280,7 @@ class Dashboard:
         self._job = None
         self._speed = job.speed or self._speed
         for name in ("cancel", "shorter"):
-            _reveal(self.buttons[name], False)
+            reveal(self.buttons[name], False)
         if job.error is not None:
             raise job.error
         if job.result is not None and job.coarse:
@@ -347,7 +328,7 @@ class Dashboard:
         alike = [(label, pinned) for label, pinned in self._pins if pinned.choices.world == world]
         self._view.show(curves, [(label.partition(":")[0], pinned.curves) for label, pinned in alike])
         self._picture.value = self._view.png()
-        _reveal(self._picture, True)
+        reveal(self._picture, True)
 
     def _shown(self) -> Shown:
         if self._now is None:
@@ -361,10 +342,9 @@ class Dashboard:
         if not self._stands_at_choices():
             self._stand_at(self.choices)
             self.messages.say("Back at the last settings that go together.")
-        elif self._history:
-            *earlier, last = self._history
-            self._history, self._before, self.choices = tuple(earlier), self._now, last.before
-            self._stand_at(self.choices)
+        elif (before := self._steps.back()) is not None:
+            self._before, self.choices = self._now, before
+            self._stand_at(before)
             self._begin()
         else:
             self.messages.say("There is nothing to undo.")
@@ -426,57 +406,3 @@ class Dashboard:
         if self._now is not None:
             self._now = replace(self._now, curves=curves_of(self._now.result, self._world.axis))
             self._draw()
-
-    # --- widgets -----------------------------------------------------------------------------------------------------
-
-    def _make_buttons(self) -> dict[str, Any]:
-        made = {}
-        for name, label, tooltip, pressed in (
-            ("undo", "undo", "go back to what was chosen before", self._undo),
-            ("reset", "defaults", "all settings of the limiter back to their defaults", self._reset),
-            ("pin", "pin run", "keep this run, to compare the next ones with it", self._pin),
-            ("unpin", "unpin all", "forget the pinned runs", self._unpin),
-            ("cancel", "cancel", "stop the run; the last result stays", self._cancel),
-            ("shorter", "shorter", "run only the beginning of the workload", self._shorten),
-            ("save", "save configuration", "write the settings of the run shown as TOML", self._save),
-            ("code", "copy as code", "the cell that reproduces the run shown", self._show_code),
-        ):
-            made[name] = widgets.Button(description=label, tooltip=tooltip, layout={"width": "auto"})
-            place = "save" if name in ("save", "code") else None
-            made[name].on_click(partial(_pressed, self.messages.guard(pressed, at=place)))
-        for name, heard in (("taken", self._take_slider), ("let-go", self._let_go)):
-            made[name] = widgets.Button(tooltip="a slider is moved by hand", layout={"display": "none"})
-            made[name].add_class(f"ff-{name}-slider")
-            made[name].on_click(partial(_pressed, self.messages.guard(heard)))
-        for name in ("cancel", "shorter"):
-            _reveal(made[name], False)
-        return made
-
-    def _laid_out(self) -> Any:
-        buttons = self.buttons
-        left = widgets.VBox(
-            [
-                widgets.HBox([buttons[name] for name in ("undo", "reset", "pin", "unpin")], layout=_WRAP),
-                self._knobs.widget,
-                widgets.HBox([self._file, self._overwrite, buttons["save"], buttons["code"]], layout=_WRAP),
-                self.messages.places["save"],
-                self._code,
-            ],
-            layout={"flex": "0 0 300px"},
-        )
-        told = widgets.HBox([self.messages.widget, buttons["cancel"], buttons["shorter"]], layout=_WRAP)
-        right = widgets.VBox([told, self._table, self._picture], layout={"flex": "1 1 0", "min_width": "0"})
-        body = widgets.HBox([left, right])
-        unseen = widgets.VBox([widgets.HTML(CSS), widgets.HTML(HANDS), buttons["taken"], buttons["let-go"]])
-        world = widgets.VBox([self._world.widget, self.messages.places["trace"]])
-        panel = widgets.VBox([unseen, world, body])
-        panel.add_class("ff-panel")
-        return panel
-
-
-def _reveal(widget: Any, visible: bool) -> None:
-    widget.layout.display = "" if visible else "none"
-
-
-def _pressed(callback: Any, button: object) -> None:
-    callback()
