@@ -1,41 +1,15 @@
 """The commands. Each returns what a notebook cell would; heavy parts load when a command needs them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from simulators.cli import options
-
-_STOPPED = 130
-
-
-class _Spoken(TyperGroup):
-    """Commands whose refusals are one line of words and exit code 2, never a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        given = " ".join(ctx.args)
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as stopped:
-            typer.echo("\n".join(["stopped", *getattr(stopped, "__notes__", ())]), err=True)
-            raise typer.Exit(_STOPPED) from None
-        except typer.BadParameter as error:
-            message = f"{error.format_message()} (given: {given}); see --help"
-        except Exception as error:
-            from factflow_llm.errors import FactflowLLMError  # --help need not wait for it
-
-            if not isinstance(error, FactflowLLMError):
-                raise
-            message = str(error)
-        typer.echo(f"error: {' '.join(message.split())}", err=True)
-        raise typer.Exit(2)
-
+from simulators.cli.manners import Spoken, say_version
 
 app = typer.Typer(
-    cls=_Spoken,
+    cls=Spoken,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -60,21 +34,10 @@ app = typer.Typer(
 )
 
 
-def _say_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            typer.echo(f"factflow-llm {version('factflow-llm')}")
-        except PackageNotFoundError:
-            typer.echo("factflow-llm, from a source tree")
-        raise typer.Exit
-
-
 @app.callback()
 def _any_command(
     version: Annotated[  # its callback has said it
-        bool, typer.Option("--version", metavar="", callback=_say_version, is_eager=True, help="Say which this is.")
+        bool, typer.Option("--version", metavar="", callback=say_version, is_eager=True, help="Say which this is.")
     ] = False,
 ) -> None:
     pass
