@@ -22,8 +22,8 @@ from factflow_llm import (
 )
 from factflow_llm.clients.offline import AnthropicBatchApi, BatchApi
 from simulators.server import batches
-from simulators.server.simulated import FaultKind, ScriptedFault, SimulatedServer
 from simulators.server.serving import running_server
+from simulators.server.simulated import FaultKind, ScriptedFault, SimulatedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
