@@ -13,7 +13,8 @@ from factflow_llm.ratelimit import member
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import Ticket, TicketState
 from factflow_llm.ratelimit.member import MemberCore
-from factflow_llm.ratelimit.shared import Exhausted, refresh
+from factflow_llm.ratelimit.said import Exhausted
+from factflow_llm.ratelimit.shared import refresh
 from factflow_llm.signals import Outcome, RateLimitSignal
 from tests.support.faces import openai_answer
 from tests.support.loopback import Loopback, Reply
@@ -37,7 +38,7 @@ def goes(core: LimiterCore, now: float) -> Ticket | None:
     ticket = Ticket()
     core.submit(now, ticket)
     core.advance(now)
-    return ticket if ticket.state is TicketState.GRANTED else None
+    return ticket if ticket.state is TicketState.ADMITTED else None
 
 
 def test_the_new_day_is_tried_when_it_begins() -> None:

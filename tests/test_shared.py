@@ -9,19 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from factflow_llm.ratelimit.shared import (
-    LEASE_S,
-    Grant,
-    Law,
-    Rejected,
-    Report,
-    Shown,
-    State,
-    levelled,
-    refresh,
-)
+from factflow_llm.ratelimit.said import SAMPLES, Answer, Grant, Law, OpenAgain, Rejected, Report, Shown
+from factflow_llm.ratelimit.shared import ANSWERED_S, LEASE_S, State, levelled, refresh
 
-LAW = Law(rates={"requests": 12.0}, calls_per_s=12.0, slots=10.0, slots_open=False)
+LAW = Law(
+    rates={"requests": 12.0}, fall_back={"requests": 9.0}, calls_per_s=12.0, slots=10.0, slots_before=8.0,
+    slots_open=False, searching=False,
+)  # fmt: skip
 CLOCK_S = 1_800_000_000.25
 
 
@@ -80,28 +74,84 @@ def test_high_priorities_go_first() -> None:
     assert grants["b"].share > 0.75
 
 
-def test_only_the_first_rejection_of_an_epoch_counts() -> None:
-    """One cut per fleet: the first report ends the epoch, and later ones of the same epoch are no news."""
+def answered(grant: Grant, admitted: float, in_flight: int) -> Answer:
+    """Return the answer to what a grant asks."""
+    return Answer(grant.asked.number, (admitted, 0.0, 0.0), [in_flight] * SAMPLES)
+
+
+def test_one_cut_per_fleet() -> None:
+    """The first rejection ends the epoch; rates and slots fall back at once; others are no news until it is judged."""
     state, grants = settled(says("a"), says("b"), says("c"))
-    lead = next(name for name, grant in grants.items() if grant.leads)
-    others = [name for name in grants if name != lead]
-    for name in others:
-        told = Rejected(0, 0.5, 0.25, 0.0, None, 7)
-        state, grant = refresh(state, says(name, rejected=told), CLOCK_S + 5.0)
-        assert grant.epoch == 1
-        assert grant.rejected is None
-    state, grant = refresh(state, says(lead, epoch=1), CLOCK_S + 6.0)
-    assert grant.rejected == Rejected(0, 1.5, 1.25, 0.0, None, 7)
-    _, grant = refresh(state, says(lead, epoch=1), CLOCK_S + 7.0)
-    assert grant.rejected is None
+    _lead, one, other = sorted(grants, key=lambda name: not grants[name].leads)
+    state, grant = refresh(state, says(one, rejected=Rejected(0.5, None)), CLOCK_S + 5.0)
+    assert (grant.epoch, grant.asked.hurry) == (1, True)
+    assert grant.asked.ago_s == pytest.approx(0.5)
+    assert grant.law is not None
+    assert (grant.law.rates, grant.law.slots) == ({"requests": 9.0}, 8.0)
+    _, grant = refresh(state, says(other, rejected=Rejected(0.2, None)), CLOCK_S + 5.1)
+    assert (grant.epoch, grant.asked.ago_s) == (1, pytest.approx(0.6))
 
 
-def test_the_leader_has_judged_its_own_rejections() -> None:
-    """They end the epoch, and come back to nobody."""
+def test_the_leader_judges_by_what_all_were_at_one_moment() -> None:
+    """Once all have answered, and the quota is known to be open again: the sums are of the rejected call's moment."""
+    state, grants = settled(says("a"), says("b"), says("c"))
+    lead, one, other = sorted(grants, key=lambda name: not grants[name].leads)
+    state, asked = refresh(state, says(one, rejected=Rejected(0.5, "requests")), CLOCK_S + 5.0)
+    state, _ = refresh(state, says(one, answer=answered(asked, 40.0, 3), reopened=OpenAgain(0.1, 0.05)), CLOCK_S + 5.3)
+    state, grant = refresh(state, says(lead, epoch=1, answer=answered(asked, 30.0, 2)), CLOCK_S + 5.4)
+    assert grant.seen is None
+    state, _ = refresh(state, says(other, answer=answered(asked, 5.0, 1)), CLOCK_S + 5.8)
+    state, grant = refresh(state, says(lead, epoch=1, answer=answered(asked, 30.0, 2)), CLOCK_S + 6.0)
+    seen = grant.seen
+    assert seen is not None
+    assert seen.rejected is not None
+    assert seen.reopened is not None
+    assert seen.admitted == (75.0, 0.0, 0.0)
+    assert list(seen.in_flight) == [6] * SAMPLES
+    assert (seen.ago_s, seen.rejected.axis) == (pytest.approx(1.5), "requests")
+    assert seen.reopened == (pytest.approx(0.8), 0.05)
+    state, grant = refresh(state, says(lead, epoch=1, seen=grant.asked.number), CLOCK_S + 6.0)
+    assert grant.asked.number == asked.asked.number + 1
+    assert grant.seen is None
+    state, grant = refresh(state, says(one, rejected=Rejected(0.4, None)), CLOCK_S + 6.2)
+    assert grant.epoch == 1
+    _, grant = refresh(state, says(one, rejected=Rejected(0.1, None)), CLOCK_S + 6.3)
+    assert grant.epoch == 2
+
+
+def test_who_does_not_answer_went_on_as_before() -> None:
+    """A judgement waits for nobody for long: not for an answer, nor for who is gone to say that the quota is open."""
+    state, grants = settled(says("a"), says("b", admitted=(20.0, 0.0, 0.0), per_s=(2.0, 0.0, 0.0), in_flight=4))
+    lead, one = sorted(grants, key=lambda name: not grants[name].leads)
+    assert (lead, one) == ("a", "b")
+    state, asked = refresh(state, says("c", rejected=Rejected(0.0, None)), CLOCK_S + 5.0)
+    state, _ = refresh(state, says("c", leaves=True), CLOCK_S + 5.1)
+    says_all = says(lead, epoch=1, answer=answered(asked, 30.0, 2))
+    state, grant = refresh(state, says_all, CLOCK_S + 5.0 + ANSWERED_S - 0.1)
+    assert grant.seen is None
+    state, grant = refresh(state, says_all, CLOCK_S + 5.0 + ANSWERED_S)
+    assert grant.seen is not None
+    assert grant.seen.admitted[0] == pytest.approx(30.0 + 20.0 + 2.0 * 2.0)
+    assert grant.seen.in_flight[0] == 6
+    assert grant.seen.reopened is not None
+
+
+def test_a_leader_that_has_not_heard_of_the_cut_does_not_undo_it() -> None:
+    """Its law is of an older epoch."""
     state, grants = settled(says("a"), says("b"))
-    lead = next(name for name, grant in grants.items() if grant.leads)
-    state, grant = refresh(state, says(lead, rejected=Rejected(0, 0.1, 0.1, 0.0, None, 3)), CLOCK_S + 5.0)
-    assert (grant.epoch, grant.rejected) == (1, None)
+    lead, one = sorted(grants, key=lambda name: not grants[name].leads)
+    state, _ = refresh(state, says(one, rejected=Rejected(0.1, None)), CLOCK_S + 5.0)
+    _, grant = refresh(state, says(lead, epoch=0), CLOCK_S + 5.1)
+    assert grant.law is not None
+    assert grant.law.rates == {"requests": 9.0}
+
+
+def test_where_slots_are_not_scarce_everybody_has_one() -> None:
+    """A fleet larger than the number of slots to begin with is not kept waiting for it to grow."""
+    names = [f"member {number:02}" for number in range(24)]
+    open_law = LAW._replace(slots_open=True)
+    _, grants = settled(*(says(name, law=open_law) for name in names), rounds=6)
+    assert [grant.slots for grant in grants.values()] == [1] * 24
 
 
 def test_an_idle_leader_hands_over() -> None:

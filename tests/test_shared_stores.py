@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import sqlite3
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ import pytest
 
 from factflow_llm import AdaptiveRateLimiter, RateLimitConfig
 from factflow_llm.errors import ConfigurationError
-from factflow_llm.ratelimit.shared import Exhausted, Grant, Law, Rejected, Report, Shown, refresh
+from factflow_llm.ratelimit.said import SAMPLES, Answer, Exhausted, Grant, Law, OpenAgain, Rejected, Report, Shown
+from factflow_llm.ratelimit.shared import refresh
 from factflow_llm.ratelimit.stores.opening import open_store
 from factflow_llm.ratelimit.stores.words import state_from_json, state_to_json
 
@@ -26,7 +28,7 @@ REDIS = os.environ.get("FACTFLOW_TEST_REDIS", "")
 needs_redis = [pytest.mark.redis, pytest.mark.skipif(not REDIS, reason="FACTFLOW_TEST_REDIS names no Redis server")]
 
 
-def story(seed: int, length: int = 80) -> list[Report]:
+def story(seed: int, length: int = 160) -> list[Report]:
     """Return what some members say, one after the other: every word there is occurs."""
     luck = random.Random(seed)
     told = {"epoch": 0}
@@ -35,8 +37,15 @@ def story(seed: int, length: int = 80) -> list[Report]:
         if luck.random() < 0.1:
             told["epoch"] += 1
         axis = luck.choice(["requests", "tokens"])
+        rate = luck.uniform(1.0, 9.0)
         law = Law(
-            {axis: luck.uniform(1.0, 9.0)}, luck.choice([None, luck.uniform(2.0, 40.0)]), luck.uniform(1, 30), False
+            rates={axis: rate},
+            fall_back={axis: 0.5 * rate},
+            calls_per_s=luck.choice([None, luck.uniform(2.0, 40.0)]),
+            slots=luck.uniform(1, 30),
+            slots_before=luck.uniform(1, 30),
+            slots_open=luck.random() < 0.5,
+            searching=False,
         )
         reports.append(
             Report(
@@ -52,7 +61,9 @@ def story(seed: int, length: int = 80) -> list[Report]:
                 born=luck.choice([0.0, 5.0]),
                 epoch=luck.choice([0, told["epoch"]]),
                 law=luck.choice([None, law]),
-                rejected=luck.choice([None, Rejected(told["epoch"], 0.5, 0.25, 0.1, luck.choice([None, axis]), 3)]),
+                rejected=luck.choice([None, None, Rejected(0.0, luck.choice([None, axis]))]),
+                reopened=luck.choice([None, OpenAgain(0.25, 0.1)]),
+                answer=Answer(0, (luck.randrange(99), 5.0, 5.0), [luck.randrange(9)] * SAMPLES),
                 closed_s=luck.choice([0.0, 0.0, 4.0]),
                 breaker_s=luck.choice([None, None, 0.0, 60.0]),
                 exhausted=luck.choice([None, Exhausted("daily_quota", luck.choice([None, 7_200.0]))]),
@@ -70,7 +81,14 @@ def assert_alike(grant: Grant, expected: Grant) -> None:
     assert grant.share == pytest.approx(expected.share, abs=1e-9)
     assert grant.others_per_s == pytest.approx(expected.others_per_s, rel=1e-9)
     assert grant.others_admitted == pytest.approx(expected.others_admitted, rel=1e-6, abs=20.0)
-    assert (grant.rejected is None) == (expected.rejected is None)
+    assert grant.asked[::2] == expected.asked[::2]
+    assert grant.asked.ago_s == pytest.approx(expected.asked.ago_s, abs=0.5)
+    assert (grant.seen is None) == (expected.seen is None)
+    if grant.seen is not None and expected.seen is not None:
+        assert list(grant.seen.in_flight) == list(expected.seen.in_flight)
+        assert grant.seen.admitted == pytest.approx(expected.seen.admitted, rel=1e-6, abs=20.0)
+        assert (grant.seen.rejected is None) == (expected.seen.rejected is None)
+        assert (grant.seen.reopened is None) == (expected.seen.reopened is None)
     assert (grant.breaker_s is None) == (expected.breaker_s is None)
     assert (grant.exhausted is None) == (expected.exhausted is None)
     if grant.exhausted is not None and expected.exhausted is not None:
@@ -97,18 +115,25 @@ def test_a_store_grants_what_the_protocol_says(address: str, seed: int) -> None:
     async def main() -> None:
         store = open_store(address, "quota")
         state: State | None = None
-        born = 0.0
+        born, judged, asked, seen = 0.0, 0, 0, 0
         try:
             for number, report in enumerate(story(seed)):
+                if report.answer is not None:
+                    report = report._replace(answer=report.answer._replace(number=asked if number % 9 else 0))  # noqa: PLW2901
+                report = report._replace(seen=seen)  # noqa: PLW2901
                 told = report._replace(born=born if report.born else 0.0)
                 grant = await store.refresh(told)
                 if state is not None:
                     told = report._replace(born=state.born if report.born else 0.0)
                 born = grant.born
-                state, expected = refresh(state, told, 1000.0 + 1e-3 * number)
+                state, expected = refresh(state, told, time.time())
                 assert_alike(grant, expected)
+                asked = expected.asked.number
+                seen = asked if expected.seen is not None else 0
+                judged += expected.seen is not None and expected.seen.rejected is not None
         finally:
             await store.aclose()
+        assert judged > 2
 
     asyncio.run(main())
 

@@ -131,6 +131,11 @@ class Costs:
         written = self._output_used.value if ticket.output_tokens is None else ticket.output_tokens
         return read, written
 
+    @property
+    def admitted(self) -> tuple[float, float, float]:
+        """Requests, tokens read and tokens written of all calls admitted so far."""
+        return self._requests, self._input, self._output
+
     def total(self, axis: Axis) -> float:
         """Return what all calls admitted so far weigh on the axis."""
         return on_axis(axis, self._requests, self._input, self._output)

@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from factflow_llm.errors import ConfigurationError, ErrorMetadata, ErrorReason, LLMErrorClassification
-from factflow_llm.ratelimit.shared import Exhausted
+from factflow_llm.ratelimit.said import Exhausted
 from factflow_llm.ratelimit.stores.opening import StoreError, open_store
 from factflow_llm.secrecy import shown_address
 
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.ratelimit.member import MemberCore
-    from factflow_llm.ratelimit.shared import Report
+    from factflow_llm.ratelimit.said import Report
     from factflow_llm.ratelimit.stores.opening import Store
 
 _log = logging.getLogger(__name__)

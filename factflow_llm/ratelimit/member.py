@@ -10,37 +10,39 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from factflow_llm.ratelimit.aimd import Mode
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.costs import on_axis
+from factflow_llm.ratelimit.demand import Demand
+from factflow_llm.ratelimit.law import law_of
 from factflow_llm.ratelimit.line import NEVER, Ticket, TicketState
+from factflow_llm.ratelimit.past import Past
 from factflow_llm.ratelimit.rejections import Reopened
-from factflow_llm.ratelimit.shared import LEASE_S, Law, Rejected, Report, Shown
+from factflow_llm.ratelimit.said import SAMPLE_S, SAMPLES, Answer, OpenAgain, Rejected, Report, Shown
+from factflow_llm.ratelimit.shared import LEASE_S
 from factflow_llm.ratelimit.sharing import Sharing
-from factflow_llm.signals import Axis, AxisLimit, Reason
+from factflow_llm.signals import Axis, AxisLimit, Outcome, Reason
 
 if TYPE_CHECKING:
+    from factflow_llm.ratelimit.axis import PacedAxis
     from factflow_llm.ratelimit.config import RateLimitConfig
     from factflow_llm.ratelimit.metrics import AIMDMetrics
-    from factflow_llm.ratelimit.shared import Grant, Units
+    from factflow_llm.ratelimit.said import Asked, Grant, Law, Seen, Units
     from factflow_llm.signals import Change, RateLimitSignal
 
 REFRESH_S: Final = 1.0
 """How often a member asks: a fifth of the lease."""
 _JITTER: Final = 0.2
 """How much sooner or later, as a share of that."""
-_AT_ONCE_S: Final = 0.05
-"""How long a rejection waits for others to be told with it."""
+_SOON_S: Final = 0.25
+"""How often the leader asks, and all while a rate is searched for."""
+_SOON_MEMBER_S: Final = 0.002
+"""That much more seldom for every member there is: a thousand must not flood the store."""
 _FIRST_WORD_S: Final = 1.0
 """How long a new member waits for its first grant before it goes on alone."""
-_LATELY: Final = 0.3
-"""What the last second weighs in what a member says it does per second."""
-_HEADROOM: Final = 1.1
-"""What a member wants, as a multiple of what it does: room to grow without asking."""
+_GOLDEN: Final = 0.618
+"""Its multiples spread evenly between 0 and 1."""
 _TELL_CLOSED_S: Final = 0.5
 """A pause shorter than this is over before others would hear of it."""
-_NEWS_S: Final = 1.25
-"""How long it takes at most until all have heard of a cut; what is rejected before says nothing of it."""
 _CLEAR_CALLS: Final = 1.0
 """What all leave out after a cut, times the root of their number: members' calls come by chance at once."""
 _CANARY_S: Final = 1.5
@@ -76,22 +78,27 @@ class MemberCore(LimiterCore):
         self.members = 1
         self.refresh_at = NEVER
         self.part.closed_until_s = -NEVER
+        self._luck = luck
         self._every_s = REFRESH_S * (1.0 + _JITTER * (2.0 * luck - 1.0))
         self._lease_until_s = -NEVER
         self._born, self._epoch = 0.0, 0
         self._law: Law | None = None
-        self._asked_s = self._settled_s = -NEVER
+        self._sent_s = self._settled_s = -NEVER
         self._own_base: Units = (0.0, 0.0, 0.0)
         self._others_base: Units = (0.0, 0.0, 0.0)
         self._others_last: Units = (0.0, 0.0, 0.0)
-        self._sent_by_priority: dict[int, float] = {}
-        self._last: tuple[float, Units] | None = None
-        self._per_s: Units = (0.0, 0.0, 0.0)
-        self._wants: dict[int, float] = {}
-        self._refused: tuple[float, Axis | None, int, int] | None = None
+        self._others_per_s: Units = (0.0, 0.0, 0.0)
+        self._demand = Demand()
+        self._past = Past()
+        self._asked: Asked | None = None
+        self._asked_about_s = 0.0
+        self._answered_last: Answer | None = None
+        self._saw = 0
+        self._refused: tuple[float, Axis | None] | None = None
         self._reopened: Reopened | None = None
+        self._held: dict[Axis, float] | None = None  # rates before the fall, while the leader waits to judge
         self._breaker_news: bool | None = None
-        self._breaker_told: bool | None = None
+        self._said: tuple[tuple[float, Axis | None] | None, Reopened | None, bool | None] = (None, None, None)
         self._breaker_of_all = False
         self._shown: dict[Axis, tuple[AxisLimit, float]] = {}
 
@@ -100,35 +107,41 @@ class MemberCore(LimiterCore):
     def report(self, now: float, *, leaves: bool = False) -> Report:
         """Return what to tell the fleet now, and set when to do so next."""
         self._measure(now)
-        self._asked_s, self.refresh_at = now, now + self._every_s
-        rejected = None
+        self._sent_s, self.refresh_at = now, now + self._wait_s()
+        self._past.forget(now)
+        rejected = reopened = None
         if self._refused is not None:
-            sent_s, axis, in_flight, epoch = self._refused
-            opened_s, doubt_s = self._reopened or (now, 0.0)
-            if self._reopened is not None or self.part.leads:
-                named = axis.value if axis is not None else None
-                rejected = Rejected(epoch, now - sent_s, now - opened_s, doubt_s, named, in_flight)
-                self._refused = self._reopened = None
+            sent_s, axis = self._refused
+            rejected = Rejected(now - sent_s, axis.value if axis is not None else None)
+        if self._reopened is not None:
+            opened_s, doubt_s = self._reopened
+            reopened = OpenAgain(now - opened_s, doubt_s)
+        self._said = self._refused, self._reopened, self._breaker_news
         if self._law is None or (self.part.leads and self.together):
-            self._law = self._learned()
+            requests, read, written = (
+                mine + others for mine, others in zip(self._demand.per_s, self._others_per_s, strict=True)
+            )
+            self._law = law_of(self._limits, (requests, read, written), fallen=self._held is not None)
         breaker_s = None
         if self._breaker_news is not None:
             breaker_s = max((self._breaker_s or now) - now, 1e-3) if self._breaker_news else 0.0
-        self._breaker_told = self._breaker_news
         return Report(
             member=self.name,
             weight=self.weight,
-            wants=self._wants,
+            wants=self._demand.wants,
             wants_slots=self.in_flight + self.queued,
             in_flight=self.in_flight,
             limited=self.queued > 0,
             admitted=self._own(),
-            per_s=self._per_s,
+            per_s=self._demand.per_s,
             share=self.part.share if self._born else 0.0,
             born=self._born,
             epoch=self._epoch,
             law=self._law,
             rejected=rejected,
+            reopened=reopened,
+            answer=self._answer(),
+            seen=self._saw,
             closed_s=self._closed_s(now),
             breaker_s=breaker_s,
             shown={
@@ -138,6 +151,23 @@ class MemberCore(LimiterCore):
             leaves=leaves,
         )
 
+    def _wait_s(self) -> float:
+        """Return how long after a report the next one is due."""
+        law = self._law
+        if self.members > 1 and (self.part.leads or law is None or law.searching):
+            return min(_SOON_S + _SOON_MEMBER_S * self.members, 1.0) * self._every_s
+        return self._every_s
+
+    def _answer(self) -> Answer | None:
+        """Return what we were when we are asked about; it stays as it was first told."""
+        asked, at_s, past = self._asked, self._asked_about_s, self._past
+        if asked is not None and (self._answered_last is None or self._answered_last.number != asked.number):
+            admitted, base = past.at(at_s)[0], self._own_base
+            own = admitted[0] - base[0], admitted[1] - base[1], admitted[2] - base[2]
+            in_flight = [past.at(at_s - SAMPLE_S * number)[1] for number in range(SAMPLES)]
+            self._answered_last = Answer(asked.number, own, in_flight)
+        return self._answered_last
+
     def _own(self) -> Units:
         requests, read, written = (
             self._limits.costs.total(axis) - before for axis, before in zip(_UNITS, self._own_base, strict=True)
@@ -145,52 +175,21 @@ class MemberCore(LimiterCore):
         return requests, read, written
 
     def _measure(self, now: float) -> None:
-        """Say what is sent per second lately, and what would be, by priority."""
-        own = self._own()
-        sent, self._sent_by_priority = self._sent_by_priority, {}
-        if self._last is None:
-            self._wants = {0: float(self.queued)}
-        else:
-            since_s = max(now - self._last[0], 1e-3)
-            weight = 1.0 - (1.0 - _LATELY) ** (since_s / REFRESH_S)
-            before = self._last[1]
-            self._per_s = (
-                self._per_s[0] + weight * ((own[0] - before[0]) / since_s - self._per_s[0]),
-                self._per_s[1] + weight * ((own[1] - before[1]) / since_s - self._per_s[1]),
-                self._per_s[2] + weight * ((own[2] - before[2]) / since_s - self._per_s[2]),
-            )
-            wants = {}
-            for priority in {*self._wants, *sent}:
-                old = self._wants.get(priority, 0.0)
-                want = old + weight * (_HEADROOM * sent.get(priority, 0.0) / since_s - old)
-                if want > 1e-3:
-                    wants[priority] = want
-            self._wants = wants
-        self._last = now, own
         waiting: dict[int, float] = {}
         for _, _, ticket in self._queue:
             if ticket.state is TicketState.WAITING:
                 waiting[ticket.priority] = waiting.get(ticket.priority, 0.0) + 1.0
-        self._wants = {**self._wants, **{p: max(self._wants.get(p, 0.0), n) for p, n in waiting.items()}}
-
-    def _learned(self) -> Law:
-        rates, calls_per_s = {}, NEVER
-        for paced in self._limits.active:
-            rates[paced.axis.value] = paced.rule.rate
-            calls_per_s = min(calls_per_s, paced.rate / self._limits.costs.unit(paced.axis))
-        rates = {axis: rate for axis, rate in rates.items() if rate != NEVER}
-        return Law(
-            rates=rates,
-            calls_per_s=None if calls_per_s == NEVER else calls_per_s,
-            slots=self._slots.limit,
-            slots_open=self._slots.mode is Mode.OPEN,
-        )
+        self._demand.measure(now, self._own(), waiting)
 
     def _closed_s(self, now: float) -> float:
         """Return for how long nobody else should send: until our own canary has come back."""
         gate = self._gate
-        left_s = gate.until_s - now
-        if not self.together or not gate.shut or left_s < _TELL_CLOSED_S:
+        left_s = max(gate.until_s - now, 0.0)
+        if not self.together or not gate.shut:
+            return 0.0
+        if self._law is None or not self._law.rates:  # there is nothing to fall back to
+            return left_s + _CANARY_S
+        if left_s < _TELL_CLOSED_S:
             return 0.0
         return left_s if gate.believes else left_s + _CANARY_S
 
@@ -199,23 +198,20 @@ class MemberCore(LimiterCore):
     def hear(self, now: float, grant: Grant) -> tuple[Change, ...]:
         """Live by a grant, the answer to the last report; return what changed."""
         old = self.rate
-        if self._breaker_news is self._breaker_told:  # what was told has arrived; what was not is told again
-            self._breaker_news = None
         led, was = self.part.leads, self.together
         same = was and grant.born == self._born
         if not same:
             self._rebase(grant)
         self._born, self.together, self.members = grant.born, True, grant.members
-        self._lease_until_s = self._asked_s + LEASE_S
+        self._lease_until_s = self._sent_s + LEASE_S
+        self._forget_what_was_heard()
         self._hear_of_others(now, grant)
-        if grant.epoch != self._epoch:
-            self._epoch = grant.epoch
-            if not grant.leads:
-                self._rejections.new_epoch()
-            if self.members > 1:
-                calls = _CLEAR_CALLS / math.sqrt(self.members)
-                for paced in self._limits.active:
-                    paced.budget.settle(0.0, calls * self._limits.costs.unit(paced.axis))
+        self._slots.company = self._in_company
+        fell = grant.epoch != self._epoch
+        self._epoch = grant.epoch
+        if fell and self.members > 1:
+            for paced in self._limits.active:
+                self._spread(paced, left_out=_CLEAR_CALLS / math.sqrt(self.members))
         part = self.part
         part.share, part.leads = max(grant.share, _LEAST), grant.leads
         part.closed_until_s = now + grant.closed_s if grant.closed_s > 0.0 else -NEVER
@@ -225,15 +221,22 @@ class MemberCore(LimiterCore):
                 self._follow(now, law)
             elif not (led and was):
                 self._lead(now, law)
-            part.others_slots = max(law.slots - (grant.slots or 0), 0.0)
+            elif fell:
+                self._hold(law)
+            part.others_slots = self._slots.limit - (grant.slots or 0)
         for paced in self._limits.axes:
+            first = paced.budget.rate == NEVER
             paced.repace(now)
-        if grant.rejected is not None:
-            self._judge_elsewhere(now, grant.rejected)
+            if first and paced.budget.rate != NEVER and self._in_company:
+                self._spread(paced)
+        if grant.seen is not None and (grant.asked.number != self._saw or not same):
+            self._saw = grant.asked.number
+            self._see(now, grant.seen)
         self._hear_of_the_account(now, grant)
         self._hear_of_headers(now, grant)
         if not same or abs(self.rate - old) > _WORTH_TELLING * old:
             self._limits.tell(now, Axis.REQUESTS, old, self.rate, Reason.SHARED)
+        self._hear_a_question(now, grant.asked)
         self.wake_at = now
         return self.changes()
 
@@ -252,8 +255,10 @@ class MemberCore(LimiterCore):
         slots = max(self.concurrency, 1.0)
         requests, read, written = (self._limits.costs.total(axis) for axis in _UNITS)
         self._own_base = requests, read, written
-        self._last, self.together, self.members = None, False, 1
+        self._demand.forget()
+        self.together, self.members = False, 1
         part.alone()
+        self._slots.company = False
         for paced in self._limits.axes:
             paced.rule = self._limits.rule(now, paced.axis, known[paced.axis])
             paced.repace(now)
@@ -265,6 +270,16 @@ class MemberCore(LimiterCore):
         self.wake_at = now
         return self.changes()
 
+    def _forget_what_was_heard(self) -> None:
+        """Say no more what was said in the last report, now that it is known to have arrived."""
+        refused, reopened, breaker_news = self._said
+        if self._refused is refused:
+            self._refused = None
+        if self._reopened is reopened:
+            self._reopened = None
+        if self._breaker_news is breaker_news:
+            self._breaker_news = None
+
     def _rebase(self, grant: Grant) -> None:
         """Count what the others admit from now on, whatever the store counted before."""
         self._others_base = tuple(  # type: ignore[assignment]
@@ -274,7 +289,7 @@ class MemberCore(LimiterCore):
     def _hear_of_others(self, now: float, grant: Grant) -> None:
         base = self._others_base
         requests, read, written = (new - old for new, old in zip(grant.others_admitted, base, strict=True))
-        self._others_last = requests, read, written
+        self._others_last, self._others_per_s = (requests, read, written), grant.others_per_s
         self.part.heard(now, self._others_last, grant.others_per_s)
         self.part.others_in_flight = grant.others_in_flight
 
@@ -297,6 +312,34 @@ class MemberCore(LimiterCore):
         self._limits.pace()
         self._limits.next_step_s = now
 
+    def _hear_a_question(self, now: float, asked: Asked) -> None:
+        if self._asked is None or asked.number != self._asked.number:
+            self._asked, self._asked_about_s = asked, now - asked.ago_s
+            if asked.hurry:
+                self.refresh_at = now
+
+    def _spread(self, paced: PacedAxis, left_out: float = 0.0) -> None:
+        """Have a part of a call, another than everybody else, or all who were held back would send at one moment."""
+        budget = paced.budget
+        if budget.level >= 0.0:
+            part = (self._luck + _GOLDEN * self._epoch) % 1.0
+            budget.refill((part - left_out) * self._limits.costs.unit(paced.axis))
+
+    def _hold(self, law: Law) -> None:
+        """Stand, as the leader, at what the rates have fallen back to, until the rejection is judged."""
+        self._held = self._held or {paced.axis: paced.rule.rate for paced in self._limits.axes}
+        for paced in self._limits.axes:
+            rate = law.rates.get(paced.axis.value)
+            if rate is not None:
+                paced.rule.rate, paced.rule.next_step_s = rate, NEVER
+
+    def _release(self, now: float) -> None:
+        """Take up the rates where they were before they fell back."""
+        if self._held is not None:
+            for paced in self._limits.axes:
+                paced.rule.rate, paced.rule.next_step_s = self._held[paced.axis], now
+            self._held, self._limits.next_step_s = None, now
+
     def _hear_of_the_account(self, now: float, grant: Grant) -> None:
         breaker_s = grant.breaker_s
         if breaker_s is not None:
@@ -318,7 +361,7 @@ class MemberCore(LimiterCore):
                 ticket = Ticket()
                 ticket.admitted_s = sent_s
                 requests, read, written = (self._limits.costs.total(axis) for axis in _UNITS)
-                per_s = self._per_s
+                per_s = self._demand.per_s
                 ago_s = shown.ago_s
                 ticket.sent_before = requests - per_s[0] * ago_s, read - per_s[1] * ago_s, written - per_s[2] * ago_s
                 self._observe(
@@ -350,8 +393,8 @@ class MemberCore(LimiterCore):
     def admit(self, now: float, ticket: Ticket) -> None:
         """Count the ticket in, by its priority."""
         super().admit(now, ticket)
-        sent, priority = self._sent_by_priority, ticket.priority
-        sent[priority] = sent.get(priority, 0.0) + 1.0
+        self._past.note(now, self._limits.costs.admitted, self.in_flight)
+        self._demand.sent(ticket.priority)
 
     def reset_breaker(self, now: float) -> tuple[Change, ...]:
         """Close the breaker, and that of all others."""
@@ -360,6 +403,8 @@ class MemberCore(LimiterCore):
         return super().reset_breaker(now)
 
     def _others(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> None:
+        if signal.outcome is Outcome.RATE_LIMITED:
+            self._past.rejected(ticket.admitted_s, (1.0, ticket.input_tokens or 0.0, ticket.output_tokens or 0.0))
         was_open = self._breaker_s is not None
         super()._others(now, ticket, signal)
         is_open = self._breaker_s is not None
@@ -374,55 +419,62 @@ class MemberCore(LimiterCore):
             if whole and shown.axis in self._limits.by_axis and (known is None or ticket.admitted_s > known[1]):
                 self._shown[shown.axis] = shown, ticket.admitted_s
 
+    def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
+        """Take a granted ticket back with what its attempt taught; return what changed and why."""
+        changes = super().settle(now, ticket, signal)
+        self._past.note(now, self._limits.costs.admitted, self.in_flight)
+        return changes
+
+    @property
+    def _in_company(self) -> bool:
+        return self.together and self.members > 1
+
     def _judge(self, now: float, ticket: Ticket, told_s: float | None, axis: Axis | None) -> None:
-        if not self.together:
+        """Pause, and tell the fleet: its leader judges."""
+        if not self._in_company:
             super()._judge(now, ticket, told_s, axis)
             return
-        in_flight = ticket.in_flight + self.part.others_in_flight
-        self._refused = self._refused or (ticket.admitted_s, axis, in_flight, self._epoch)
-        self.refresh_at = min(self.refresh_at, now + _AT_ONCE_S)
-        learns = self.part.leads or self._law is None or not self._law.rates
-        if learns and ticket.admitted_s >= self._settled_s:
-            super()._judge(now, ticket, told_s, axis)
-            return
-        self._rejections.obey(now, ticket, told_s, axis)
-
-    def _judge_elsewhere(self, now: float, rejected: Rejected) -> None:
-        """Judge, as the leader, a rejection that another member reports."""
-        sent_s = now - rejected.ago_s
-        rejections, gate = self._rejections, self._gate
-        if sent_s < self._settled_s:
-            return
-        if gate.shut:
-            if gate.canary < 0:
-                gate.rejected_too(sent_s)
-            return
-        ticket = Ticket()
-        ticket.admitted_s, ticket.number = sent_s, rejections.calls - 1
-        ticket.in_flight = rejected.in_flight - self.part.others_in_flight
-        ticket.reserved_input = ticket.reserved_output = 0.0
-        rejections.before = ticket.number, {axis: self._total_at(axis, now, sent_s) for axis in self._limits.by_axis}
-        if rejections.inquiry is not None:
-            rejections.asked(now, rejections.inquiry, sent_s, None)
-            return
-        reopened = Reopened(now - rejected.opened_ago_s, rejected.doubt_s)
-        if rejections.judge(now, ticket, None, None if rejected.axis is None else Axis(rejected.axis), reopened):
-            self._tell_of_opening(now, reopened)
-
-    def _total_at(self, axis: Axis, now: float, at_s: float) -> float:
-        """Return what had been admitted to all by a moment not long ago."""
-        return (
-            self._limits.costs.total(axis) - on_axis(axis, *self._per_s) * (now - at_s) + self.part.others(axis, at_s)
-        )
+        self._refused, self.refresh_at = (ticket.admitted_s, axis), now
+        if ticket.in_flight >= self.concurrency and axis in (None, Axis.CONCURRENCY):  # its last slot was one too many
+            self.part.others_slots += 1.0
+            self._reopened = Reopened(now, 0.0)
+        else:
+            self._rejections.obey(now, ticket, told_s, axis)
 
     def _opens_again(self, now: float) -> None:
-        """Measure the opening, and tell the others of it."""
-        self._tell_of_opening(now, self._rejections.reopened(now))
+        """Tell the others of the opening, which the leader measures."""
+        if self._in_company:
+            self._reopened, self.refresh_at = self._rejections.passed_again(self._limits.requests), now
+        else:
+            super()._opens_again(now)
 
-    def _tell_of_opening(self, now: float, reopened: Reopened) -> None:
-        if self.together and not self.part.leads:
-            self._reopened, self.refresh_at = reopened, now
-        blamed = self._rejections.blamed
-        if self.together and self.members > 1 and blamed is not None:
-            self._settled_s, self.refresh_at = now + _NEWS_S, now
-            blamed.rule.sharing = Sharing()  # what came early came from us
+    def _see(self, now: float, seen: Seen) -> None:
+        """Learn, as the leader, from what all were at one moment; judge the rejection that befell one of them then."""
+        at_s, rejected, slots, limits = now - seen.ago_s, seen.rejected, self._slots, self._limits
+        self._release(now)
+        for paced in limits.axes:
+            paced.rule.noisy = self._in_company or self._rejections.noise.known
+            paced.rule.sharing = Sharing()  # what comes early comes from us
+        for number, in_flight in enumerate(seen.in_flight):
+            if at_s - SAMPLE_S * number > self._settled_s and (number or rejected is None):
+                slots.let_through(in_flight)
+        if rejected is None or seen.reopened is None:
+            return
+        self._settled_s = self.refresh_at = now
+        ticket = Ticket()
+        ticket.admitted_s, ticket.number = at_s, self._rejections.calls - 1
+        ticket.in_flight = seen.in_flight[0] + 1
+        ticket.reserved_input = ticket.reserved_output = 0.0
+        own, others = self._own_base, self._others_base
+        requests, read, written = (seen.admitted[unit] + own[unit] - others[unit] for unit in range(3))
+        admitted = {axis: on_axis(axis, requests, read, written) for axis in limits.by_axis}
+        reopened = Reopened(now - seen.reopened.ago_s, seen.reopened.doubt_s)
+        axis = None if rejected.axis is None else Axis(rejected.axis)
+        self._rejections.judge_elsewhere(now, ticket, axis, reopened, admitted)
+        inquiry = self._rejections.inquiry
+        if inquiry is not None:
+            inquiry.calls += math.ceil(_CLEAR_CALLS * math.sqrt(self.members))  # what all left out meanwhile
+            if inquiry.calls > self.queued or self._law is None or not self._law.rates:  # nobody to ask, or to compare
+                self._rejections.convict(now, at_s, None)
+        for paced in limits.axes:
+            paced.repace(now)

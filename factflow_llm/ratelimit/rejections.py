@@ -70,7 +70,8 @@ class Rejections:
     """
 
     __slots__ = (
-        "_canary", "_limits", "_since", "_under_way", "before", "blamed", "calls", "gate", "inquiry", "lag_s", "noise",
+        "_canary", "_elsewhere", "_limits", "_since", "_under_way", "before", "blamed", "calls", "gate",
+        "inquiry", "lag_s", "noise",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -84,6 +85,7 @@ class Rejections:
         self.before: tuple[int, dict[Axis, float]] = (-1, {})
         self._since = 0  # the first call sent since the last rejections were dealt with
         self._canary: Ticket | None = None
+        self._elsewhere: tuple[float, Reopened, dict[Axis, float]] | None = None  # what befell others
         self._under_way: deque[Ticket] = deque()
 
     def news_of(self, ticket: Ticket) -> bool:
@@ -117,8 +119,8 @@ class Rejections:
             heard_s = now - _SURE * (self.lag_s or _LAG_S)
             while under_way and (under_way[0].admitted_s <= heard_s or under_way[0].state is not _ADMITTED):
                 ticket = under_way.popleft()
-                if ticket.number >= self._since and not ticket.rejected:
-                    self._limits.slots.let_through(ticket.in_flight + self._limits.part.others_in_flight)
+                if ticket.number >= self._since and not ticket.rejected and not self._limits.slots.company:
+                    self._limits.slots.let_through(ticket.in_flight)
         inquiry = self.inquiry
         if inquiry is not None and now >= inquiry.sent_s + _SURE * self.lag_s:
             if inquiry.sent >= inquiry.calls:
@@ -127,18 +129,22 @@ class Rejections:
                 self.inquiry = None
                 fresh = now < inquiry.expires_s + _FRESH_S
                 if fresh and (inquiry.rejected or not inquiry.sent):  # nobody is left to ask: believe what was heard
-                    self._convict(now, inquiry.refused_s, inquiry.told_s)
+                    self.convict(now, inquiry.refused_s, inquiry.told_s)
 
     def reopened(self, now: float) -> Reopened:
         """Measure, for the canary was let through: the provider is open again."""
-        canary, paced, limits = self._canary, self.blamed, self._limits
-        assert canary is not None
-        call_s = 0.0 if paced is None else limits.costs.unit(paced.axis) / paced.rule.measured.rate
-        reopened = Reopened(*self.gate.opened(canary.admitted_s, call_s))
-        self._since = canary.number
-        limits.slots.new_epoch()
+        reopened = self.passed_again(self.blamed)
+        self._limits.slots.new_epoch()
         self._measure(now, reopened)
         return reopened
+
+    def passed_again(self, paced: PacedAxis | None) -> Reopened:
+        """Open the gate, for the canary was let through; ``paced`` is the axis it was about."""
+        canary = self._canary
+        assert canary is not None
+        call_s = 0.0 if paced is None else self._limits.costs.unit(paced.axis) / paced.rule.measured.rate
+        self._since = canary.number
+        return Reopened(*self.gate.opened(canary.admitted_s, call_s))
 
     def new_epoch(self) -> None:
         """Take no rejection of what was sent so far for news."""
@@ -176,9 +182,22 @@ class Rejections:
             self.asked(now, inquiry, ticket.admitted_s, told_s)
         return False
 
-    def judge(
-        self, now: float, ticket: Ticket, told_s: float | None, axis: Axis | None, reopened: Reopened | None = None
-    ) -> bool:
+    def judge_elsewhere(
+        self, now: float, ticket: Ticket, axis: Axis | None, reopened: Reopened, admitted: dict[Axis, float]
+    ) -> None:
+        """Judge what befell another process, for whom the provider has opened again since.
+
+        Args:
+            now: when it was heard.
+            ticket: stands for the rejected call.
+            axis: what it blamed by name.
+            reopened: when the provider had opened again.
+            admitted: what all had been admitted before it.
+        """
+        self._elsewhere = ticket.admitted_s, reopened, admitted
+        self.judge(now, ticket, None, axis)
+
+    def judge(self, now: float, ticket: Ticket, told_s: float | None, axis: Axis | None) -> None:
         """Say what the first rejection of an episode was about.
 
         Args:
@@ -186,10 +205,6 @@ class Rejections:
             ticket: the rejected call.
             told_s: what its Retry-After said; ``None`` without one.
             axis: what it blamed by name; ``None`` when it did not.
-            reopened: the provider has opened again meanwhile, as somebody else has seen.
-
-        Returns:
-            Whether that opening was measured.
         """
         limits = self._limits
         rates = [(paced, paced.rate) for paced in limits.axes]
@@ -197,15 +212,15 @@ class Rejections:
             self.blamed = None
             self._shut(now, ticket.admitted_s, told_s)
             limits.moved(now, rates, Reason.RATE_LIMITED)
-            return False
-        slots, old, in_flight = limits.slots, limits.slots.limit, ticket.in_flight + limits.part.others_in_flight
+            return
+        slots, old, in_flight = limits.slots, limits.slots.limit, ticket.in_flight
         if axis is Axis.CONCURRENCY or (axis is not Axis.REQUESTS and slots.blames(in_flight)):
             reason = slots.cut(now, in_flight, limits.round_trip_s or 0.0)
             self.new_epoch()
             for paced in limits.axes:
                 paced.rule.search(now, limits.total(now, paced.axis))
             limits.tell(now, Axis.CONCURRENCY, old, slots.limit, reason)
-            return False
+            return
         if slots.limit != old:  # a wrong suspicion was taken back
             limits.tell(now, Axis.CONCURRENCY, old, slots.limit, Reason.RECOVER)
         before, paced = self.blamed, self._accused(axis)
@@ -219,9 +234,8 @@ class Rejections:
             sent_after = self.calls - ticket.number - 1
             trickled = 0.0 if paced.rate == NEVER else paced.rate * self.lag_s / unit
             self.inquiry = Inquiry.about(ticket, told_s, now, sent_after=sent_after, trickled=trickled, early=early)
-            return False
-        self._convict(now, ticket.admitted_s, told_s, reopened)
-        return reopened is not None
+            return
+        self.convict(now, ticket.admitted_s, told_s)
 
     def obey(self, now: float, ticket: Ticket, told_s: float | None, axis: Axis | None) -> None:
         """Shut the gate and learn nothing: that is left to somebody else."""
@@ -242,7 +256,7 @@ class Rejections:
         """Take the answer to an inquiry: forgive the rejection, or believe it."""
         self.inquiry = None
         if not self.noise.found(inquiry):
-            self._convict(now, inquiry.refused_s, inquiry.told_s)
+            self.convict(now, inquiry.refused_s, inquiry.told_s)
         for paced in self._limits.axes:
             paced.rule.noisy = self.noise.known
 
@@ -261,13 +275,17 @@ class Rejections:
             return limits.by_axis[Axis.TOKENS]
         return limits.requests if axis is None or axis is Axis.CONCURRENCY else limits.by_axis[axis]
 
-    def _convict(self, now: float, sent_s: float, told_s: float | None, reopened: Reopened | None = None) -> None:
+    def convict(self, now: float, sent_s: float, told_s: float | None) -> None:
         """Believe that the budget is spent: shut the gate until a canary is let through, if it did not open already."""
-        paced, limits = self.blamed, self._limits
+        paced, limits, elsewhere = self.blamed, self._limits, self._elsewhere
         assert paced is not None
-        admitted = self.before[1][paced.axis]
-        paced.rule.refused(now, sent_s, admitted, limits.costs.unit(paced.axis), spare=paced.spare)
-        if reopened is not None:
+        self.inquiry = self._elsewhere = None
+        admitted, unit = self.before[1], limits.costs.unit(paced.axis)
+        if elsewhere is not None:
+            sent_s, reopened, admitted = elsewhere
+            self.before = self.calls - 1, admitted
+        paced.rule.refused(now, sent_s, admitted[paced.axis], unit, spare=paced.spare)
+        if elsewhere is not None:
             self.new_epoch()
             self._measure(now, reopened)
             return

@@ -11,10 +11,13 @@ function, ``refresh.lua`` says the same in Redis, and the laboratory calls it wi
 2. **Shares follow wants.** Higher priorities first; within one, the scarce is levelled by weight and nobody gets more
    than it wants. What nobody wants is spread, so that a new wish need not wait.
 3. **One learns, all follow.** The *leader* runs the rule of ``aimd.py`` on the sum of what all were admitted, and
-   publishes its ``Law``: rates of the whole quota, slots, whether it is closed. It alone probes for more.
-4. **One cut per fleet.** A rejection counts only if its call was sent in the current epoch. The first member to report
-   one ends the epoch; the leader judges it.
-5. **Back to a store that forgot,** members bring the law they know and, for one lease, keep what they had.
+   publishes its ``Law``: rates of the whole quota, and slots. It alone probes for more.
+4. **One cut per fleet.** The first rejection ends the epoch: at once the law falls back to what it names for that.
+   No other rejection counts until the leader has judged this one.
+5. **Sums are of one moment.** What members say of different moments does not add up: a second apart, twenty calls in
+   flight may be any number from 15 to 25. So the state asks about one moment, that of the rejected call or a recent
+   one, and everybody says what it was then. The leader judges once all have answered.
+6. **Back to a store that forgot,** members bring the law they know and, for one lease, keep what they had.
 
 Times in the state count from its birth, on the store's clock; what members say of time is a distance from now.
 """
@@ -23,150 +26,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from factflow_llm.ratelimit.said import SAMPLES, Asked, Exhausted, Grant, OpenAgain, Seen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from factflow_llm.ratelimit.said import Answer, Law, Rejected, Report, Shown, Units
 
 LEASE_S: Final = 5.0
 """How long a share is held without a word: five refreshes, of which four may be lost."""
 LONG_AGO_S: Final = -1e9
 ROTATE_S: Final = 60.0
 """How long the slots that do not divide evenly stay with the same members."""
-
-Units = tuple[float, float, float]
-"""Requests, tokens read, tokens written."""
-
-
-class Law(NamedTuple):
-    """What the leader has learned of the whole quota.
-
-    Attributes:
-        rates: units per second by axis; an axis of which nothing is known is absent.
-        calls_per_s: the rates in calls of the usual size; ``None`` while nothing is known.
-        slots: calls that may be in flight.
-        slots_open: whether their number still grows fast, for nothing was rejected yet.
-    """
-
-    rates: Mapping[str, float]
-    calls_per_s: float | None
-    slots: float
-    slots_open: bool
-
-
-class Rejected(NamedTuple):
-    """A rejection that the leader should judge, for whom the quota has opened again since.
-
-    Attributes:
-        epoch: the epoch in which its call was sent.
-        ago_s: how long ago that was.
-        opened_ago_s: how long ago the quota opened again, and ``doubt_s`` how far off that may be.
-        axis: the axis it named.
-        in_flight: calls in flight in the whole fleet when it was sent.
-    """
-
-    epoch: int
-    ago_s: float
-    opened_ago_s: float
-    doubt_s: float
-    axis: str | None
-    in_flight: int
-
-
-class Exhausted(NamedTuple):
-    """Why an account refuses all calls, such as ``daily_quota``, and in how many seconds it said that it will not."""
-
-    reason: str
-    resumes_s: float | None = None
-
-
-class Shown(NamedTuple):
-    """What a header showed of an axis; its call was sent ``ago_s`` before now."""
-
-    limit: float
-    remaining: float
-    reset_s: float
-    ago_s: float
-
-
-class Report(NamedTuple):
-    """What a member says.
-
-    Attributes:
-        member: its name, told apart from all others.
-        weight: how much of what is scarce it gets, relative to others.
-        wants: calls per second that it would send, by priority.
-        wants_slots: calls that it would have in flight.
-        in_flight: calls that it has in flight.
-        limited: whether calls wait.
-        admitted: units admitted since it began, and ``per_s`` lately.
-        share: the share that it sends at.
-        born: the birth of the state that it knows; 0 for none.
-        epoch: the epoch that it knows.
-        law: what it has learned, of a leader; what it was told, of others.
-        rejected: a rejection that nobody knows of yet.
-        closed_s: seconds for which nobody should send, for it was told so; 0 while the quota is open.
-        breaker_s: positive if it found the account exhausted, to try again then; 0 if it found it mended; else None.
-        exhausted: why, with a positive ``breaker_s``.
-        shown: the freshest headers, by axis.
-        leaves: whether this is its last word.
-    """
-
-    member: str
-    weight: float
-    wants: Mapping[int, float]
-    wants_slots: int
-    in_flight: int
-    limited: bool
-    admitted: Units
-    per_s: Units
-    share: float = 0.0
-    born: float = 0.0
-    epoch: int = 0
-    law: Law | None = None
-    rejected: Rejected | None = None
-    closed_s: float = 0.0
-    breaker_s: float | None = None
-    exhausted: Exhausted | None = None
-    shown: Mapping[str, Shown] = {}
-    leaves: bool = False
-
-
-class Grant(NamedTuple):
-    """What a member gets, until ``LEASE_S`` after it asked.
-
-    Attributes:
-        share: of every rate, from 0 to 1.
-        slots: calls that it may have in flight, of ``law.slots``; ``None`` while there is no law.
-        leads: whether it is the one who learns.
-        members: how many there are.
-        born: the birth of the state, to recognise it.
-        epoch: the current epoch.
-        law: what the leader has learned; ``None`` while nothing is.
-        others_admitted: units admitted to all others, up to now, and ``others_per_s`` lately.
-        others_in_flight: calls that the others have in flight.
-        rejected: a rejection to be judged, for the leader.
-        closed_s: seconds for which nobody but the one who was told so should send.
-        breaker_s: seconds until somebody may try whether the account is mended; ``None`` while it is not exhausted.
-        exhausted: why it is, where that was told.
-        shown: the freshest headers, by axis.
-    """
-
-    share: float
-    slots: int | None
-    leads: bool
-    members: int
-    born: float
-    epoch: int
-    law: Law | None
-    others_admitted: Units
-    others_per_s: Units
-    others_in_flight: int
-    rejected: Rejected | None
-    closed_s: float
-    breaker_s: float | None
-    exhausted: Exhausted | None
-    shown: Mapping[str, Shown]
+ANSWERED_S: Final = 2.5
+"""Whoever has not answered by then is taken to have gone on as before."""
 
 
 @dataclass(slots=True)
@@ -183,6 +58,7 @@ class Member:
     in_flight: int
     admitted: Units
     per_s: Units
+    answer: Answer | None
 
 
 @dataclass(slots=True)
@@ -193,7 +69,10 @@ class State:
         born: when it was made, on the store's clock, in whole seconds.
         members: the live leases, by name.
         gone: units admitted to members that are gone.
-        rejected_s: when the rejection was reported, from which what it says of time counts.
+        asked: the number of the question, asked at ``asked_at_s`` about ``asked_s``.
+        rejected: the rejection that is to be judged, reported by ``rejected_by``; its ``ago_s`` is of no more use.
+        reopened: when the quota opened again after it, and how far off that may be.
+        settled_s: what was sent before then is no news if it is rejected.
         closed_until_s: before then nobody sends but ``closed_by``.
         exhausted: why the account is, and when that was told.
         learning_until_s: until then members keep what they had.
@@ -205,8 +84,13 @@ class State:
     leader: str = ""
     epoch: int = 0
     law: Law | None = None
+    asked: int = 0
+    asked_s: float = 0.0
+    asked_at_s: float = 0.0
     rejected: Rejected | None = None
-    rejected_s: float = 0.0
+    rejected_by: str = ""
+    reopened: tuple[float, float] | None = None
+    settled_s: float = LONG_AGO_S
     closed_until_s: float = 0.0
     closed_by: str = ""
     breaker_until_s: float | None = None
@@ -240,8 +124,9 @@ def refresh(state: State | None, report: Report, clock_s: float) -> tuple[State,
         in_flight=report.in_flight,
         admitted=report.admitted,
         per_s=report.per_s,
+        answer=report.answer,
     )
-    if report.member == state.leader and report.law is not None:
+    if report.member == state.leader and report.law is not None and report.epoch == state.epoch:
         state.law = report.law
     _elect(state, report, now)
     others = [(name, other) for name, other in state.members.items() if name != report.member]
@@ -250,7 +135,7 @@ def refresh(state: State | None, report: Report, clock_s: float) -> tuple[State,
     me.share = min(report.share if now < state.learning_until_s else _share(state, report.member), free)
     slots = None
     if state.law is not None:
-        left = math.floor(state.law.slots) - sum(max(other.slots, other.in_flight) for _, other in others)
+        left = _whole(state, state.law) - sum(max(other.slots, other.in_flight) for _, other in others)
         me.slots = slots = max(min(_slots(state, report.member, now), math.ceil(part * left)), 0)
     grant = _grant(state, report.member, me, others, now, slots)
     if report.leaves:
@@ -275,10 +160,19 @@ def _remember(state: State, report: Report, now: float) -> None:
         state.law, state.epoch = report.law, max(report.epoch, state.epoch)
         if report.born:
             state.learning_until_s = now + LEASE_S
-    if report.rejected is not None and report.rejected.epoch == state.epoch:
+    if report.member == state.leader and report.seen == state.asked:
+        if state.rejected is not None:
+            state.rejected, state.rejected_by, state.reopened, state.settled_s = None, "", None, now
+        _ask(state, now, now)
+    if report.rejected is not None and state.rejected is None and now - report.rejected.ago_s >= state.settled_s:
         state.epoch += 1
-        if report.member != state.leader:  # which has judged it already
-            state.rejected, state.rejected_s = report.rejected, now
+        state.rejected, state.rejected_by, state.reopened = report.rejected, report.member, None
+        _ask(state, now - report.rejected.ago_s, now)
+        if state.law is not None:
+            law = state.law
+            state.law = law._replace(rates={**law.rates, **law.fall_back}, slots=law.slots_before)
+    if report.reopened is not None and report.member == state.rejected_by:
+        state.reopened = now - report.reopened.ago_s, report.reopened.doubt_s
     if report.member == state.closed_by or now + report.closed_s > state.closed_until_s:
         state.closed_until_s, state.closed_by = now + report.closed_s, report.member
     if report.breaker_s is not None:
@@ -289,6 +183,36 @@ def _remember(state: State, report: Report, now: float) -> None:
         known = state.shown.get(axis)
         if known is None or now - shown.ago_s > known[1] - known[0].ago_s:
             state.shown[axis] = shown, now
+
+
+def _ask(state: State, about_s: float, now: float) -> None:
+    state.asked, state.asked_s, state.asked_at_s = state.asked + 1, about_s, now
+
+
+def _seen(state: State, now: float) -> Seen | None:
+    """Return what all have answered, if they have."""
+    waited_s = now - state.asked_at_s
+    missing = any(member.answer is None or member.answer.number != state.asked for member in state.members.values())
+    if not state.asked or (missing and waited_s < ANSWERED_S):
+        return None
+    told = state.rejected
+    if told is not None and state.reopened is None:
+        if waited_s < LEASE_S and state.rejected_by in state.members:
+            return None
+        state.reopened = 0.5 * (state.asked_s + now), 0.5 * (now - state.asked_s)
+    admitted, in_flight = state.gone, [0] * SAMPLES
+    for member in state.members.values():
+        answer = member.answer
+        if answer is not None and answer.number == state.asked:
+            admitted = _sum(admitted, answer.admitted)
+            in_flight = [number + more for number, more in zip(in_flight, answer.in_flight, strict=True)]
+        else:
+            admitted = _sum(admitted, member.admitted, member.per_s, state.asked_s - member.heard_s)
+            in_flight = [number + member.in_flight for number in in_flight]
+    ago_s, reopened = now - state.asked_s, None
+    if told is not None and state.reopened is not None:
+        told, reopened = told._replace(ago_s=ago_s), OpenAgain(now - state.reopened[0], state.reopened[1])
+    return Seen(ago_s, admitted, in_flight, told, reopened)
 
 
 def _elect(state: State, report: Report, now: float) -> None:
@@ -316,10 +240,16 @@ def _share(state: State, name: str) -> float:
     return shares[number] + left * weights[number] / sum(weights)
 
 
+def _whole(state: State, law: Law) -> int:
+    """Return the slots there are: one for everybody, where a rate is known and it is not slots that are scarce."""
+    whole = math.floor(law.slots)
+    return max(whole, len(state.members)) if law.slots_open and law.rates else whole
+
+
 def _slots(state: State, name: str, now: float) -> int:
     """Return the slots that a member should have; those that do not divide evenly go round."""
     assert state.law is not None
-    total = math.floor(state.law.slots)
+    total = _whole(state, state.law)
     members = sorted(state.members.items())
     weights = [member.weight for _, member in members]
     parts = levelled(float(total), [float(member.wants_slots) for _, member in members], weights)
@@ -345,11 +275,8 @@ def levelled(total: float, wants: Sequence[float], weights: Sequence[float]) -> 
 def _grant(
     state: State, name: str, me: Member, others: Sequence[tuple[str, Member]], now: float, slots: int | None
 ) -> Grant:
-    leads, rejected = name == state.leader, None
-    if leads and state.rejected is not None:
-        since_s, told = now - state.rejected_s, state.rejected
-        rejected = told._replace(ago_s=told.ago_s + since_s, opened_ago_s=told.opened_ago_s + since_s)
-        state.rejected = None
+    leads = name == state.leader
+    seen = _seen(state, now) if leads else None
     admitted, per_s = state.gone, (0.0, 0.0, 0.0)
     for _, other in others:
         since_s = now - other.heard_s
@@ -371,7 +298,8 @@ def _grant(
         others_admitted=admitted,
         others_per_s=per_s,
         others_in_flight=sum(other.in_flight for _, other in others),
-        rejected=rejected,
+        asked=Asked(state.asked, now - state.asked_s, state.rejected is not None),
+        seen=seen,
         closed_s=0.0 if name == state.closed_by else max(state.closed_until_s - now, 0.0),
         breaker_s=None if until_s is None else max(until_s - now, 0.0),
         exhausted=exhausted,

@@ -28,6 +28,12 @@ _NEWS_S: Final = 1.0
 """A rejection has arrived by then."""
 _FEW: Final = 3
 """Calls let through from which a suspicion may arise; it needs to be repeated before it counts."""
+_SOON: Final = 9
+"""The same, in company, where there are samples of what was in flight instead."""
+_SELDOM: Final = 3.0
+"""How much more seldom several processes probe a number that was found twice: all are rejected before all know."""
+_TOLD_S: Final = 2.5
+"""How long it takes there until a stride was taken by somebody, and what became of it is known."""
 
 
 class SlotRule:
@@ -35,19 +41,23 @@ class SlotRule:
 
     Attributes:
         limit: calls allowed in flight.
+        before: how many were allowed before the last stride.
         mode: where the rule stands.
+        company: whether the calls of several processes are counted: together, and exactly, but a second late.
     """
 
     __slots__ = (
-        "_before_blame", "_config", "_full_s", "_next_s", "_passed", "_peak", "_stride", "_suspect", "limit", "mode",
+        "_before_blame", "_config", "_found", "_full_s", "_next_s", "_passed", "_peak", "_stride", "_suspect", "before",
+        "company", "limit", "mode",
     )  # fmt: skip
 
     def __init__(self, config: RateLimitConfig) -> None:
         self._config = config
-        self.limit = float(config.initial_concurrency)
+        self.limit = self.before = float(config.initial_concurrency)
         self.mode = Mode.OPEN
+        self.company = False
         self._peak = self._passed = 0
-        self._suspect = -math.inf
+        self._suspect = self._found = -math.inf
         self._before_blame: tuple[float, Mode] | None = None
         self._stride = 1.0
         self._next_s = 0.0
@@ -60,7 +70,7 @@ class SlotRule:
 
     def follow(self, limit: float) -> None:
         """Stay at a number that somebody else has found."""
-        self.limit, self.mode, self._next_s = limit, Mode.PROBE, math.inf
+        self.limit, self.before, self.mode, self._next_s = limit, limit, Mode.PROBE, math.inf
 
     def lead(self, now: float, *, opens: bool) -> None:
         """Learn from here on; ``opens`` says that nothing was rejected yet."""
@@ -87,11 +97,12 @@ class SlotRule:
             self.limit = min(limit, float(self._config.max_concurrency))
             self._before_blame = None
             return False
-        if self._passed < _FEW or in_flight <= self._peak:
+        if self._passed < (_SOON if self.company else _FEW) or in_flight <= self._peak:
             if self.mode is Mode.PROBE:
                 self.mode, self._stride, self._full_s = Mode.OPEN, 1.0, math.nan
             return False
-        repeated = abs(in_flight - 1.0 - self._suspect) <= max(1.0, 0.05 * self._suspect)
+        off = 0.0 if self.company else max(1.0, 0.05 * self._suspect)
+        repeated = abs(in_flight - 1.0 - self._suspect) <= off
         self._suspect = in_flight - 1.0
         before_stride = self.limit - 0.5 * self._stride
         return repeated or (self._passed >= SOUND_SAMPLE and in_flight >= before_stride)
@@ -99,10 +110,12 @@ class SlotRule:
     def cut(self, now: float, in_flight: int, round_trip_s: float) -> Reason:
         """Fall below the number at which a call was rejected."""
         self._before_blame = self.limit, self.mode
-        self.limit = max(1.0, min(in_flight - 1.0, self.limit))
+        found, self._found = self._found, max(1.0, min(in_flight - 1.0, self.limit))
+        self.limit = self.before = self._found
         self.mode = Mode.PROBE
         self._stride = 1.0
-        self._next_s = now + self._hold_s(round_trip_s)
+        again = self.company and abs(self.limit - found) <= 1.0
+        self._next_s = now + (_SELDOM if again else 1.0) * self._hold_s(round_trip_s)
         return Reason.RATE_LIMITED
 
     def full(self, now: float) -> None:
@@ -150,12 +163,13 @@ class SlotRule:
             return Reason.SLOW_START if self.limit != before else None
         if now < self._next_s:
             return None
-        self.limit = min(before + self._stride, top)
+        self.limit, self.before = min(before + self._stride, top), before
         self._stride *= 2.0
-        self._next_s = now + round_trip_s
+        self._next_s = now + round_trip_s + (_TOLD_S if self.company else 0.0)
         if self.limit == before:
             return None
         return Reason.PROBE if self._stride == 2.0 else Reason.RECOVER
 
     def _hold_s(self, round_trip_s: float) -> float:
-        return max(self._config.probe_s, _HOLD * self._config.probe_requests * round_trip_s / self.limit)
+        calls_s = _HOLD * self._config.probe_requests * round_trip_s / self.limit
+        return max(self._config.probe_s, calls_s)

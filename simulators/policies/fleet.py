@@ -18,7 +18,7 @@ from factflow_llm.ratelimit.shared import State, refresh
 if TYPE_CHECKING:
     from factflow_llm.ratelimit.config import RateLimitConfig, RetryConfig
     from factflow_llm.ratelimit.line import Decisions, Ticket
-    from factflow_llm.ratelimit.shared import Grant, Report
+    from factflow_llm.ratelimit.said import Grant, Report
     from factflow_llm.signals import Change, RateLimitSignal, Reason
     from simulators.providers.machine import ProviderMachine
 

@@ -13,7 +13,7 @@ from factflow_llm.secrecy import enrol, shown_address
 if TYPE_CHECKING:
     import re
 
-    from factflow_llm.ratelimit.shared import Grant, Report
+    from factflow_llm.ratelimit.said import Grant, Report
 
 
 class StoreError(Exception):

@@ -19,7 +19,7 @@ from factflow_llm.secrecy import masked, shown_address
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-    from factflow_llm.ratelimit.shared import Grant, Report
+    from factflow_llm.ratelimit.said import Grant, Report
 
 _PATIENCE_S = 1.0
 _VERSION = 1

@@ -16,7 +16,8 @@ from factflow_llm.ratelimit.stores.opening import StoreError
 from factflow_llm.ratelimit.stores.words import state_from_json, state_to_json
 
 if TYPE_CHECKING:
-    from factflow_llm.ratelimit.shared import Grant, Report, State
+    from factflow_llm.ratelimit.said import Grant, Report
+    from factflow_llm.ratelimit.shared import State
 
 _PATIENCE_S = 1.0
 _VERSION = 1

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from factflow_llm.ratelimit.shared import Exhausted, Grant, Law, Member, Rejected, Report, Shown, State
+from factflow_llm.ratelimit.said import Answer, Asked, Exhausted, Grant, Law, OpenAgain, Rejected, Report, Seen, Shown
+from factflow_llm.ratelimit.shared import Member, State
 
 
 def report_to_json(report: Report) -> str:
     """Write what a member says."""
     fields = report._asdict()
-    fields["law"] = report.law and report.law._asdict()
-    fields["rejected"] = report.rejected and report.rejected._asdict()
-    fields["exhausted"] = report.exhausted and report.exhausted._asdict()
+    for name in ("law", "rejected", "reopened", "answer", "exhausted"):
+        fields[name] = fields[name] and fields[name]._asdict()
     fields["shown"] = {axis: shown._asdict() for axis, shown in report.shown.items()}
     return json.dumps(fields)
 
@@ -27,12 +27,23 @@ def grant_from_json(text: str | bytes) -> Grant:
     try:
         fields = json.loads(text)
         fields["law"] = fields["law"] and Law(**fields["law"])
-        fields["rejected"] = fields["rejected"] and Rejected(**fields["rejected"])
+        fields["asked"] = Asked(**fields["asked"])
+        fields["seen"] = fields["seen"] and _seen(fields["seen"])
         fields["exhausted"] = fields["exhausted"] and Exhausted(**fields["exhausted"])
         fields["shown"] = {axis: Shown(**shown) for axis, shown in fields["shown"].items()}
         return Grant(**fields)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(str(error)) from None
+
+
+def _answer(fields: dict[str, Any]) -> Answer:
+    return Answer(fields["number"], tuple(fields["admitted"]), fields["in_flight"])
+
+
+def _seen(fields: dict[str, Any]) -> Seen:
+    fields["rejected"] = fields["rejected"] and Rejected(**fields["rejected"])
+    fields["reopened"] = fields["reopened"] and OpenAgain(**fields["reopened"])
+    return Seen(**fields)
 
 
 def state_to_json(state: State) -> str:
@@ -41,6 +52,8 @@ def state_to_json(state: State) -> str:
     fields["members"] = {
         name: {key: getattr(member, key) for key in Member.__slots__} for name, member in state.members.items()
     }
+    for member in fields["members"].values():
+        member["answer"] = member["answer"] and member["answer"]._asdict()
     fields["law"] = state.law and state.law._asdict()
     fields["rejected"] = state.rejected and state.rejected._asdict()
     fields["exhausted"] = state.exhausted and (state.exhausted[0]._asdict(), state.exhausted[1])
@@ -61,10 +74,12 @@ def state_from_json(text: str) -> State:
                 **member
                 | {"wants": {int(key): want for key, want in member["wants"].items()}}
                 | {key: tuple(member[key]) for key in ("admitted", "per_s")}
+                | {"answer": member["answer"] and _answer(member["answer"])}
             )
             for name, member in fields["members"].items()
         }
         fields["gone"] = tuple(fields["gone"])
+        fields["reopened"] = fields["reopened"] and tuple(fields["reopened"])
         fields["law"] = fields["law"] and Law(**fields["law"])
         fields["rejected"] = fields["rejected"] and Rejected(**fields["rejected"])
         if (exhausted := fields.get("exhausted")) is not None:

@@ -1,0 +1,52 @@
+"""What the leader of a fleet has learned, as it tells the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from factflow_llm.ratelimit.aimd import Mode
+from factflow_llm.ratelimit.costs import on_axis
+from factflow_llm.ratelimit.line import NEVER
+from factflow_llm.ratelimit.said import Law
+
+if TYPE_CHECKING:
+    from factflow_llm.ratelimit.limits import Limits
+    from factflow_llm.ratelimit.said import Units
+
+_FALL: Final = 0.5
+"""What is left of a rate that was searched for, until its rejection is judged: what it was a moment ago."""
+_SEARCHED: Final = 2.0
+"""A rate so many times what is sent holds nobody back: it is not searched any more."""
+
+
+def law_of(limits: Limits, per_s: Units, *, fallen: bool) -> Law:
+    """Return what was learned.
+
+    Args:
+        limits: the leader's.
+        per_s: units that all are admitted per second, lately.
+        fallen: whether rates and slots have fallen back, for a rejection is to be judged.
+    """
+    rates, fall_back, calls_per_s, searching = {}, {}, NEVER, False
+    for paced in limits.active:
+        rule, axis = paced.rule, paced.axis
+        calls_per_s = min(calls_per_s, paced.rate / limits.costs.unit(axis))
+        if rule.rate == NEVER:
+            continue
+        rates[axis.value] = rule.rate
+        if rule.mode is Mode.SEARCH:
+            fall_back[axis.value] = _FALL * rule.rate
+            searching |= rule.rate < _SEARCHED * on_axis(axis, *per_s)
+        else:
+            fall_back[axis.value] = min(limits.config.decrease * rule.measured.rate, rule.rate)
+    slots = limits.slots
+    before = slots.limit if slots.mode is Mode.OPEN else slots.before
+    return Law(
+        rates=rates,
+        fall_back=fall_back,
+        calls_per_s=None if calls_per_s == NEVER else calls_per_s,
+        slots=before if fallen else slots.limit,
+        slots_before=before,
+        slots_open=slots.mode is Mode.OPEN,
+        searching=searching,
+    )
