@@ -10,23 +10,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack
 
 from factflow_llm.background import run
 from factflow_llm.jobs.job import Job, JobKeys, JobSettings
+from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
 from factflow_llm.settings import DEFAULT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from factflow_llm.clients.stream import ChatStream
     from factflow_llm.jobs.embedding import EmbeddingJob
     from factflow_llm.jobs.results import JobResult, Spent
-    from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
     from factflow_llm.status import ProfileStatus
-    from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk, Tool
+    from factflow_llm.types import CompletionResponse, EmbeddingResponse, StreamChunk
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
@@ -141,6 +143,19 @@ class SyncFactory:
         return f"<SyncFactory of {self._factory!r}>"
 
 
+def _asked_like(
+    method: Callable[Concatenate[Any, P], object],
+) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
+    """Sign a method that hands on what it is asked like the one that takes it: for editors, checkers and ``help()``."""
+
+    def signed(function: Callable[..., T]) -> Callable[Concatenate[Any, P], T]:
+        given = signature(function).return_annotation
+        function.__signature__ = signature(method).replace(return_annotation=given)  # type: ignore[attr-defined]
+        return function
+
+    return signed
+
+
 class _Named:
     """A profile's client, asked of the factory at every call: a forked child, or who closed it, gets a new one."""
 
@@ -158,63 +173,21 @@ class SyncClient(_Named):
     async def _known(self) -> LimitedLLMClientProtocol:
         return self._factory.create_completion_client(self._name)
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: Sequence[str] | None = None,
-        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
-        response_format: Any = None,
-        priority: int = 0,
-        deadline_s: float | None = None,
-        **provider_options: Any,
-    ) -> CompletionResponse:
+    @_asked_like(LimitedLLMClientProtocol.complete)  # type: ignore[arg-type]  # mypy fears an option named self
+    def complete(self, *asked: Any, **options: Any) -> CompletionResponse:
         """Return the whole answer; arguments and errors as of ``RateLimitedClient.complete``."""
 
         async def complete() -> CompletionResponse:
-            return await (await self._known()).complete(
-                messages,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                stop=stop,
-                tools=tools,
-                response_format=response_format,
-                priority=priority,
-                deadline_s=deadline_s,
-                **provider_options,
-            )
+            return await (await self._known()).complete(*asked, **options)
 
         return run(complete())
 
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: Sequence[str] | None = None,
-        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
-        response_format: Any = None,
-        priority: int = 0,
-        deadline_s: float | None = None,
-        **provider_options: Any,
-    ) -> SyncStream:
+    @_asked_like(LimitedLLMClientProtocol.stream)  # type: ignore[arg-type]
+    def stream(self, *asked: Any, **options: Any) -> SyncStream:
         """Give the answer piece by piece; arguments and errors as of ``RateLimitedClient.stream``."""
 
         async def begin() -> Any:
-            return (await self._known()).stream(
-                messages,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                stop=stop,
-                tools=tools,
-                response_format=response_format,
-                priority=priority,
-                deadline_s=deadline_s,
-                **provider_options,
-            )
+            return (await self._known()).stream(*asked, **options)
 
         return SyncStream(run(begin()))
 
@@ -225,19 +198,12 @@ class SyncEmbeddingClient(_Named):
     async def _known(self) -> LimitedEmbeddingClientProtocol:
         return self._factory.create_embedding_client(self._name)
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        dimensions: int | None = None,
-        priority: int = 0,
-        deadline_s: float | None = None,
-    ) -> EmbeddingResponse:
+    @_asked_like(LimitedEmbeddingClientProtocol.embed)
+    def embed(self, *asked: Any, **options: Any) -> EmbeddingResponse:
         """Return one vector per text, in order; arguments and errors as of ``RateLimitedEmbeddingClient.embed``."""
 
         async def embed() -> EmbeddingResponse:
-            client = await self._known()
-            return await client.embed(texts, dimensions=dimensions, priority=priority, deadline_s=deadline_s)
+            return await (await self._known()).embed(*asked, **options)
 
         return run(embed())
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -22,6 +23,8 @@ from factflow_llm import (
     UnfinishedStreamError,
     WrongEventLoopError,
 )
+from factflow_llm.protocols import LimitedEmbeddingClientProtocol, LimitedLLMClientProtocol
+from factflow_llm.sync import SyncClient, SyncEmbeddingClient
 from tests.support.faces import openai_answer, openai_chunk
 from tests.support.loopback import Asked, Events, Loopback, Reply
 
@@ -55,6 +58,21 @@ def server() -> Iterator[Loopback]:
     """Give a server that answers chats."""
     with Loopback(ANSWER) as loopback:
         yield loopback
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (SyncClient.complete, LimitedLLMClientProtocol.complete),
+        (SyncClient.stream, LimitedLLMClientProtocol.stream),
+        (SyncEmbeddingClient.embed, LimitedEmbeddingClientProtocol.embed),
+    ],
+)
+def test_calls_are_signed_as_their_asynchronous_ones(ours: object, theirs: object) -> None:
+    """``help()`` and notebooks show every argument, under the name and with the default that it has elsewhere."""
+    assert callable(ours)
+    assert callable(theirs)
+    assert list(signature(ours).parameters.values()) == list(signature(theirs).parameters.values())
 
 
 def test_the_methods_are_those_of_the_factory(server: Loopback) -> None:

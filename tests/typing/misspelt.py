@@ -14,3 +14,5 @@ async def misspelt(factory: ff.LLMClientFactory, scenario: sim.Scenario) -> None
     sim.simulate(scenario, ff.RateLimitConfig(), 7)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     chat = factory.create_completion_client()
     await chat.complete([], deadline_s="2 s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    asked = factory.sync().create_completion_client()
+    asked.complete([], max_tokens="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
