@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from factflow_llm.errors import ConfigurationError, get_error_metadata
 from factflow_llm.jobs.job import Job, JobSettings, is_final
 from factflow_llm.jobs.kept import Embedded
-from factflow_llm.jobs.results import JobResult, Spent, Sums
+from factflow_llm.jobs.results import JobResult, Results, Spent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Vector = tuple[float, ...]
 
 
-class EmbeddingJob:
+class EmbeddingJob(Results[str, Vector]):
     """The vectors of many texts: iterate over it with ``async for``, one :class:`JobResult` per text.
 
     It is a job of batches, and has a job's properties; counts are of texts, and what a batch used stands with its first
@@ -37,16 +37,15 @@ class EmbeddingJob:
         if batch_size < 1:
             raise ConfigurationError(f"batch_size = {batch_size} must be at least 1")
 
+        super().__init__(len(texts) if isinstance(texts, Sized) else None)
+
         async def call(batch: Sequence[str]) -> Embedded:
             return await _embed(batch, embed)
 
         batches = _batches(texts, batch_size) if isinstance(texts, Iterable) else _coming_batches(texts, batch_size)
-        self._total = len(texts) if isinstance(texts, Sized) else None
         self._job = Job(batches, call, settings, identity=[identity, batch_size])
         self._batch_size = batch_size
         self._ready: deque[JobResult[str, Vector]] = deque()
-        self._sums = Sums()
-        self.handed_on = 0
 
     def __repr__(self) -> str:
         return f"<EmbeddingJob of batches of {self._batch_size}: {self._job!r}>"
@@ -61,35 +60,16 @@ class EmbeddingJob:
         """What all calls used so far, those of earlier runs in the journal included."""
         return self._job.spent
 
-    @property
-    def left(self) -> int | None:
-        """How many texts are not over yet; ``None`` where nobody knows how many there are."""
-        return None if self._total is None else self._total - self.handed_on
-
-    def summary(self) -> list[dict[str, object]]:
-        """Return what has been handed on so far, a row per model and outcome: ``pandas.DataFrame(job.summary())``."""
-        return self._sums.rows()
-
-    def __aiter__(self) -> Self:
-        return self
-
     async def __anext__(self) -> JobResult[str, Vector]:
         while not self._ready:
             self._ready.extend(self._texts_of(await anext(self._job)))
         result = self._ready.popleft()
-        self._sums.add(result)
-        self.handed_on += 1
+        self._count(result)
         return result
 
     async def aclose(self) -> None:
         """End what is under way; a second call does nothing."""
         await self._job.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def _texts_of(self, batch: JobResult[Sequence[str], Embedded]) -> Iterator[JobResult[str, Vector]]:
         for place, text in enumerate(batch.item):

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypedDict, TypeVar
 
 from factflow_llm.errors import (
     BudgetSpentError,
@@ -28,7 +28,7 @@ from factflow_llm.jobs.identity import digest_of_call, digest_of_item, plain
 from factflow_llm.jobs.journal import JobJournal, line_of_ending
 from factflow_llm.jobs.kept import keep, keep_error, restore, restore_error
 from factflow_llm.jobs.progress import Progress
-from factflow_llm.jobs.results import JobResult, Spent, Sums
+from factflow_llm.jobs.results import JobResult, Results, Spent
 from factflow_llm.jobs.source import Source
 from factflow_llm.jobs.watch import ItemWatch
 from factflow_llm.watching import WATCH
@@ -102,7 +102,7 @@ class _Slot(Generic[ItemT, ValueT]):
         self.over = False
 
 
-class Job(Generic[ItemT, ValueT]):
+class Job(Results[ItemT, ValueT]):
     """The results of one call for each of many items: iterate over it with ``async for``.
 
     Leaving it early, by ``break`` inside ``async with``, ends what is under way; the journal knows what is left.
@@ -110,8 +110,7 @@ class Job(Generic[ItemT, ValueT]):
     Attributes:
         ended: why it ended: ``all done``, ``max_cost_usd``, ``max_tokens_total``, ``until``, or ``fatal`` after a row
             of errors that every other request would meet, too; empty before.
-        handed_on: how many results have been handed on.
-        resumed: how many of them came from the journal.
+        resumed: how many results came from the journal.
         repeated: how many were under way when an earlier run was killed, and were asked again.
     """
 
@@ -123,14 +122,13 @@ class Job(Generic[ItemT, ValueT]):
         *,
         identity: Any = None,
     ) -> None:
+        super().__init__(len(items) if isinstance(items, Sized) else None)
         self._items = items
         self._call = call
         self._identity = call if identity is None else identity
         self._settings = settings
         self._budget = Budget(settings.max_cost_usd, settings.max_tokens_total, settings.until)
         self._journal: JobJournal | None = None
-        self._sums = Sums()
-        self._total = len(items) if isinstance(items, Sized) else None
         self._running: set[_Slot[ItemT, ValueT]] = set()
         self._line: deque[_Slot[ItemT, ValueT]] = deque()  # in order; otherwise only what is over
         self._begun = 0
@@ -141,7 +139,7 @@ class Job(Generic[ItemT, ValueT]):
         self._closing = False
         self._results: AsyncGenerator[JobResult[ItemT, ValueT], None] | None = None
         self.ended = ""
-        self.handed_on = self.resumed = self.repeated = 0
+        self.resumed = self.repeated = 0
 
     def __repr__(self) -> str:
         of = "" if self._total is None else f" of {self._total}"
@@ -151,18 +149,6 @@ class Job(Generic[ItemT, ValueT]):
     def spent(self) -> Spent:
         """What all calls used so far, those of earlier runs in the journal included."""
         return self._budget.spent
-
-    @property
-    def left(self) -> int | None:
-        """How many items are not over yet; ``None`` where nobody knows how many there are."""
-        return None if self._total is None else self._total - self.handed_on
-
-    def summary(self) -> list[dict[str, object]]:
-        """Return what has been handed on so far, a row per model and outcome: ``pandas.DataFrame(job.summary())``."""
-        return self._sums.rows()
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> JobResult[ItemT, ValueT]:
         if self._results is None:
@@ -174,12 +160,6 @@ class Job(Generic[ItemT, ValueT]):
         if self._results is None:
             self._results = self._run()
         await self._results.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     async def _run(self) -> AsyncGenerator[JobResult[ItemT, ValueT], None]:
         settings = self._settings
@@ -226,8 +206,7 @@ class Job(Generic[ItemT, ValueT]):
             )
 
     def _count(self, result: JobResult[ItemT, ValueT]) -> None:
-        self._sums.add(result)
-        self.handed_on += 1
+        super()._count(result)
         self.resumed += result.resumed
         self.repeated += result.repeated
 

@@ -1,9 +1,10 @@
-"""What a job hands on: one result per item, and the sums of them all."""
+"""What a job hands on: one result per item, the sums of them all, and how they are iterated over."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
     from factflow_llm.errors import ErrorMetadata
@@ -106,3 +107,47 @@ class Sums:
             }
             for (model, ending), (counts, spent) in sorted(self._rows.items())
         ]
+
+
+class Results(ABC, Generic[ItemT, ValueT]):
+    """Results to iterate over with ``async for``; leaving ``async with`` ends what is under way.
+
+    Attributes:
+        handed_on: how many results have been handed on.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._sums = Sums()
+        self.handed_on = 0
+
+    @property
+    def left(self) -> int | None:
+        """How many are not over yet; ``None`` where nobody knows how many there are."""
+        return None if self._total is None else self._total - self.handed_on
+
+    def summary(self) -> list[dict[str, object]]:
+        """Return what has been handed on so far, a row per model and outcome: ``pandas.DataFrame(job.summary())``."""
+        return self._sums.rows()
+
+    def _count(self, result: JobResult[ItemT, ValueT]) -> None:
+        """Count a result that is handed on."""
+        self._sums.add(result)
+        self.handed_on += 1
+
+    @abstractmethod
+    async def __anext__(self) -> JobResult[ItemT, ValueT]:
+        """Return the next result."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End what is under way; a second call does nothing."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
