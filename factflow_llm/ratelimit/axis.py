@@ -6,7 +6,6 @@ rate, so a cut takes effect on everybody who waits.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
 from factflow_llm.ratelimit.line import NEVER
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.mirror import Mirror
     from factflow_llm.ratelimit.part import Part
 
-_NO_LIMIT: Final = math.inf
 _EPSILON: Final = 1e-9
 
 
@@ -32,7 +30,7 @@ class Budget:
 
     __slots__ = ("_as_of_s", "_spare", "burst", "level", "rate")
 
-    def __init__(self, rate: float = _NO_LIMIT, *, level: float = 0.0, now: float = 0.0) -> None:
+    def __init__(self, rate: float = NEVER, *, level: float = 0.0, now: float = 0.0) -> None:
         self.rate = rate
         self.level = level
         self.burst = self._spare = 0.0
@@ -44,7 +42,7 @@ class Budget:
     def wait_s(self, now: float, cost: float) -> float:
         """Return the seconds until ``cost`` fits; 0 when it fits now."""
         rate = self.rate
-        if rate == _NO_LIMIT:
+        if rate == NEVER:
             return 0.0
         level = self.level + (now - self._as_of_s) * rate
         if level > cost:
@@ -62,17 +60,17 @@ class Budget:
 
     def reserve(self, cost: float) -> None:
         """Take ``cost`` out of the level, as of the last ``wait_s``."""
-        if self.rate != _NO_LIMIT:
+        if self.rate != NEVER:
             self.level -= cost
 
     def settle(self, reserved: float, used: float) -> None:
         """Correct a reservation by what was really used."""
-        if self.rate != _NO_LIMIT:
+        if self.rate != NEVER:
             self.level += reserved - used
 
     def set_rate(self, now: float, rate: float) -> None:
         """Change the rate; what has trickled in so far is kept. The first finite rate starts from an empty level."""
-        if self.rate == _NO_LIMIT:
+        if self.rate == NEVER:
             self.level = 0.0
         else:
             self.level += (now - self._as_of_s) * self.rate
@@ -143,13 +141,13 @@ class PacedAxis:
         """Begin anew at the measured rate: the provider opened at ``opened_s``, and so much was sent since, by all."""
         budget, rate, share = self.budget, self.rule.rate, self._part.share
         self.repace(now)
-        budget.refill(((0.0 if rate == _NO_LIMIT else rate * (now - opened_s)) - sent) * share)
+        budget.refill(((0.0 if rate == NEVER else rate * (now - opened_s)) - sent) * share)
         budget.burst = self.rule.burst
 
     @property
     def spare(self) -> float:
         """Units that the budget still held, to the best of our knowledge."""
-        return 0.0 if self.budget.rate == _NO_LIMIT else self.budget.level
+        return 0.0 if self.budget.rate == NEVER else self.budget.level
 
     @property
     def shared(self) -> bool:

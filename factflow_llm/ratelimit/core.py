@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from factflow_llm.errors import PermitSettledError
 from factflow_llm.ratelimit.costs import reserved
 from factflow_llm.ratelimit.limits import Limits
-from factflow_llm.ratelimit.line import NEVER, NO_CHANGES, Line, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.line import ADMITTED, NEVER, NO_CHANGES, Line, Refusal, Ticket, TicketState
 from factflow_llm.ratelimit.metrics import AIMDMetrics, Bound
 from factflow_llm.ratelimit.native import mypyc_attr
 from factflow_llm.ratelimit.rejections import Rejections
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from factflow_llm.signals import AxisLimit, Change, RateLimitSignal
 
 _SUCCEEDED: Final = Outcome.SUCCEEDED
-_ADMITTED: Final = TicketState.ADMITTED
 _BOUNDS: Final[dict[Axis, Bound]] = {axis: Bound(axis.value) for axis in Axis if axis is not Axis.CONCURRENCY}
 
 
@@ -93,7 +92,7 @@ class LimiterCore(Line):
         Raises:
             PermitSettledError: when the ticket is not admitted, or was settled before.
         """
-        if ticket.state is not _ADMITTED:
+        if ticket.state is not ADMITTED:
             msg = f"{ticket!r} cannot be settled: only an admitted ticket can, and only once"
             raise PermitSettledError(msg)
         wake_at, limits, outcome = self.wake_at, self._limits, signal.outcome

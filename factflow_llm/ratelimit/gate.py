@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from factflow_llm.ratelimit.line import NEVER
 from factflow_llm.ratelimit.windows import Windows, is_long
 
-NEVER: Final = math.inf
 _PATIENCE_S: Final = 2.0
 """What is waited for a teller nobody knows: little is lost if it lies, and a true one costs few canaries."""
 _LEAST_S: Final = 0.25

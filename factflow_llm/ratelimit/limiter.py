@@ -27,7 +27,7 @@ from factflow_llm.errors import (
 from factflow_llm.headers import parse_limits
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.core import LimiterCore
-from factflow_llm.ratelimit.line import NEVER, Refusal, Ticket, TicketState
+from factflow_llm.ratelimit.line import IGNORED, NEVER, Refusal, Ticket, TicketState
 from factflow_llm.signals import Axis, Change, Outcome, RateLimitSignal
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from factflow_llm.types import Usage
 
 _log = logging.getLogger(__name__)
-_IGNORED = RateLimitSignal(Outcome.IGNORED)
 
 _NO_DATE_S = 366 * 86_400.0  # who promises access later than that promises none
 
@@ -367,7 +366,7 @@ class Permit:
 
     def ignored(self) -> None:
         """Settle: teaches nothing (a 400, a cancellation, a local fault)."""
-        self._settle(_IGNORED)
+        self._settle(IGNORED)
 
     def failed(self, error: BaseException | ErrorMetadata) -> None:
         """Settle by what the error classifier says of ``error``; its verdict may be given instead."""

@@ -78,8 +78,8 @@ _LITTER: Final = 4
 _FEW: Final = 256
 
 _WAITING: Final = TicketState.WAITING
-_ADMITTED: Final = TicketState.ADMITTED
-_IGNORED: Final = RateLimitSignal(Outcome.IGNORED)
+ADMITTED: Final = TicketState.ADMITTED
+IGNORED: Final = RateLimitSignal(Outcome.IGNORED)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -211,7 +211,7 @@ class Line:
 
     def admit(self, now: float, ticket: Ticket) -> None:
         """Count the ticket in; whoever derives takes what it costs."""
-        ticket.state = _ADMITTED
+        ticket.state = ADMITTED
         ticket.admitted_s = now
         self.in_flight = ticket.in_flight = self.in_flight + 1
         ticket.queued = self.queued
@@ -235,7 +235,7 @@ class Line:
                 self.opened(now)
             ticket.order = self._orders
             self._orders += 1
-        if ticket.state is _WAITING or ticket.state is _ADMITTED:
+        if ticket.state is _WAITING or ticket.state is ADMITTED:
             msg = f"{ticket!r} stands in line already; it can be submitted again once it is settled"
             raise PermitSettledError(msg)
         refusal = None
@@ -320,8 +320,8 @@ class Line:
 
     def cancel(self, now: float, ticket: Ticket) -> tuple[Change, ...]:
         """Take a ticket out, wherever it stands; one that was admitted taught nothing. Return what changed."""
-        if ticket.state is _ADMITTED:
-            return self.settle(now, ticket, _IGNORED)
+        if ticket.state is ADMITTED:
+            return self.settle(now, ticket, IGNORED)
         if ticket.state is _WAITING:
             ticket.state = TicketState.CANCELLED
             self.queued -= 1

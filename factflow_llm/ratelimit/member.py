@@ -37,8 +37,6 @@ _SOON_S: Final = 0.25
 """How often the leader asks, and all while a rate is searched for."""
 _SOON_MEMBER_S: Final = 0.002
 """That much more seldom for every member there is: a thousand must not flood the store."""
-_FIRST_WORD_S: Final = 1.0
-"""How long a new member waits for its first grant before it goes on alone."""
 _GOLDEN: Final = 0.618
 """Its multiples spread evenly between 0 and 1."""
 _TELL_CLOSED_S: Final = 0.5
@@ -377,8 +375,8 @@ class MemberCore(LimiterCore):
             self.await_word(now)
 
     def await_word(self, now: float) -> None:
-        """Send nothing before there is a first word, for a moment."""
-        self.part.closed_until_s = now + _FIRST_WORD_S
+        """Send nothing before there is a first word, for as long as one may take."""
+        self.part.closed_until_s = now + REFRESH_S
         self.refresh_at = now
 
     def metrics(self, now: float) -> AIMDMetrics:

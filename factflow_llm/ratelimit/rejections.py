@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from factflow_llm.ratelimit.aimd import Mode
 from factflow_llm.ratelimit.costs import reserved
 from factflow_llm.ratelimit.gate import Gate
-from factflow_llm.ratelimit.line import NEVER, TicketState
+from factflow_llm.ratelimit.line import ADMITTED, NEVER
 from factflow_llm.ratelimit.noise import Inquiry, Noise
 from factflow_llm.ratelimit.openings import Opening
+from factflow_llm.ratelimit.slots import NEWS_S
 from factflow_llm.signals import Axis, Reason
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.limits import Limits
     from factflow_llm.ratelimit.line import Ticket
 
-_ADMITTED: Final = TicketState.ADMITTED
-_LAG_S: Final = 1.0
-"""How long a rejection takes to come back, at most, while none was seen."""
 _LAG_FADES: Final = 0.95
 """What is left of the longest lag after each rejection that came sooner."""
 _SURE: Final = 1.25
@@ -116,8 +114,8 @@ class Rejections:
         """Conclude from silence that calls were let through, and that nobody answers an inquiry any more."""
         under_way = self._under_way
         if under_way:
-            heard_s = now - _SURE * (self.lag_s or _LAG_S)
-            while under_way and (under_way[0].admitted_s <= heard_s or under_way[0].state is not _ADMITTED):
+            heard_s = now - _SURE * (self.lag_s or NEWS_S)
+            while under_way and (under_way[0].admitted_s <= heard_s or under_way[0].state is not ADMITTED):
                 ticket = under_way.popleft()
                 if ticket.number >= self._since and not ticket.rejected and not self._limits.slots.company:
                     self._limits.slots.let_through(ticket.in_flight)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _HOLD: Final = 1.5
 """A number of slots that was found is tried again after so many times as many calls as a rate."""
 _GIVE_WAY: Final = 0.9
-_NEWS_S: Final = 1.0
-"""A rejection has arrived by then."""
+NEWS_S: Final = 1.0
+"""A rejection has arrived by then, as long as none has shown how long it takes."""
 _FEW: Final = 3
 """Calls let through from which a suspicion may arise; it needs to be repeated before it counts."""
 _SOON: Final = 9
@@ -131,17 +131,17 @@ class SlotRule:
         """Return when a limit that holds calls back will grow, unless something is heard before; after ``now``."""
         if self.mode is not Mode.OPEN or self.limit >= self._config.max_concurrency:
             return math.inf
-        at = self._full_s + _NEWS_S
-        return at if at > now else now + _NEWS_S
+        at = self._full_s + NEWS_S
+        return at if at > now else now + NEWS_S
 
     def due(self, now: float) -> bool:
         """Tell whether a limit that holds calls back may grow, for nothing was heard."""
-        return self.mode is Mode.OPEN and self.limit < self._config.max_concurrency and now >= self._full_s + _NEWS_S
+        return self.mode is Mode.OPEN and self.limit < self._config.max_concurrency and now >= self._full_s + NEWS_S
 
     def grow(self, now: float) -> Reason:
         """Grow by one because nothing was heard; at that pace, the limit doubles in the time that news takes."""
         self.limit = min(self.limit + 1.0, float(self._config.max_concurrency))
-        self._full_s = now - _NEWS_S * (1.0 - 1.0 / self.limit)
+        self._full_s = now - NEWS_S * (1.0 - 1.0 / self.limit)
         return Reason.SLOW_START
 
     def overloaded(self, in_flight: int) -> Reason:
