@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 from pydantic import BaseModel
 
-from factflow_llm.clients.answers import Known
+from factflow_llm.clients.answers import AnswerContext
 from factflow_llm.clients.anthropic_answers import MessageReader, read_message
 from factflow_llm.clients.converse_answers import EventTranslator, said_as_message
 from factflow_llm.errors import (
@@ -423,7 +423,7 @@ def _mutated(value: Any, chance: random.Random) -> Any:
 
 def test_whatever_comes_is_read_or_is_a_bad_response() -> None:
     """Mutated answers and events give an answer or an error of ours, never another exception."""
-    chance, known = random.Random(7), Known("m", "bedrock here", {})
+    chance, known = random.Random(7), AnswerContext("m", "bedrock here", {})
     read = 0
     for _ in range(3_000):
         try:

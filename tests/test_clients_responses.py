@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from factflow_llm import LLMClientFactory, LLMConfig
-from factflow_llm.clients.answers import Known
+from factflow_llm.clients.answers import AnswerContext
 from factflow_llm.clients.responses_answers import ResponseReader, read_response
 from factflow_llm.errors import (
     BadResponseError,
@@ -293,7 +293,7 @@ def _mutated(value: Any, chance: random.Random) -> Any:
 
 def test_whatever_comes_is_read_or_is_a_bad_response() -> None:
     """Mutated answers and events give an answer or an error of ours, never another exception."""
-    chance, known = random.Random(7), Known("m", "responses here", {})
+    chance, known = random.Random(7), AnswerContext("m", "responses here", {})
     read = 0
     for _ in range(3_000):
         try:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factflow_llm.clients.answers import Known
+from factflow_llm.clients.answers import AnswerContext
 from factflow_llm.clients.anthropic_answers import read_message
 from factflow_llm.clients.anthropic_messages import say_messages as say_to_anthropic
 from factflow_llm.clients.openai_answers import read_completion
@@ -16,8 +16,8 @@ from factflow_llm.clients.openai_messages import say_messages as say_to_openai
 from factflow_llm.types import Message
 
 HELLO = Message.user("hello")
-ANTHROPIC = Known("claude", "anthropic here", {})
-OPENAI = Known("gpt", "openai here", {})
+ANTHROPIC = AnswerContext("claude", "anthropic here", {})
+OPENAI = AnswerContext("gpt", "openai here", {})
 
 WORDS = st.text(alphabet="ab é😀", min_size=1).filter(str.strip)
 OPAQUE = st.dictionaries(st.sampled_from(["data", "signature", "content"]), WORDS, min_size=1)

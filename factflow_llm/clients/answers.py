@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from factflow_llm.types import StreamChunk
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from factflow_llm.types import CompletionResponse, StreamChunk, ToolCallDelta
+    from factflow_llm.types import CompletionResponse, ToolCallDelta
 
 
 class AnswerContext(NamedTuple):
@@ -24,6 +26,20 @@ class Piece(NamedTuple):
     text: str = ""
     calls: tuple[ToolCallDelta, ...] = ()
     reasoning: str = ""
+
+
+def ending_of(answer: CompletionResponse) -> StreamChunk:
+    """Return the last piece of a stream that gave this answer, without words."""
+    return StreamChunk(
+        usage=answer.usage,
+        finish_reason=answer.finish_reason,
+        provider_finish_reason=answer.provider_finish_reason,
+        headers=answer.headers,
+        model=answer.model,
+        response_id=answer.response_id,
+        origin=answer.origin,
+        provider_state=answer.provider_state,
+    )
 
 
 class ReadAnswer(Protocol):

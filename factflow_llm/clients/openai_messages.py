@@ -6,7 +6,7 @@ Azure and every server that copies OpenAI speak it too.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -57,7 +57,10 @@ def say_messages(messages: Sequence[Message], origin: str = "", *, marks: bool =
             said.append(_say_answer(message, origin, marks=marks))
         else:
             said.append(
-                _named(message, {"role": str(message.role), "content": _say_content(message.content, marks=marks)})
+                _named(
+                    message,
+                    {"role": str(message.role), "content": say_content(message.content, _say_part, marks=marks)},
+                )
             )
     return [*said, {"role": "user", "content": shown}] if shown else said
 
@@ -66,14 +69,16 @@ def _named(message: Message, said: dict[str, Any]) -> dict[str, Any]:
     return {**said, "name": message.name} if message.name else said
 
 
-def _say_content(content: str | Sequence[Part], *, marks: bool) -> str | list[dict[str, Any]]:
-    """Say text or parts; parts without text are left out, since no server takes them."""
+def say_content(
+    content: str | Sequence[Part], say_part: Callable[[Part], dict[str, Any]], *, marks: bool
+) -> str | list[dict[str, Any]]:
+    """Say text, or parts by ``say_part``; parts without text are left out, since no server takes them."""
     if isinstance(content, str):
         return content
     said = []
     for part in content:
         if not isinstance(part, TextPart) or part.text:
-            said.append(_say_part(part))
+            said.append(say_part(part))
             if marks and getattr(part, "cache", False):
                 said[-1]["prompt_cache_breakpoint"] = {"mode": "explicit"}
     return said or ""
@@ -81,7 +86,7 @@ def _say_content(content: str | Sequence[Part], *, marks: bool) -> str | list[di
 
 def _say_answer(message: Message, origin: str, *, marks: bool) -> dict[str, Any]:
     """Say an assistant's turn, with what the server that gave it wants back."""
-    content = _say_content(message.content, marks=marks)
+    content = say_content(message.content, _say_part, marks=marks)
     calls = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
         for call in message.tool_calls
@@ -99,7 +104,7 @@ def _arguments(call: ToolCall) -> str:
 
 def _say_tool_result(message: Message, shown: list[dict[str, Any]], *, marks: bool) -> dict[str, Any]:
     """Say a tool's turn; parts that are no text are put into ``shown``, behind a line that says whose they are."""
-    content = _say_content(message.content, marks=marks)
+    content = say_content(message.content, _say_part, marks=marks)
     if not isinstance(content, str):
         others = [part for part in content if part.get("type") != "text"]
         content = [part for part in content if part.get("type") == "text"]

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from factflow_llm.clients.answers import AnswerContext, Piece, ReadAnswer, Reader
+from factflow_llm.clients.answers import AnswerContext, Piece, ReadAnswer, Reader, ending_of
 from factflow_llm.clients.events import Event, EventDecoder
 from factflow_llm.clients.stainless import (
     constructed,
@@ -268,18 +268,7 @@ def _pieces(answer: CompletionResponse) -> Iterable[StreamChunk]:
     )
     if answer.text or answer.reasoning or deltas:
         yield StreamChunk(answer.text, deltas, answer.reasoning or "", headers=answer.headers, raw=answer.raw)
-    yield StreamChunk(
-        usage=answer.usage,
-        finish_reason=answer.finish_reason,
-        provider_finish_reason=answer.provider_finish_reason,
-        headers=answer.headers,
-        model=answer.model,
-        response_id=answer.response_id,
-        origin=answer.origin,
-        provider_state=answer.provider_state,
-        logprobs=answer.logprobs,
-        raw=answer.raw,
-    )
+    yield replace(ending_of(answer), logprobs=answer.logprobs, raw=answer.raw)
 
 
 async def _drain(received: AsyncIterator[bytes]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from factflow_llm.clients.answers import AnswerContext, Piece
+from factflow_llm.clients.answers import AnswerContext, Piece, ending_of
 from factflow_llm.clients.counts import Counts, gather, openai_usage
 from factflow_llm.clients.finish import read_finish
 from factflow_llm.clients.kept import keep_before, keep_blocks
@@ -226,16 +227,9 @@ class ResponseReader:
         answer = read_response(whole, self._known, None)
         unseen = () if self._calls.calls else answer.tool_calls
         opened = [self._calls.begin(None, call.id, call.name, call.arguments, call.provider_state) for call in unseen]
-        return StreamChunk(
+        return replace(
+            ending_of(answer),
             text="" if str(self._said) else answer.text,
             tool_calls=(*opened, *self._calls.missing(answer.response_id)),
             reasoning="" if str(self._thought) else answer.reasoning or "",
-            usage=answer.usage,
-            finish_reason=answer.finish_reason,
-            provider_finish_reason=answer.provider_finish_reason,
-            headers=answer.headers,
-            model=answer.model,
-            response_id=answer.response_id,
-            origin=answer.origin,
-            provider_state=answer.provider_state,
         )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from factflow_llm.clients.efforts import effort_of
+from factflow_llm.clients.openai_messages import say_content
 from factflow_llm.clients.openai_messages import say_format as say_chat_format
 from factflow_llm.clients.schemas import narrowed, obstacle
 from factflow_llm.clients.turns import restore_blocks
@@ -49,7 +50,7 @@ def say_input(messages: Sequence[Message], origin: str, *, marks: bool) -> list[
         elif message.role == Role.TOOL:
             said.append(_say_tool_result(message, marks=marks))
         else:
-            said.append({"role": str(message.role), "content": _say_content(message.content, marks=marks)})
+            said.append({"role": str(message.role), "content": say_content(message.content, _say_part, marks=marks)})
     return said
 
 
@@ -59,7 +60,7 @@ def _say_answer(message: Message, origin: str, *, marks: bool) -> list[dict[str,
         call.id: {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
         for call in message.tool_calls
     }
-    shown = _say_content(message.content, marks=marks)
+    shown = say_content(message.content, _say_part, marks=marks)
     content = shown if isinstance(shown, str) else [_kept(part) for part in shown]
     said: list[dict[str, Any]] = []
     for block in restore_blocks(message, content, calls, origin):
@@ -94,24 +95,11 @@ def _item(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _say_tool_result(message: Message, *, marks: bool) -> dict[str, Any]:
-    output = _say_content(message.content, marks=marks)
+    output = say_content(message.content, _say_part, marks=marks)
     if message.is_error:
         error = "Error: "
         output = error + output if isinstance(output, str) else [{"type": "input_text", "text": error}, *output]
     return {"type": "function_call_output", "call_id": message.tool_call_id, "output": output}
-
-
-def _say_content(content: str | Sequence[Part], *, marks: bool) -> str | list[dict[str, Any]]:
-    """Say text or parts; parts without text are left out."""
-    if isinstance(content, str):
-        return content
-    said = []
-    for part in content:
-        if not isinstance(part, TextPart) or part.text:
-            said.append(_say_part(part))
-            if marks and getattr(part, "cache", False):
-                said[-1]["prompt_cache_breakpoint"] = {"mode": "explicit"}
-    return said or ""
 
 
 def _say_part(part: Part) -> dict[str, Any]:
