@@ -46,6 +46,7 @@ REPORTS = {
         "11 minutes",
         repeatable=False,
     ),
+    "pooled": Report("pooled", "twenty thousand embeddings through three accounts, of which one dies", "a minute"),
     "hidden": Report("calibration", "how well calibration tells hidden providers", "10 minutes"),
     "readers": Report(
         "readers", "files of every format, counted independently and by the readers of traces", "a second"

@@ -6,6 +6,8 @@ from simulators.calibration.calibrate import calibrate as calibrate
 from simulators.calibration.validation import Validation as Validation
 from simulators.dashboard import Dashboard as Dashboard
 from simulators.dashboard import watch as watch
+from simulators.engine.pooled import PoolResult as PoolResult
+from simulators.engine.pooled import simulate_pool as simulate_pool
 from simulators.engine.result import SimResult as SimResult
 from simulators.engine.simulate import simulate as simulate
 from simulators.plots.calibrations import plot_calibration as plot_calibration
@@ -45,6 +47,7 @@ from simulators.studies.comparison import Comparison as Comparison
 from simulators.studies.comparison import compare as compare
 from simulators.studies.planning import Plan as Plan
 from simulators.studies.planning import plan as plan
+from simulators.studies.pools import plan_pool as plan_pool
 from simulators.studies.suite import run_suite as run_suite
 from simulators.studies.suite import suite_report as suite_report
 from simulators.studies.tuning import Study as Study

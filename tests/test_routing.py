@@ -127,6 +127,26 @@ def test_a_member_that_fails_is_passed_over(hosts: Hosts, trouble: Any) -> None:
     assert hosts.asked[1] == 10
 
 
+def test_a_host_in_trouble_is_left_alone(hosts: Hosts) -> None:
+    """After five failures in a row it is passed over; an answer between them begins the count anew."""
+
+    async def main() -> list[int]:
+        counts = []
+        async with hosts.factory(all={"pool": ["a", "b"]}) as factory:
+            client = factory.create_completion_client("all")
+            for script in ([refusal(503), ANSWER] * 10, [refusal(503)]):
+                hosts.a.script[:] = script
+                before = len(hosts.a.asked)
+                for _ in range(30):
+                    assert (await client.complete(HELLO)).text == "Hi"
+                counts.append(len(hosts.a.asked) - before)
+        return counts
+
+    some, few = asyncio.run(main())
+    assert some >= 10
+    assert few == 5
+
+
 def test_a_429_moves_the_call_at_once(hosts: Hosts) -> None:
     """The refused call does not wait for the member's quota where another has room."""
     hosts.a.script = [refusal(429, "rate_limit_exceeded", **{"retry-after": "60"})]

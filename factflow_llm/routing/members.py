@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 SHUNNED_S = 30.0
 """How long a member that failed for its own sake is passed over, before it is tried again."""
+_STUMBLES = 5
+"""So many failures of its host in a row, and no answer among them, and a member is passed over, too."""
 _REMEMBERED = 10_000
 _OURS = frozenset({ErrorReason.CONFIGURATION, ErrorReason.CLOSED, ErrorReason.MISUSE, ErrorReason.BUDGET})
 
@@ -31,12 +33,14 @@ class Member:
         name: the profile's.
         client: its client, or the pool that it is.
         shunned_until_s: until when it is passed over, on the event loop's clock.
+        stumbles: failures of its host since it last answered.
     """
 
     def __init__(self, name: str, client: Any) -> None:
         self.name = name
         self.client = client
         self.shunned_until_s = 0.0
+        self.stumbles = 0
 
     def __repr__(self) -> str:
         return f"<member {self.name!r}{' passed over' if self.shunned else ''}>"
@@ -52,9 +56,16 @@ class Member:
             _log.warning("profile %r is passed over for %.0f s: %s", self.name, SHUNNED_S, error)
         self.shunned_until_s = asyncio.get_running_loop().time() + SHUNNED_S
 
+    def stumble(self, error: ErrorMetadata) -> None:
+        """Note a failure that the next call need not meet; pass it over when there are too many in a row."""
+        self.stumbles += 1
+        if self.stumbles >= _STUMBLES:
+            self.shun(error)
+
     def welcome(self) -> None:
         """Pass it over no longer: it has answered."""
         self.shunned_until_s = 0.0
+        self.stumbles = 0
 
 
 def is_members_fault(error: ErrorMetadata) -> bool:

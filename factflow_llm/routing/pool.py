@@ -80,6 +80,7 @@ class _Pooled(Routed):
                         async for part in parts:
                             begun = True
                             yield member, part
+                    member.stumbles = 0
                     return
                 except Exception as error:
                     way.left()
@@ -164,6 +165,8 @@ class _Way:
             if not isinstance(error, BreakerOpenError):
                 member.shun(metadata)
             return len(self._unable) < len(self._members)
+        if metadata.classification is LLMErrorClassification.RETRYABLE:
+            member.stumble(metadata)
         self._attempt += 1
         delay_s = self._delay_s(metadata)
         if delay_s is None:
@@ -214,6 +217,7 @@ class PooledClient(_Pooled):
                     if not await way.goes_on(member, error):
                         raise
                 else:
+                    member.stumbles = 0
                     self._memory.note(member.name, response)
                     return by(member, response)
 
@@ -278,6 +282,7 @@ class PooledEmbeddingClient(_Pooled):
                 response: EmbeddingResponse = await member.client.embed_batch(
                     texts, dimensions=dimensions, priority=priority, deadline_s=way.left_s
                 )
+                member.stumbles = 0
                 return by(member, response)
             except Exception as error:
                 way.left()

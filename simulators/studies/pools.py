@@ -1,0 +1,67 @@
+"""Which accounts together: every choice of so many is run as one pool, and all are told side by side."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from factflow_llm.errors import ConfigurationError
+from simulators.engine.pooled import simulate_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from factflow_llm.ratelimit.config import RateLimitConfig
+    from simulators.engine.pooled import PoolResult
+    from simulators.scenarios.scenario import Scenario
+
+
+def plan_pool(
+    accounts: Mapping[str, Scenario],
+    take: int = 2,
+    *,
+    config: RateLimitConfig | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Run every choice of ``take`` accounts as a pool; return a row for each, the quickest first.
+
+    Columns: ``accounts``, ``duration_s`` (when the last request ended), ``latency_p50_s`` and ``latency_p95_s`` (from
+    arrival to end), ``rejected_share`` (429s of attempts), ``failed`` (requests that nobody answered).
+
+    Args:
+        accounts: a scenario per account, as for ``simulate_pool``.
+        take: how many accounts a pool has.
+        config: settings of each account's limiter.
+        workers: as for ``simulate_pool``.
+        seed: decides every random draw.
+
+    Raises:
+        ConfigurationError: there are not so many accounts, or as of ``simulate_pool``.
+    """
+    if not 1 <= take <= len(accounts):
+        raise ConfigurationError(
+            f"plan_pool(): take = {take!r} must be from 1 to the {len(accounts)} accounts there are"
+        )
+    rows = []
+    for names in itertools.combinations(accounts, take):
+        chosen = {name: accounts[name] for name in names}
+        rows.append({"accounts": " + ".join(names), **_told(simulate_pool(chosen, config, workers=workers, seed=seed))})
+    return pd.DataFrame(rows).sort_values(["failed", "duration_s", "latency_p95_s"], ignore_index=True)
+
+
+def _told(result: PoolResult) -> dict[str, float]:
+    requests = result.requests
+    answered = requests[requests["error"] == ""]
+    latency_s = (answered["end_s"] - answered["arrival_s"]).to_numpy()
+    median_s, late_s = np.percentile(latency_s, [50, 95]) if len(latency_s) else (np.nan, np.nan)
+    return {
+        "duration_s": result.duration_s,
+        "latency_p50_s": float(median_s),
+        "latency_p95_s": float(late_s),
+        "rejected_share": float((result.attempts["outcome"] == "rate_limited").mean()),
+        "failed": float(len(requests) - len(answered)),
+    }
