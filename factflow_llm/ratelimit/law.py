@@ -1,4 +1,4 @@
-"""What the leader of a fleet has learned, as it tells the others."""
+"""What the leader of a fleet has learned, as it tells the others, and how each lives by that."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from factflow_llm.ratelimit.line import NEVER
 from factflow_llm.ratelimit.said import Law
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from factflow_llm.ratelimit.limits import Limits
     from factflow_llm.ratelimit.said import Units
+    from factflow_llm.signals import Axis
 
 _FALL: Final = 0.5
 """What is left of a rate that was searched for, until its rejection is judged: what it was a moment ago."""
@@ -50,3 +53,41 @@ def law_of(limits: Limits, per_s: Units, *, fallen: bool) -> Law:
         slots_open=slots.mode is Mode.OPEN,
         searching=searching,
     )
+
+
+def follow(now: float, limits: Limits, law: Law) -> None:
+    """Take the law as it is: who follows learns only where the leader has not learned yet."""
+    for paced in limits.axes:
+        rate = law.rates.get(paced.axis.value)
+        if rate is not None and (paced.rule.rate != rate or paced.rule.next_step_s != NEVER):
+            paced.rule = limits.rule(now, paced.axis, rate)
+            paced.rule.next_step_s = NEVER
+    limits.slots.follow(law.slots)
+    limits.pace()
+
+
+def lead(now: float, limits: Limits, law: Law) -> None:
+    """Take up learning where the leader before left it, or what is known from before."""
+    for paced in limits.axes:
+        paced.rule = limits.rule(now, paced.axis, law.rates.get(paced.axis.value, NEVER))
+    limits.slots.follow(law.slots)
+    limits.slots.lead(now, opens=law.slots_open)
+    limits.pace()
+    limits.next_step_s = now
+
+
+def retreat(limits: Limits, law: Law) -> dict[Axis, float]:
+    """Stand, as the leader, at what the rates have fallen back to; return where they were before."""
+    before = {paced.axis: paced.rule.rate for paced in limits.axes}
+    for paced in limits.axes:
+        rate = law.rates.get(paced.axis.value)
+        if rate is not None:
+            paced.rule.rate, paced.rule.next_step_s = rate, NEVER
+    return before
+
+
+def resume(now: float, limits: Limits, before: Mapping[Axis, float]) -> None:
+    """Take up the rates where they were before they fell back."""
+    for paced in limits.axes:
+        paced.rule.rate, paced.rule.next_step_s = before[paced.axis], now
+    limits.next_step_s = now

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.costs import on_axis
 from factflow_llm.ratelimit.demand import Demand
-from factflow_llm.ratelimit.law import law_of
+from factflow_llm.ratelimit.law import follow, law_of, lead, resume, retreat
 from factflow_llm.ratelimit.line import NEVER, Ticket, TicketState
+from factflow_llm.ratelimit.news import News
 from factflow_llm.ratelimit.past import Past
 from factflow_llm.ratelimit.rejections import Reopened
 from factflow_llm.ratelimit.said import SAMPLE_S, SAMPLES, Answer, OpenAgain, Rejected, Report, Shown
@@ -92,11 +93,8 @@ class MemberCore(LimiterCore):
         self._asked_about_s = 0.0
         self._answered_last: Answer | None = None
         self._saw = 0
-        self._refused: tuple[float, Axis | None] | None = None
-        self._reopened: Reopened | None = None
+        self._news = News()
         self._held: dict[Axis, float] | None = None  # rates before the fall, while the leader waits to judge
-        self._breaker_news: bool | None = None
-        self._said: tuple[tuple[float, Axis | None] | None, Reopened | None, bool | None] = (None, None, None)
         self._breaker_of_all = False
         self._shown: dict[Axis, tuple[AxisLimit, float]] = {}
 
@@ -108,21 +106,21 @@ class MemberCore(LimiterCore):
         self._sent_s, self.refresh_at = now, now + self._wait_s()
         self._past.forget(now)
         rejected = reopened = None
-        if self._refused is not None:
-            sent_s, axis = self._refused
+        if self._news.rejected is not None:
+            sent_s, axis = self._news.rejected
             rejected = Rejected(now - sent_s, axis.value if axis is not None else None)
-        if self._reopened is not None:
-            opened_s, doubt_s = self._reopened
+        if self._news.reopened is not None:
+            opened_s, doubt_s = self._news.reopened
             reopened = OpenAgain(now - opened_s, doubt_s)
-        self._said = self._refused, self._reopened, self._breaker_news
+        self._news.say()
         if self._law is None or (self.part.leads and self.together):
             requests, read, written = (
                 mine + others for mine, others in zip(self._demand.per_s, self._others_per_s, strict=True)
             )
             self._law = law_of(self._limits, (requests, read, written), fallen=self._held is not None)
         breaker_s = None
-        if self._breaker_news is not None:
-            breaker_s = max((self._breaker_s or now) - now, 1e-3) if self._breaker_news else 0.0
+        if self._news.breaker is not None:
+            breaker_s = max((self._breaker_s or now) - now, 1e-3) if self._news.breaker else 0.0
         return Report(
             member=self.name,
             weight=self.weight,
@@ -202,7 +200,7 @@ class MemberCore(LimiterCore):
             self._rebase(grant)
         self._born, self.together, self.members = grant.born, True, grant.members
         self._lease_until_s = self._sent_s + LEASE_S
-        self._forget_what_was_heard()
+        self._news.arrived()
         self._hear_of_others(now, grant)
         self._slots.company = self._in_company
         fell = grant.epoch != self._epoch
@@ -216,11 +214,12 @@ class MemberCore(LimiterCore):
         if grant.law is not None:
             self._law = law = grant.law
             if not grant.leads:
-                self._follow(now, law)
+                follow(now, self._limits, law)
             elif not (led and was):
-                self._lead(now, law)
+                lead(now, self._limits, law)
             elif fell:
-                self._hold(law)
+                before = retreat(self._limits, law)
+                self._held = self._held or before
             part.others_slots = self._slots.limit - (grant.slots or 0)
         for paced in self._limits.axes:
             first = paced.budget.rate == NEVER
@@ -268,16 +267,6 @@ class MemberCore(LimiterCore):
         self.wake_at = now
         return self.changes()
 
-    def _forget_what_was_heard(self) -> None:
-        """Say no more what was said in the last report, now that it is known to have arrived."""
-        refused, reopened, breaker_news = self._said
-        if self._refused is refused:
-            self._refused = None
-        if self._reopened is reopened:
-            self._reopened = None
-        if self._breaker_news is breaker_news:
-            self._breaker_news = None
-
     def _rebase(self, grant: Grant) -> None:
         """Count what the others admit from now on, whatever the store counted before."""
         self._others_base = tuple(  # type: ignore[assignment]
@@ -291,25 +280,6 @@ class MemberCore(LimiterCore):
         self.part.heard(now, self._others_last, grant.others_per_s)
         self.part.others_in_flight = grant.others_in_flight
 
-    def _follow(self, now: float, law: Law) -> None:
-        """Take the law as it is: who follows learns only where the leader has not learned yet."""
-        for paced in self._limits.axes:
-            rate = law.rates.get(paced.axis.value)
-            if rate is not None and (paced.rule.rate != rate or paced.rule.next_step_s != NEVER):
-                paced.rule = self._limits.rule(now, paced.axis, rate)
-                paced.rule.next_step_s = NEVER
-        self._slots.follow(law.slots)
-        self._limits.pace()
-
-    def _lead(self, now: float, law: Law) -> None:
-        """Take up learning where the leader before left it, or what is known from before."""
-        for paced in self._limits.axes:
-            paced.rule = self._limits.rule(now, paced.axis, law.rates.get(paced.axis.value, NEVER))
-        self._slots.follow(law.slots)
-        self._slots.lead(now, opens=law.slots_open)
-        self._limits.pace()
-        self._limits.next_step_s = now
-
     def _hear_a_question(self, now: float, asked: Asked) -> None:
         if self._asked is None or asked.number != self._asked.number:
             self._asked, self._asked_about_s = asked, now - asked.ago_s
@@ -322,21 +292,6 @@ class MemberCore(LimiterCore):
         if budget.level >= 0.0:
             part = (self._luck + _GOLDEN * self._epoch) % 1.0
             budget.refill((part - left_out) * self._limits.costs.unit(paced.axis))
-
-    def _hold(self, law: Law) -> None:
-        """Stand, as the leader, at what the rates have fallen back to, until the rejection is judged."""
-        self._held = self._held or {paced.axis: paced.rule.rate for paced in self._limits.axes}
-        for paced in self._limits.axes:
-            rate = law.rates.get(paced.axis.value)
-            if rate is not None:
-                paced.rule.rate, paced.rule.next_step_s = rate, NEVER
-
-    def _release(self, now: float) -> None:
-        """Take up the rates where they were before they fell back."""
-        if self._held is not None:
-            for paced in self._limits.axes:
-                paced.rule.rate, paced.rule.next_step_s = self._held[paced.axis], now
-            self._held, self._limits.next_step_s = None, now
 
     def _hear_of_the_account(self, now: float, grant: Grant) -> None:
         breaker_s = grant.breaker_s
@@ -397,7 +352,7 @@ class MemberCore(LimiterCore):
     def reset_breaker(self, now: float) -> tuple[Change, ...]:
         """Close the breaker, and that of all others."""
         if self._breaker_s is not None:
-            self._breaker_news, self.refresh_at = False, now
+            self._news.breaker, self.refresh_at = False, now
         return super().reset_breaker(now)
 
     def _others(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> None:
@@ -407,7 +362,7 @@ class MemberCore(LimiterCore):
         super()._others(now, ticket, signal)
         is_open = self._breaker_s is not None
         if is_open is not was_open:
-            self._breaker_news, self.refresh_at = is_open, now
+            self._news.breaker, self.refresh_at = is_open, now
 
     def _observe(self, now: float, ticket: Ticket, limits: tuple[AxisLimit, ...], *, refused: bool) -> None:
         super()._observe(now, ticket, limits, refused=refused)
@@ -418,7 +373,7 @@ class MemberCore(LimiterCore):
                 self._shown[shown.axis] = shown, ticket.admitted_s
 
     def settle(self, now: float, ticket: Ticket, signal: RateLimitSignal) -> tuple[Change, ...]:
-        """Take a granted ticket back with what its attempt taught; return what changed and why."""
+        """Take an admitted ticket back with what its attempt taught; return what changed and why."""
         changes = super().settle(now, ticket, signal)
         self._past.note(now, self._limits.costs.admitted, self.in_flight)
         return changes
@@ -432,24 +387,26 @@ class MemberCore(LimiterCore):
         if not self._in_company:
             super()._judge(now, ticket, told_s, axis)
             return
-        self._refused, self.refresh_at = (ticket.admitted_s, axis), now
+        self._news.rejected, self.refresh_at = (ticket.admitted_s, axis), now
         if ticket.in_flight >= self.concurrency and axis in (None, Axis.CONCURRENCY):  # its last slot was one too many
             self.part.others_slots += 1.0
-            self._reopened = Reopened(now, 0.0)
+            self._news.reopened = Reopened(now, 0.0)
         else:
             self._rejections.obey(now, ticket, told_s, axis)
 
     def _opens_again(self, now: float) -> None:
         """Tell the others of the opening, which the leader measures."""
         if self._in_company:
-            self._reopened, self.refresh_at = self._rejections.passed_again(self._limits.requests), now
+            self._news.reopened, self.refresh_at = self._rejections.passed_again(self._limits.requests), now
         else:
             super()._opens_again(now)
 
     def _see(self, now: float, seen: Seen) -> None:
         """Learn, as the leader, from what all were at one moment; judge the rejection that befell one of them then."""
         at_s, rejected, slots, limits = now - seen.ago_s, seen.rejected, self._slots, self._limits
-        self._release(now)
+        if self._held is not None:
+            resume(now, limits, self._held)
+            self._held = None
         for paced in limits.axes:
             paced.rule.noisy = self._in_company or self._rejections.noise.known
             paced.rule.sharing = Sharing()  # what comes early comes from us
