@@ -13,6 +13,7 @@ from factflow_llm.recorder import Recorder
 from factflow_llm.signals import Axis
 from factflow_llm.types import CompletionResponse, Message
 from simulators.engine.loop import _JITTERS
+from simulators.engine.stand_in import SimulatedError
 from simulators.providers.catalogue import Provider, RetryAfter
 from simulators.providers.faults import Refused
 from simulators.providers.latency import LatencyModel
@@ -22,7 +23,7 @@ from simulators.scenarios.demand import calls as calls_of
 from simulators.scenarios.scenario import Scenario
 from simulators.streams import Streams
 from simulators.traces import Recording, Trace, read_recording, synthesize
-from tests.support.production import SimulatedClient, SimulatedError
+from tests.support.production import SimulatedClient
 from tests.support.virtual_loop import run_virtually
 
 if TYPE_CHECKING:
