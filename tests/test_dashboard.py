@@ -26,7 +26,7 @@ from simulators.dashboard.choices import EVENTS, GIVEN, Catalogue, Choices, Step
 from simulators.dashboard.curves import curves_of
 from simulators.dashboard.figures import MORE_IS_BETTER, Difference, differences, figures_of, shown, signed, table
 from simulators.dashboard.parameters import UNSET, changed, config_of, parameters, values_of
-from simulators.dashboard.runs import Job, projected_s, shorter_s
+from simulators.dashboard.runs import BackgroundRun, projected_s, shorter_s
 from simulators.dashboard.view import RunView
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def test_durations_are_spoken(duration_s: float, told: str) -> None:
 
 def test_a_job_gives_what_simulate_gives() -> None:
     """The ear at the controller's door changes nothing."""
-    job = Job(SCENARIO, RateLimitConfig(), 3, 1, None).start()
+    job = BackgroundRun(SCENARIO, RateLimitConfig(), 3, 1, None).start()
     job.wait()
     assert job.error is None
     assert job.progress == 1.0
@@ -226,7 +226,7 @@ def test_a_job_gives_what_simulate_gives() -> None:
 
 def test_a_stopped_job_ends_without_a_result() -> None:
     """A day of backlog, stopped at once."""
-    job = Job(sim.Scenario(sim.backlog(64, 86400), "bucket"), RateLimitConfig(), 0, 1, None).start()
+    job = BackgroundRun(sim.Scenario(sim.backlog(64, 86400), "bucket"), RateLimitConfig(), 0, 1, None).start()
     job.stop()
     job.wait()
     assert (job.result, job.error) == (None, None)
@@ -450,8 +450,10 @@ def test_a_drag_is_one_step_however_long_it_takes(dashboard: sim.Dashboard, monk
 def test_while_dragged_only_the_beginning_is_run(dashboard: sim.Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole run comes with the release, once; until then table and file are those of the last whole run."""
     started: list[tuple[float, bool]] = []
-    begin = Job.start
-    monkeypatch.setattr(Job, "start", lambda job: (started.append((job.scenario.horizon_s, job.coarse)), begin(job))[1])
+    begin = BackgroundRun.start
+    monkeypatch.setattr(
+        BackgroundRun, "start", lambda job: (started.append((job.scenario.horizon_s, job.coarse)), begin(job))[1]
+    )
     before = dashboard.result
     assert before is not None
     dashboard._speed = before.horizon_s  # a run of a second: too slow to follow a hand

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factflow_llm import BudgetSpentError, Message
-from factflow_llm.jobs.budget import Budget
+from factflow_llm.jobs.budget import JobBudget
 from factflow_llm.jobs.results import Spent
 from factflow_llm.watching import Wanted
 from tests.support.faces import openai_answer
@@ -37,7 +37,7 @@ def test_only_what_is_in_flight_can_be_overspent(
     """Whoever waits, whatever calls use: what is spent at the end exceeds the cap by what was in flight, at most."""
 
     async def drive() -> None:
-        budget = Budget(None, cap, None)
+        budget = JobBudget(None, cap, None)
         waiting: deque[tuple[Wanted, tuple[Usage, float], int]] = deque()
         flying: deque[tuple[tuple[Usage, float], int]] = deque()
         excess = 0

@@ -13,7 +13,7 @@ from factflow_llm import AdaptiveRateLimiter, RateLimitConfig
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.ratelimit.metrics import AIMDMetrics
 from factflow_llm.signals import Axis, Change, Reason
-from simulators.dashboard.live import Sample, curves_of_samples
+from simulators.dashboard.live import LiveSample, curves_of_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +51,9 @@ async def _calls(limiter: AdaptiveRateLimiter, number: int) -> None:
 def test_samples_become_rates_and_an_estimated_wait() -> None:
     """Counters that grow are attempts per minute; a line of 10 that moves at 5 per second is a wait of 2 s."""
     samples = [
-        Sample(100.0, _metrics(100.0)),
-        Sample(102.0, _metrics(102.0, rate=4.0, succeeded=8, rejected=2, queued=10)),
-        Sample(104.0, _metrics(104.0, rate=4.0, succeeded=8, rejected=2, queued=10)),
+        LiveSample(100.0, _metrics(100.0)),
+        LiveSample(102.0, _metrics(102.0, rate=4.0, succeeded=8, rejected=2, queued=10)),
+        LiveSample(104.0, _metrics(104.0, rate=4.0, succeeded=8, rejected=2, queued=10)),
     ]
     cut = Change(101.0, Axis.REQUESTS, math.inf, 4.0, Reason.RATE_LIMITED)
     curves = curves_of_samples(samples, [cut], began_s=100.0)
@@ -71,7 +71,7 @@ def test_samples_become_rates_and_an_estimated_wait() -> None:
 
 def test_the_axis_shown_is_the_one_that_was_cut_most() -> None:
     """Slots are a number, rates are per minute."""
-    samples = [Sample(0.0, _metrics(0.0)), Sample(1.0, _metrics(1.0))]
+    samples = [LiveSample(0.0, _metrics(0.0)), LiveSample(1.0, _metrics(1.0))]
     cuts = [Change(0.5, Axis.CONCURRENCY, 16.0, 8.0, Reason.RATE_LIMITED)]
     curves = curves_of_samples(samples, cuts, began_s=0.0)
     assert curves.axis is Axis.CONCURRENCY
@@ -81,7 +81,7 @@ def test_the_axis_shown_is_the_one_that_was_cut_most() -> None:
 
 def test_many_samples_are_shown_in_at_most_120_windows() -> None:
     """An hour fits into the picture."""
-    samples = [Sample(float(turn), _metrics(float(turn), succeeded=turn)) for turn in range(3600)]
+    samples = [LiveSample(float(turn), _metrics(float(turn), succeeded=turn)) for turn in range(3600)]
     curves = curves_of_samples(samples, [], began_s=0.0)
     assert len(curves.outcomes["succeeded"]) <= 120
     assert curves.outcomes["succeeded"] == pytest.approx(60.0)

@@ -28,7 +28,7 @@ class Offline(NamedTuple):
     body: dict[str, Any]
 
 
-class Told(NamedTuple):
+class BatchAnswer(NamedTuple):
     """What came of one request: an answer's body, or an error."""
 
     name: str
@@ -97,7 +97,7 @@ class BatchApi:
         batch = await self._sdk.batches.retrieve(batch_id)
         return batch.status in ("completed", "failed", "expired", "cancelled")
 
-    async def results(self, batch_id: str) -> AsyncIterator[Told]:
+    async def results(self, batch_id: str) -> AsyncIterator[BatchAnswer]:
         """Yield what came of each request of a batch that has ended; those that it did not come to are left out."""
         batch = await self._sdk.batches.retrieve(batch_id)
         if batch.status == "failed":
@@ -129,15 +129,15 @@ class AnthropicBatchApi(BatchApi):
         """Tell whether there is nothing more to wait for."""
         return bool((await self._sdk.messages.batches.retrieve(batch_id)).processing_status == "ended")
 
-    async def results(self, batch_id: str) -> AsyncIterator[Told]:
+    async def results(self, batch_id: str) -> AsyncIterator[BatchAnswer]:
         """Yield what came of each request of a batch that has ended; those that it did not come to are left out."""
         async for line in await self._sdk.messages.batches.results(batch_id):
             result = line.result
             if result.type == "succeeded":
-                yield Told(line.custom_id, result.message.to_dict())
+                yield BatchAnswer(line.custom_id, result.message.to_dict())
             elif result.type == "errored":
                 error = result.error.to_dict()
-                yield Told(line.custom_id, None, _refused(_STATUS.get(_kind(error), 500), error))
+                yield BatchAnswer(line.custom_id, None, _refused(_STATUS.get(_kind(error), 500), error))
 
 
 _STATUS = {
@@ -165,17 +165,17 @@ def batch_api(client: Any, provider: str) -> BatchApi:
     )
 
 
-def _read_line(line: dict[str, Any]) -> Told:
+def _read_line(line: dict[str, Any]) -> BatchAnswer:
     response = line.get("response") or {}
     body, status = response.get("body"), response.get("status_code")
     if status == 200 and isinstance(body, dict):
-        return Told(line["custom_id"], body)
+        return BatchAnswer(line["custom_id"], body)
     if isinstance(status, int) and status >= 400:
-        return Told(line["custom_id"], None, _refused(status, body))
+        return BatchAnswer(line["custom_id"], None, _refused(status, body))
     error = line.get("error") or {}
     if error.get("code") == "batch_expired":
-        return Told(line["custom_id"], None, TimeoutError("the batch expired before this request's turn"))
-    return Told(line["custom_id"], None, _refused(500, {"error": error}))
+        return BatchAnswer(line["custom_id"], None, TimeoutError("the batch expired before this request's turn"))
+    return BatchAnswer(line["custom_id"], None, _refused(500, {"error": error}))
 
 
 def _refused(status: int, body: Any) -> BadResponseError:

@@ -37,7 +37,7 @@ class _Aside:
         self.usd = self.usd + sign * aside[1] if self.calls else 0.0
 
 
-class Budget:
+class JobBudget:
     """The bounds of one job, and what is spent and set aside of them.
 
     Args:

@@ -23,13 +23,13 @@ from factflow_llm.errors import (
     LLMErrorClassification,
     get_error_metadata,
 )
-from factflow_llm.jobs.budget import Budget
+from factflow_llm.jobs.budget import JobBudget
 from factflow_llm.jobs.identity import digest_of_call, digest_of_item, plain
 from factflow_llm.jobs.journal import JobJournal, line_of_ending
 from factflow_llm.jobs.kept import keep, keep_error, restore, restore_error
 from factflow_llm.jobs.progress import Progress
 from factflow_llm.jobs.results import JobResult, Results, Spent
-from factflow_llm.jobs.source import Source
+from factflow_llm.jobs.source import ItemSource
 from factflow_llm.jobs.watch import ItemWatch
 from factflow_llm.watching import WATCH
 
@@ -127,7 +127,7 @@ class Job(Results[ItemT, ValueT]):
         self._call = call
         self._identity = call if identity is None else identity
         self._settings = settings
-        self._budget = Budget(settings.max_cost_usd, settings.max_tokens_total, settings.until)
+        self._budget = JobBudget(settings.max_cost_usd, settings.max_tokens_total, settings.until)
         self._journal: JobJournal | None = None
         self._running: set[_Slot[ItemT, ValueT]] = set()
         self._line: deque[_Slot[ItemT, ValueT]] = deque()  # in order; otherwise only what is over
@@ -213,7 +213,7 @@ class Job(Results[ItemT, ValueT]):
     async def _pass(self, *, again: bool, last: bool) -> AsyncGenerator[JobResult[ItemT, ValueT], None]:
         """Ask for every item once; yield what is over, and set aside what is to be asked for again."""
         slots, self._again = self._again, []
-        source: Source[Any] = Source(slots if again else self._items, self._changed)
+        source: ItemSource[Any] = ItemSource(slots if again else self._items, self._changed)
         handed = 0
         try:
             while True:

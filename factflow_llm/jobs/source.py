@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Source(Generic[T]):
+class ItemSource(Generic[T]):
     """Items one by one, each with its place, without waiting for one that is not there yet.
 
     Attributes:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from factflow_llm.errors import ErrorMetadata
-    from factflow_llm.jobs.budget import Budget
+    from factflow_llm.jobs.budget import JobBudget
     from factflow_llm.types import Usage
     from factflow_llm.watching import Wanted
 
@@ -28,7 +28,7 @@ class ItemWatch:
         model: the model asked last.
     """
 
-    def __init__(self, budget: Budget, spent: Spent, begin: Callable[[Spent], None]) -> None:
+    def __init__(self, budget: JobBudget, spent: Spent, begin: Callable[[Spent], None]) -> None:
         self._budget = budget
         self._spent = spent
         self._begin = begin
@@ -48,7 +48,7 @@ class ItemWatch:
         return self._taken
 
     async def reserve(self, wanted: Wanted) -> _Reservation:
-        """Set aside what an attempt may use; errors as of ``Budget.reserve``."""
+        """Set aside what an attempt may use; errors as of ``JobBudget.reserve``."""
         self.model = wanted.model
         self._waiting += 1
         try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _OPENAI_LIKE = (ProviderName.OPENAI, ProviderName.AZURE)
 
 
-class Road(NamedTuple):
+class ProxyPath(NamedTuple):
     """A path that the proxy answers.
 
     Attributes:
@@ -32,11 +32,11 @@ class Road(NamedTuple):
     longest: tuple[str, ...] = ()
 
 
-ROADS: Mapping[str, Road] = {
-    "/v1/chat/completions": Road(_OPENAI_LIKE, ModelType.CHAT, ("max_completion_tokens", "max_tokens")),
-    "/v1/responses": Road(_OPENAI_LIKE, ModelType.CHAT, ("max_output_tokens",)),
-    "/v1/embeddings": Road(_OPENAI_LIKE, ModelType.EMBEDDING),
-    "/v1/messages": Road((ProviderName.ANTHROPIC,), ModelType.CHAT, ("max_tokens",)),
+ROADS: Mapping[str, ProxyPath] = {
+    "/v1/chat/completions": ProxyPath(_OPENAI_LIKE, ModelType.CHAT, ("max_completion_tokens", "max_tokens")),
+    "/v1/responses": ProxyPath(_OPENAI_LIKE, ModelType.CHAT, ("max_output_tokens",)),
+    "/v1/embeddings": ProxyPath(_OPENAI_LIKE, ModelType.EMBEDDING),
+    "/v1/messages": ProxyPath((ProviderName.ANTHROPIC,), ModelType.CHAT, ("max_tokens",)),
 }
 """Every path that the proxy answers."""
 
@@ -46,7 +46,7 @@ _ANSWERED = ("content-type", "retry-after", "request-id", "x-request-id", "x-sho
 _ANSWERED_FAMILIES = ("x-ratelimit-", "anthropic-ratelimit-", "openai-processing-ms", "openai-version")
 
 
-def profile_for(config: LLMConfig, road: Road, model: Any) -> str:
+def profile_for(config: LLMConfig, road: ProxyPath, model: Any) -> str:
     """Return the name of the profile that a request means: one of that name, else the first of that model.
 
     Raises:
@@ -95,7 +95,7 @@ def headers_back(answered: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def longest(road: Road, body: Mapping[str, Any]) -> int | None:
+def longest(road: ProxyPath, body: Mapping[str, Any]) -> int | None:
     """Return the bound on a request's answer; ``None`` without one, or with one that is none."""
     bounds = (body.get(name) for name in road.longest)
     return next((bound for bound in bounds if isinstance(bound, int) and bound > 0), None)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from factflow_llm.ratelimit.limiter import AdaptiveRateLimiter
     from factflow_llm.ratelimit.member import MemberCore
     from factflow_llm.ratelimit.said import Report
-    from factflow_llm.ratelimit.stores.opening import Store
+    from factflow_llm.ratelimit.stores.opening import FleetStore
 
 _log = logging.getLogger(__name__)
 _LAST_WORD_S: Final = 1.0
@@ -79,7 +79,7 @@ class Fellowship:
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    async def _keep_in_touch(self, store: Store, due: asyncio.Event) -> None:
+    async def _keep_in_touch(self, store: FleetStore, due: asyncio.Event) -> None:
         loop, core = asyncio.get_running_loop(), self._core
         try:
             while self._limiter() is not None:
@@ -98,7 +98,7 @@ class Fellowship:
                         await store.refresh(self._report(leaves=True))
             await store.aclose()
 
-    async def _refresh(self, store: Store) -> bool:
+    async def _refresh(self, store: FleetStore) -> bool:
         """Send a report and live by the answer; return whether to go on."""
         core = self._core
         try:

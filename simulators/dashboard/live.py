@@ -28,7 +28,7 @@ _MOST_WINDOWS = 120
 _COUNTERS = {"succeeded": "succeeded", "rate_limited": "rate_limited", "overloaded": "overloaded", "other": "ignored"}
 
 
-class Sample(NamedTuple):
+class LiveSample(NamedTuple):
     """What a limiter showed at a moment of the event loop's clock."""
 
     time_s: float
@@ -71,7 +71,7 @@ class Watch:
         self.messages = Messages()
         self._every_s = every_s
         self._began_s = self._loop.time()
-        self._samples: deque[Sample] = deque(maxlen=round(span_s / every_s) + 1)
+        self._samples: deque[LiveSample] = deque(maxlen=round(span_s / every_s) + 1)
         self._changes: deque[Change] = deque(maxlen=5000)
         self._unsubscribe = limiter.subscribe(self._changes.append)
         self._view = RunView()
@@ -130,7 +130,7 @@ class Watch:
             self._picture.layout.display = ""
 
     def _look(self) -> None:
-        self._samples.append(Sample(self._loop.time(), self.limiter.metrics))
+        self._samples.append(LiveSample(self._loop.time(), self.limiter.metrics))
         self._state.value = f"<code>{html.escape(repr(self.limiter))}</code>"
 
     def _drawn(self, curves: Curves) -> bytes:
@@ -152,7 +152,7 @@ class Watch:
         return panel
 
 
-def curves_of_samples(samples: Sequence[Sample], changes: Sequence[Change], began_s: float) -> Curves:
+def curves_of_samples(samples: Sequence[LiveSample], changes: Sequence[Change], began_s: float) -> Curves:
     """Return the numbers of a limiter that was looked at twice or more; times count from ``began_s``.
 
     Nobody tells a limiter's view how long each call waited: the wait is estimated as the line's length divided by how

@@ -36,7 +36,7 @@ from simulators.dashboard.page import (
     take_place,
 )
 from simulators.dashboard.parameters import changed, config_of, values_of
-from simulators.dashboard.runs import Job, shorter_s
+from simulators.dashboard.runs import BackgroundRun, shorter_s
 from simulators.dashboard.steps import Steps
 from simulators.dashboard.view import MOST_PINS, RunView
 from simulators.dashboard.world import WorldControls
@@ -53,7 +53,7 @@ _LOOK_EVERY_S = 0.25
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class FinishedRun:
     """A finished run as the panel knows it."""
 
     choices: Choices
@@ -88,12 +88,12 @@ class Dashboard:
         self.patience_s = 1.0
         self._catalogue = Catalogue(scenario)
         self._steps = Steps()
-        self._job: Job | None = None
+        self._job: BackgroundRun | None = None
         self._task: asyncio.Task[None] | None = None
-        self._now: Shown | None = None
-        self._before: Shown | None = None
+        self._now: FinishedRun | None = None
+        self._before: FinishedRun | None = None
         self._speed: float | None = None
-        self._pins: list[tuple[str, Shown]] = []
+        self._pins: list[tuple[str, FinishedRun]] = []
         self._yardsticks: dict[Choices, SimResult] = {}
         self._shorter_s: float | None = None
         self._view = RunView()
@@ -226,15 +226,15 @@ class Dashboard:
     def _begin(self) -> None:
         self._start(self._job_of(self.choices))
 
-    def _job_of(self, choices: Choices, *, coarse: bool = False) -> Job:
+    def _job_of(self, choices: Choices, *, coarse: bool = False) -> BackgroundRun:
         scenario, best = self._catalogue.scenario(choices), self._yardsticks.get(choices.world)
         length_s = math.inf if self._speed is None else self._speed * _COARSE_S
         coarse = coarse and length_s < scenario.horizon_s
         if coarse:
             scenario = beginning(scenario, length_s)
-        return Job(scenario, choices.config, choices.seed, choices.clients, best, coarse=coarse)
+        return BackgroundRun(scenario, choices.config, choices.seed, choices.clients, best, coarse=coarse)
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: BackgroundRun) -> None:
         if self._job is not None:
             self._job.stop()
         self._job = job.start()
@@ -249,7 +249,7 @@ class Dashboard:
         else:
             self._task = loop.create_task(self._attend(job))
 
-    async def _attend(self, job: Job) -> None:
+    async def _attend(self, job: BackgroundRun) -> None:
         """Tell how a long run goes on, until it has ended or another one has begun."""
         while job is self._job and not job.done:
             self.messages.guard(self._tell_progress)(job)
@@ -257,7 +257,7 @@ class Dashboard:
         if job is self._job:
             self.messages.guard(self._settled)(job)
 
-    def _tell_progress(self, job: Job) -> None:
+    def _tell_progress(self, job: BackgroundRun) -> None:
         if job.result is not None:
             if self._now is None or self._now.result is not job.result:
                 self._take(job)
@@ -273,7 +273,7 @@ class Dashboard:
         if self._shorter_s is not None:
             self.buttons["shorter"].description = f"only the first {spoken(self._shorter_s)}"
 
-    def _settled(self, job: Job) -> None:
+    def _settled(self, job: BackgroundRun) -> None:
         """Take up what a run that has ended left behind."""
         if job is not self._job:
             return
@@ -291,12 +291,12 @@ class Dashboard:
         else:
             self.messages.say("Cancelled. The last good result stays; move anything to run again.")
 
-    def _take(self, job: Job) -> None:
+    def _take(self, job: BackgroundRun) -> None:
         assert job.result is not None
         if job.yardstick is not None:
             self._yardsticks[self.choices.world] = job.yardstick
         figures = figures_of(job.result, job.yardstick)
-        self._now = Shown(self.choices, job.result, figures, curves_of(job.result, self._world.axis))
+        self._now = FinishedRun(self.choices, job.result, figures, curves_of(job.result, self._world.axis))
         self._knobs.follow_drag(True)
         self._draw()
 
@@ -330,7 +330,7 @@ class Dashboard:
         self._picture.value = self._view.png()
         reveal(self._picture, True)
 
-    def _shown(self) -> Shown:
+    def _shown(self) -> FinishedRun:
         if self._now is None:
             msg = "nothing was run yet; show() the dashboard, or move a control"
             raise ConfigurationError(msg)

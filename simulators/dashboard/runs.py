@@ -58,7 +58,7 @@ class WatchedPolicy:
         return controller
 
 
-class Job:
+class BackgroundRun:
     """One run under our limiter, and under the oracle where its result is not at hand.
 
     Args:
@@ -101,7 +101,7 @@ class Job:
         self.took_s = float("inf")
         self._thread = threading.Thread(target=self._work, name="factflow-llm dashboard run", daemon=True)
 
-    def start(self) -> Job:
+    def start(self) -> BackgroundRun:
         """Begin, and return the job."""
         self._thread.start()
         return self

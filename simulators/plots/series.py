@@ -170,7 +170,7 @@ def wait_percentiles(result: Run, width_s: float | None = None) -> pd.DataFrame:
     return found.reindex(range(len(edges) - 1)).set_index(pd.Index(edges[:-1], name="time_s"))
 
 
-class Spell(NamedTuple):
+class ShownSpell(NamedTuple):
     """A time in which somebody or something else was at work."""
 
     start_s: float
@@ -178,19 +178,19 @@ class Spell(NamedTuple):
     label: str
 
 
-def spells(result: Run) -> list[Spell]:
+def spells(result: Run) -> list[ShownSpell]:
     """Return when neighbours called and when the provider's faults raged, those that last all the time left out."""
     if isinstance(result, Recording):
         return []
     end_s = result.horizon_s
     found = [
-        Spell(each.start_s, end_s if each.end_s is None else each.end_s, f"neighbour, {each.requests_per_s:g}/s")
+        ShownSpell(each.start_s, end_s if each.end_s is None else each.end_s, f"neighbour, {each.requests_per_s:g}/s")
         for each in result.scenario.neighbours
     ]
     for fault in result.scenario.provider.faults:
         until_s = np.inf if fault.duration_s is None else fault.start_s + fault.duration_s + fault.recovery_s
         word = f"storm of {fault.status}s" if isinstance(fault, Refused) else fault.kind
-        found.append(Spell(fault.start_s, min(until_s, end_s), f"{word}, {fault.share:.0%} of calls"))
+        found.append(ShownSpell(fault.start_s, min(until_s, end_s), f"{word}, {fault.share:.0%} of calls"))
     return sorted(each for each in found if each.start_s < end_s and (each.start_s > 0 or each.end_s < end_s))
 
 

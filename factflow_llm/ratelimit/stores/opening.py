@@ -20,7 +20,7 @@ class StoreError(Exception):
     """The store gave no answer; it may the next time."""
 
 
-class Store(Protocol):
+class FleetStore(Protocol):
     """Keeps the state of one quota, and refreshes it for one member at a time."""
 
     async def refresh(self, report: Report) -> Grant:
@@ -37,7 +37,7 @@ class Store(Protocol):
         ...
 
 
-def open_store(address: str, quota: str) -> Store:
+def open_store(address: str, quota: str) -> FleetStore:
     """Return the store of one quota at an address that was checked; nothing is opened before it is used.
 
     Raises:

@@ -41,7 +41,7 @@ class RedisStore:
         self._script = self._client.register_script(_SCRIPT)
 
     async def refresh(self, report: Report) -> Grant:
-        """Take a report and return the grant; errors as of ``Store``."""
+        """Take a report and return the grant; errors as of ``FleetStore``."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 answer = await self._script(keys=self._keys, args=[report_to_json(report)])

@@ -38,7 +38,7 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="factflow-llm store")
 
     async def refresh(self, report: Report) -> Grant:
-        """Take a report and return the grant; errors as of ``Store``."""
+        """Take a report and return the grant; errors as of ``FleetStore``."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._refresh, report)
 
     async def aclose(self) -> None:
