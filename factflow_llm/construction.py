@@ -8,7 +8,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from factflow_llm.clients.checks import check_api_key
+from factflow_llm.clients.addresses import check_api_key
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.providers import PROVIDERS
 from factflow_llm.settings import LLMProviderConfig

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from factflow_llm.clients.checks import check_api_key, check_url
+from factflow_llm.clients.addresses import check_api_key, check_url
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.prices import Prices  # noqa: TC001 - pydantic reads it
 from factflow_llm.providers import PROVIDERS, ModelType, ProviderName

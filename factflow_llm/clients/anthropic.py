@@ -10,11 +10,12 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from factflow_llm.clients.addresses import check_address, check_api_key, split_query
 from factflow_llm.clients.anthropic_answers import MessageReader, read_message
 from factflow_llm.clients.anthropic_messages import say_format, say_messages, say_tools
 from factflow_llm.clients.anthropic_wishes import say_wishes
 from factflow_llm.clients.base import BaseLLMClient, Chat
-from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options, split_query
+from factflow_llm.clients.checks import check_count, check_options
 from factflow_llm.clients.loops import Connections
 from factflow_llm.clients.reading import Answers
 from factflow_llm.clients.stainless import (

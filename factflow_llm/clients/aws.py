@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from factflow_llm.clients.checks import check_count, check_headers, check_positive, check_url
+from factflow_llm.clients.addresses import check_headers, check_url
+from factflow_llm.clients.checks import check_count, check_positive
 from factflow_llm.errors import BadResponseError, ConfigurationError, ErrorReason, ExtraMissingError, get_error_metadata
 from factflow_llm.secrecy import enrol
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from factflow_llm.clients.checks import check_api_key, check_url
+from factflow_llm.clients.addresses import check_api_key, check_url
 from factflow_llm.clients.openai import OpenAICompatibleClient
 from factflow_llm.clients.stainless import CONNECT_TIMEOUT_S, TIMEOUT_S, connection
 from factflow_llm.errors import ConfigurationError

@@ -10,9 +10,10 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from factflow_llm.clients.addresses import check_address, check_api_key, split_query
 from factflow_llm.clients.base import BaseLLMClient, Chat
 from factflow_llm.clients.batches import refusal_text
-from factflow_llm.clients.checks import check_address, check_api_key, check_count, check_options, split_query
+from factflow_llm.clients.checks import check_count, check_options
 from factflow_llm.clients.counts import embedding_usage
 from factflow_llm.clients.embeddings import BaseEmbeddingClient
 from factflow_llm.clients.loops import Connections

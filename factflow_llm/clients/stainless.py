@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from factflow_llm.clients.checks import check_headers, check_positive, check_url
+from factflow_llm.clients.addresses import check_headers, check_url
+from factflow_llm.clients.checks import check_positive
 from factflow_llm.errors import BadResponseError, ConfigurationError
 from factflow_llm.errors.crossing import let_cross
 
