@@ -108,6 +108,17 @@ assert costs.loc["failed", "day cap"] > 0, "callers are told at once"
 recovery = runs["noon"].recovery()
 assert recovery.notna().all(), "the legend tells both times"
 """,
+    "07_a_nights_work": """
+assert first.ended == "max_cost_usd" and 0.019 < first.spent.cost_usd < 0.021, "the job ends there"
+assert first.left + first.handed_on == 400, "the journal knows what is left"
+assert job.ended == "all done" and all(result.succeeded for result in results) and len(results) == 400
+assert job.resumed >= 150 and job.repeated <= 64, "only those in flight were asked for twice"
+assert {result.value.profile for result in results if not result.resumed} == {"spare"}, "somebody who answers"
+assert asked <= 2 * 16, "the spent account was told off once"
+assert 0 <= job.spent.cost_usd - bill["cost_usd"].sum() < 0.0003 * (job.repeated + 1), "a little more than its rows"
+again, _ = await evaluate(1.0)
+assert again.resumed == 400, "call it again, and it asks for nothing"
+""",
 }
 """What a notebook says in words about its own outputs, as its kernel sees them at the end."""
 
