@@ -176,18 +176,47 @@ def test_one_burst_of_rejections_is_one_cut() -> None:
 
 
 def test_a_first_burst_of_rejections_is_one_cut_too() -> None:
-    """Where no rate is known they may be noise; the calls sent to find out end that, once."""
+    """Where no rate is known they may be noise; most of what is under way being rejected ends that, once."""
     core = _core(initial_concurrency=64)
     tickets, changes = _submit(core, 0.0, 64), []
     for ticket in tickets[:16]:
         core.settle(1.0, ticket, OK)
     for ticket in tickets[16:]:
         changes += core.settle(1.1, ticket, LIMITED)
-    assert changes == []
-    for ticket in _admitted(_submit(core, 1.2, 64)):
-        changes += core.settle(2.2, ticket, LIMITED)
     assert [(change.axis, change.reason) for change in changes] == [(Axis.REQUESTS, Reason.COOL_OFF)]
-    assert core.metrics(2.2).blocked_until_s is not None
+    assert core.metrics(1.2).blocked_until_s is not None
+
+
+def test_a_rejection_among_calls_that_pass_is_forgiven_where_nothing_is_known() -> None:
+    """No spent budget lets everything pass that is under way and three calls more: no rate is measured from it."""
+    core = _core(initial_concurrency=16)
+    first, *others = _submit(core, 0.0, 9)
+    core.settle(0.1, first, LIMITED)
+    asking = _admitted(_submit(core, 0.1, 20))
+    assert len(asking) == 3
+    for ticket in [*others, *asking]:
+        core.settle(2.0, ticket, OK)
+    core.advance(2.0)
+    assert core.rate == math.inf
+    assert core.metrics(2.0).blocked_until_s is None
+
+
+def test_what_was_under_way_at_a_rejection_is_counted_once_it_is_known() -> None:
+    """An answer that comes after another call's rejection was admitted before it: what it read counts as such."""
+    core, now = _core(), 0.0
+    for earlier, answered in ((0.0, 100_000.0), (100_000.0, 50_000.0)):
+        first, second = Ticket(), Ticket()
+        for ticket in (first, second):
+            core.submit(now, ticket)
+            while ticket.state is TicketState.WAITING:
+                now = core.wake_at
+                core.advance(now)
+        core.settle(now + 0.1, second, RateLimitSignal(Outcome.RATE_LIMITED, retry_after_s=0.2, axis=Axis.TOKENS))
+        assert core._rejections.before[1][Axis.TOKENS] == earlier
+        core.settle(now + 0.2, first, RateLimitSignal(Outcome.SUCCEEDED, input_tokens=answered, output_tokens=0))
+        assert core._rejections.before[1][Axis.TOKENS] == earlier + answered
+        now += 60.0
+        core.advance(now)
 
 
 def test_retry_after_gates_everybody_as_far_as_it_was_proved() -> None:

@@ -175,7 +175,7 @@ def test_the_frames_of_one_call() -> None:
     assert (request["wait_s"], request["latency_s"], request["attempts"]) == (0.0, 0.5, 1)
     assert (request["outcome"], request["input_tokens"], request["output_tokens"]) == ("succeeded", 100, 10)
     assert (attempt["status"], attempt["outcome"], attempt["first_chunk_s"]) == (200, "succeeded", 2.5)
-    assert (attempt["rate_per_s"], attempt["concurrency"], attempt["reason"]) == (np.inf, 16.0, "configured")
+    assert (attempt["rate_per_s"], attempt["concurrency"], attempt["reason"]) == (np.inf, 8.0, "configured")
     assert np.isnan(attempt["retry_after_s"])
 
 

@@ -34,14 +34,13 @@ def test_it_asks_more_calls_than_may_have_trickled_in() -> None:
 
 
 def test_where_no_rate_is_known_what_is_under_way_tells_most() -> None:
-    """Nobody knows what trickles in: with eight calls under way, more than eight others have to pass."""
+    """Nobody knows what trickles in: eight calls are under way, three others are asked, and most have to pass."""
     inquiry = Inquiry.about(_ticket(), None, 2.0, sent_after=8, trickled=0.0, early=True)
-    assert inquiry.calls > 2 * 8
-    for _ in range(8):
+    assert inquiry.calls == 8 + 3
+    for _ in range(5):
         inquiry.refuse(2.0, None)
         assert not inquiry.failed
-    for _ in range(2):
-        inquiry.refuse(2.0, None)
+    inquiry.refuse(2.0, None)
     assert inquiry.failed
 
 
@@ -61,6 +60,26 @@ def test_one_answer_proves_little() -> None:
     verdicts = [noise.found(_inquiry(4)) for _ in range(4)]
     assert verdicts == [False, False, True, True]
     assert noise.known
+
+
+def test_where_no_rate_is_known_one_clean_answer_is_enough() -> None:
+    """No spent budget lets all of them pass; with one rejected among them nobody knows yet."""
+    clean, doubtful = (Inquiry.about(_ticket(), None, 2.0, sent_after=4, trickled=0.0, early=True) for _ in range(2))
+    clean.sent = doubtful.sent = 7
+    doubtful.refuse(2.0, None)
+    assert Noise().found(clean)
+    assert not Noise().found(doubtful)
+
+
+def test_an_answer_that_says_nothing_changes_nothing() -> None:
+    """One of four rejected is neither noise nor a quota: surprises are questioned as often as before."""
+    noise = Noise()
+    assert noise.asks(early=True, searching=False)
+    noise.found(_inquiry(1, 3))
+    assert not noise.asks(early=True, searching=False)
+    assert noise.asks(early=True, searching=False)
+    noise.found(_inquiry(3, 1))
+    assert [noise.asks(early=True, searching=False) for _ in range(2)] == [False, True]
 
 
 def test_a_rejected_call_weighs_much_against_it() -> None:

@@ -121,14 +121,13 @@ def test_doubt_about_the_moment_is_allowed_for() -> None:
     assert vague.opened(Opening(20.0, 150.0, 5.0), 1.0, used=True)
 
 
-def test_samples_that_contradict_each_other_by_turns_are_measured_further_back() -> None:
-    """Behind a sliding minute little and much are admitted by turns: the mean over a minute and a half is the quota."""
-    chain, time_s, admitted = Openings(), 0.0, 0.0
-    for number in range(40):
-        chain.opened(Opening(time_s, admitted), 1.0, used=True)
-        time_s, admitted = time_s + 10.0, admitted + (30.0 if number % 2 else 170.0)
-    assert chain.rate == pytest.approx(10.0, rel=0.25)
-    assert chain.sound
+def test_a_total_that_falls_measures_nothing() -> None:
+    """A member of the fleet is no longer heard of, and its calls are gone from the total: the next sample is new."""
+    chain = _measured((0.0, 0.0), (10.0, 100.0))
+    assert chain.opened(Opening(20.0, 60.0), 1.0, used=True)
+    assert (chain.rate, chain.sound) == (10.0, True)
+    assert chain.opened(Opening(30.0, 160.0), 1.0, used=True)
+    assert chain.rate == pytest.approx(10.0)
 
 
 def test_units_may_be_tokens() -> None:

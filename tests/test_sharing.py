@@ -36,14 +36,14 @@ def test_others_are_known_by_early_refusals(climbs: list[float], shared: bool) -
     assert _after(climbs).shared is shared
 
 
-@pytest.mark.parametrize(("probe_s", "at_s"), [(8.0, 30.0), (300.0, 300.0)])
-def test_a_climb_in_company_lasts_half_a_minute_or_as_long_as_asked_for(probe_s: float, at_s: float) -> None:
-    """From six hundredths below, a shared rate is back at what was measured then, in a straight line."""
-    rule = RateRule(RateLimitConfig(probe_s=probe_s), now=0.0, known=20.0)
+@pytest.mark.parametrize(("rate", "probe_s", "at_s"), [(4.0, 8.0, 30.0), (16.0, 8.0, 60.0), (20.0, 300.0, 300.0)])
+def test_a_climb_in_company_lasts_by_the_root_of_the_rate(rate: float, probe_s: float, at_s: float) -> None:
+    """From six hundredths below, a shared rate is back at what was measured then: a small share sooner than a large."""
+    rule = RateRule(RateLimitConfig(probe_s=probe_s), now=0.0, known=rate)
     rule.sharing = Sharing(1.0, shared=True)
     rule.refused(0.0, 0.0, 0.0, 1.0, spare=0.0)
     rule.opened(Opening(0.0, 0.0), 1.0)
-    assert rule.rate == pytest.approx(0.94 * 20.0)
+    assert rule.rate == pytest.approx(0.94 * rate)
     now = total = 0.0
     halfway = 0.0
     while now < at_s:
@@ -51,8 +51,8 @@ def test_a_climb_in_company_lasts_half_a_minute_or_as_long_as_asked_for(probe_s:
         rule.step(now, total, limited=True)
         if now <= 0.5 * at_s:
             halfway = rule.rate
-    assert halfway == pytest.approx(0.97 * 20.0, rel=0.005)
-    assert rule.rate == pytest.approx(20.0, rel=0.005)
+    assert halfway == pytest.approx(0.97 * rate, rel=0.005)
+    assert rule.rate == pytest.approx(rate, rel=0.005)
 
 
 def test_early_refusals_of_a_rule_tell_it_of_company() -> None:

@@ -21,6 +21,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from factflow_llm.ratelimit.lookback import PERIOD_S, Lookback
 from factflow_llm.ratelimit.openings import SOUND, Opening, Openings
 from factflow_llm.ratelimit.sharing import Sharing
 from factflow_llm.ratelimit.windows import is_long
@@ -52,10 +53,16 @@ _RAISE_UNSURE: Final = 1.25
 """How far a rate that was lost is raised above its sample, at most."""
 _SHARED_DEPTH: Final = 0.06
 """How deep a cut is, at least, where others draw on the quota."""
-_SHARED_CLIMB_S: Final = 30.0
-"""How long a climb lasts there, for all alike, so that shares draw level."""
+_SHARED_CLIMB_S: Final = 15.0
+"""How long a climb lasts there at one call a second; it grows with the root of the rate, so that shares draw level."""
 _SHARED_CLIMB_CALLS: Final = 20.0
 """The least it lasts for the smallest of shares."""
+_SHARED_SEARCH_S: Final = 5.0
+"""How long a search takes to double there, at least: it robs the others."""
+_STALE_SHARED_S: Final = 2.0
+"""Seconds' worth that prove a measurement stale there: others leave room for a moment, too."""
+_SEARCH_UNITS: Final = 1.5
+"""A search for tokens doubles in the time of so many typical calls, for nothing is heard sooner."""
 _FORGET_WINDOW: Final = 3
 """Openings in a row without a long block, after which the window is forgotten."""
 _CAREFUL: Final = 0.9
@@ -83,6 +90,7 @@ class RateRule:
         rate: units per second allowed now; ``inf`` while there is no evidence.
         measured: what the quota was measured to be.
         sharing: whether others draw on it.
+        lookback: what the last minute held, and whether the provider counts that.
         mode: where the rule stands.
         burst: units that the provider was seen to hold for those who were idle.
         noisy: whether rejections without a cause are known: then teeth are longer, for each end costs more.
@@ -92,8 +100,8 @@ class RateRule:
     __slots__ = (
         "_began_s", "_believed", "_climbed", "_climbing_s", "_config", "_first", "_mark", "_marks", "_net",
         "_of_requests", "_older_mark", "_period_began", "_period_s", "_raised", "_rejected_rate", "_rejected_s",
-        "_shut", "_slack", "_step_s", "_step_sent", "_unblocked", "_unused_s", "_window_s", "burst", "measured", "mode",
-        "next_step_s", "noisy", "rate", "sharing",
+        "_shut", "_slack", "_step_s", "_step_sent", "_unblocked", "_unused_s", "_window_s", "_within", "burst",
+        "lookback", "measured", "mode", "next_step_s", "noisy", "rate", "sharing",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +118,7 @@ class RateRule:
         self._of_requests = of_requests
         self.measured = Openings(known)
         self.sharing = Sharing()
+        self.lookback = Lookback()
         self.mode = Mode.OPEN if known == math.inf else Mode.PROBE
         self.rate = self.bounded(known)
         self.burst = 0.0
@@ -120,7 +129,7 @@ class RateRule:
         self._marks: deque[tuple[float, float]] = deque()  # what was sent by when, two windows back
         self._first: tuple[float, float] | None = None  # units and seconds until the first rejection of all
         self._net = self._unused_s = self._slack = self._window_s = self._rejected_s = self._rejected_rate = 0.0
-        self._climbed = self._raised = self._period_s = 0.0
+        self._climbed = self._raised = self._period_s = self._within = 0.0
         self._period_began = Opening(now, sent)
         self._believed = self._unblocked = 0
         self._climbing_s = self._climb_s(1.0)  # a known quota is stood at, not climbed to
@@ -147,6 +156,7 @@ class RateRule:
             spare: units that the budget should have held.
         """
         self._rejected_s, self._rejected_rate = sent_s, self.rate
+        self._within = self.lookback.within(sent_s, admitted)
         if spare > 3.0 * unit + 0.1 * self.burst:
             self.burst = _CAREFUL * max(self.burst - spare, 0.0)
         if self.mode is Mode.OPEN:
@@ -171,23 +181,28 @@ class RateRule:
             recent = min((opening.admitted - mark) / max(opening.time_s - since_s, 1e-3), self.rate)
         used = last is None or self._unused_s <= _IDLE * (opening.time_s - last.time_s)
         probed = self.mode is Mode.PROBE
-        if measured.opened(opening, unit, used=used, recent=recent):
+        agrees = measured.opened(opening, unit, used=used, recent=recent)
+        self.lookback.learn(self._rejected_s, self._within, unit, contradicted=not agrees)
+        if self.lookback.quota:
+            measured.know(self.lookback.quota / PERIOD_S)
+            self.sharing = Sharing()
+        elif agrees:
             self._slack = 0.5 * (self._slack + max(self._net, 0.0))
-            if probed and not self._window_s:
-                self.sharing = self.sharing.after(self._climbed)
+            if probed and not self._window_s:  # a rejection without a cause comes early, too
+                self.sharing = Sharing() if self.noisy else self.sharing.after(self._climbed)
         if probed:
             wrong = self._climbed < _EARLY or measured.rate < _RAISED_WRONGLY * self._raised
             self._believed = _BELIEVED_TEETH if wrong else max(self._believed - 1, 0)
         self._raised = 0.0
         if measured.rate != math.inf:
-            if last is not None:
+            if last is not None and not self.lookback.quota:
                 self._notice_window(opening, last, unit)
             if self._first is not None and measured.sound:
                 self._remember_burst(*self._first)
                 self._first = None
             if self._window_s:
                 self.burst = 0.0
-            elif probed and self._net < -_LOST * unit:
+            elif probed and self._net < -_LOST * unit and not self.lookback.quota:
                 self._raise_lost()
             measured.rate = self.bounded(measured.rate)
             self.mode = Mode.PROBE if measured.sound else Mode.SEARCH
@@ -287,8 +302,11 @@ class RateRule:
             below = max(1.0 - self._climbing_s / climb_s, 0.0)
             above = max(self._climbing_s / climb_s - 1.0, 0.0)
             rate = max(before, measured * (1.0 + self._depth * (above + _CONVEX * above * above - below)))
-            if self._excess(sent) > max(_STALE_S * measured, _STALE_CALLS * unit):
+            if self._excess(now, sent) > max(
+                (_STALE_SHARED_S if self.sharing.shared else _STALE_S) * measured, _STALE_CALLS * unit
+            ):
                 self.search(now, sent)
+                self.next_step_s = now + search_s / _STEPS
         self.rate = self.bounded(rate)
         if self.rate == before:
             return None
@@ -302,8 +320,10 @@ class RateRule:
             share = min(max((began_s - self._step_s) / (now - self._step_s), 0.0), 1.0)
             self._period_began = Opening(began_s, self._step_sent + share * (sent - self._step_sent))
 
-    def _excess(self, sent: float) -> float:
-        """Return the units admitted beyond what the measurement explains: in this window, or since the opening."""
+    def _excess(self, now: float, sent: float) -> float:
+        """Return the units admitted beyond what is explained: in this window, this minute, or since the opening."""
+        if self.lookback.quota:
+            return self.lookback.within(now, sent) - self.lookback.quota
         if self._period_s:
             return sent - self._period_began.admitted - self.measured.rate * self._period_s
         return self._net - 1.2 * self._slack
@@ -317,10 +337,12 @@ class RateRule:
     def _search_s(self, unit: float) -> float:
         """Return how long a search takes to double: a call worth half a minute of tokens is waited for."""
         seconds = self._config.search_s
+        if self.sharing.shared:
+            seconds = max(seconds, _SHARED_SEARCH_S)
         if self._of_requests:  # where a window holds too few calls to measure anything, it is waited for
             few = not self.measured.sound and self.measured.rate * self._window_s < SOUND * unit
             return max(seconds, self._window_s) if few else seconds
-        return max(seconds, min(unit / self.rate, self._config.cool_off_cap_s / 2.0))
+        return max(seconds, min(_SEARCH_UNITS * unit / self.rate, self._config.cool_off_cap_s / 2.0))
 
     def _climb_s(self, unit: float) -> float:
         """Return how long a climb from a cut to the measured rate lasts."""
@@ -328,7 +350,7 @@ class RateRule:
         if rate == math.inf:
             return config.probe_s
         if self.sharing.shared:
-            return max(_SHARED_CLIMB_S, config.probe_s, _SHARED_CLIMB_CALLS * unit / rate)
+            return max(_SHARED_CLIMB_S * math.sqrt(rate / unit), config.probe_s, _SHARED_CLIMB_CALLS * unit / rate)
         calls = config.probe_requests if self._of_requests else config.probe_requests / 3.0  # tokens move more at once
         return (2.0 if self.noisy else 1.0) * max(config.probe_s, calls * unit / rate, 0.5 * self._window_s)
 

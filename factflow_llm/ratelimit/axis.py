@@ -118,7 +118,8 @@ class PacedAxis:
         """Return the seconds until ``cost`` fits; 0 when it fits now."""
         mirror = self.mirror
         if mirror is None or mirror.blind:
-            return self.budget.wait_s(now, cost)
+            rule, wait_s = self.rule, self.budget.wait_s(now, cost)
+            return max(wait_s, rule.lookback.wait_s(now, cost, rule.rate)) if rule.lookback.quota else wait_s
         patience_s = max(self._sent_s + self.patience_s - now, 0.0)
         return max(min(mirror.wait_s(now, cost), patience_s), self.cap.wait_s(now, cost))
 

@@ -149,7 +149,7 @@ class RateLimitConfig(FrozenSettings):
     tokens_per_minute: PositiveFloat | None = None
     min_requests_per_minute: PositiveFloat = 0.5
     max_requests_per_minute: PositiveFloat | None = None
-    initial_concurrency: Annotated[int, Searched(1, 256)] = Field(default=16, ge=1)
+    initial_concurrency: Annotated[int, Searched(1, 256)] = Field(default=8, ge=1)
     max_concurrency: int = Field(default=1024, ge=1)
     decrease: Annotated[float, Searched(0.9, 0.995, logarithmic=False)] = Field(default=0.97, gt=0, lt=1)
     probe_s: Annotated[PositiveFloat, Searched(1.0, 120.0)] = 10.0

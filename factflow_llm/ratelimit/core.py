@@ -102,7 +102,9 @@ class LimiterCore(Line):
         if outcome is _SUCCEEDED and limits.active:
             limits.expire(now, ticket)
         self._counts[outcome] += 1
-        limits.settle_tokens(ticket, signal)
+        more = limits.settle_tokens(ticket, signal)
+        if ticket.number < self._rejections.before[0]:
+            self._rejections.recount(*more)
         if outcome is _SUCCEEDED and ticket is not self._breaker_probe:
             paced_only = not (limits.slots_limited or limits.active_tokens or signal.limits)
             if self._gate.canary == ticket.number:
@@ -240,6 +242,7 @@ class LimiterCore(Line):
         limits = self._limits
         ticket.rate, ticket.reason = limits.rate, limits.last_reason
         limits.costs.book(ticket)
+        limits.sent(now)
         if self.in_flight < self.concurrency:
             self._slots.free()
         self._rejections.sent(now, ticket)

@@ -101,8 +101,12 @@ class Costs:
         self._output -= written
         self._rejected_sizes.learn(ticket.reserved_input + ticket.reserved_output)
 
-    def settle(self, ticket: Ticket, read: float | None, written: float | None) -> None:
-        """Book what a call really used in the place of what it had named; ``None`` where that is unknown."""
+    def settle(self, ticket: Ticket, read: float | None, written: float | None) -> tuple[float, float]:
+        """Book what a call really used in the place of what it had named; ``None`` where that is unknown.
+
+        Returns:
+            Tokens read and written beyond those that were named.
+        """
         if read is None:
             read = ticket.reserved_input
         elif ticket.input_tokens is None:
@@ -111,10 +115,12 @@ class Costs:
             written = ticket.reserved_output
         elif ticket.output_tokens is None:
             self._output_used.learn(written)
-        self._input += read - (ticket.input_tokens or 0.0)
-        self._output += written - (ticket.output_tokens or 0.0)
+        more_read, more_written = read - (ticket.input_tokens or 0.0), written - (ticket.output_tokens or 0.0)
+        self._input += more_read
+        self._output += more_written
         for axis, sizes in self._sizes.items():
             sizes.learn(on_axis(axis, 1.0, read, written))
+        return more_read, more_written
 
     def admitted_before(self, axis: Axis, ticket: Ticket) -> float:
         """Return what was admitted before a call whose refund is the last: of those sent before, some were rejected."""

@@ -98,6 +98,13 @@ class Limits:
         """Return what was admitted before a rejected call, to the others too."""
         return self.costs.admitted_before(axis, ticket) + self.part.others(axis, ticket.admitted_s)
 
+    def sent(self, now: float) -> None:
+        """Note that a call goes."""
+        requests = self.requests
+        requests.rule.lookback.sent(now, self.total(now, Axis.REQUESTS))
+        for paced in self.active_tokens:
+            paced.rule.lookback.sent(now, self.total(now, paced.axis))
+
     # --- how they move -----------------------------------------------------------------------------------------------
 
     def step(self, now: float) -> None:
@@ -127,12 +134,17 @@ class Limits:
             if reason is not None:
                 self.tell(now, Axis.CONCURRENCY, old, self.slots.limit, reason)
 
-    def settle_tokens(self, ticket: Ticket, signal: RateLimitSignal) -> None:
-        """Correct what was reserved by what the answer says was used; an attempt that failed used none."""
+    def settle_tokens(self, ticket: Ticket, signal: RateLimitSignal) -> tuple[float, float]:
+        """Correct what was reserved by what the answer says was used; an attempt that failed used none.
+
+        Returns:
+            Tokens read and written beyond those that were named.
+        """
+        more = 0.0, 0.0
         served = signal.outcome is Outcome.SUCCEEDED
         if served:
             read, written = _believed(signal.input_tokens), _believed(signal.output_tokens)
-            self.costs.settle(ticket, read, written)
+            more = self.costs.settle(ticket, read, written)
         for paced in self.active_tokens:
             used = 0.0
             if served:
@@ -140,6 +152,7 @@ class Limits:
                 given = ticket.reserved_output if written is None else written
                 used = on_axis(paced.axis, 1.0, taken, given)
             paced.settle(reserved(paced.axis, ticket), used)
+        return more
 
     def observe(self, now: float, ticket: Ticket, limits: tuple[AxisLimit, ...], *, refused: bool) -> None:
         """Hold the mirrors to what an answer's headers show; a call that was refused has taken nothing."""

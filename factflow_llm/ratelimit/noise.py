@@ -41,11 +41,13 @@ class Inquiry:
         refused_s: when the last rejected call was sent.
         told_s: what its Retry-After said; ``None`` without one.
         early: whether the rejection came as a surprise.
+        unpaced: whether nothing was measured before it: then calls let through without exception settle it.
         expires_s: when to stop waiting for callers.
     """
 
     __slots__ = (
         "_allowed", "calls", "early", "expires_s", "number", "refused_s", "rejected", "sent", "sent_s", "told_s",
+        "unpaced",
     )  # fmt: skip
 
     def __init__(self, *, number: int, calls: int, allowed: int, sent: int, now: float, early: bool) -> None:
@@ -58,6 +60,7 @@ class Inquiry:
         self.told_s: float | None = None
         self.rejected = 0
         self.early = early
+        self.unpaced = False
 
     @classmethod
     def about(
@@ -67,9 +70,10 @@ class Inquiry:
         if trickled:
             calls, allowed = _CALLS + math.ceil(_TRICKLED * trickled), 1
         else:  # no rate is known: what is under way anyway tells most
-            calls = _CALLS + 2 * sent_after
+            calls = _CALLS + sent_after
             allowed = (calls - 1) // 2
         inquiry = cls(number=ticket.number, calls=calls, allowed=allowed, sent=sent_after, now=now, early=early)
+        inquiry.unpaced = not trickled
         inquiry.refused_s, inquiry.told_s = ticket.admitted_s, told_s
         return inquiry
 
@@ -113,5 +117,6 @@ class Noise:
             weight = inquiry.sent - inquiry.rejected - _AGAINST * inquiry.rejected
             self._evidence = min(max(self._evidence + weight, 0.0), 2.0 * _KNOWN)
             self._skipped = 0
-            self._skip = min(2 * self._skip + 1, _SELDOM) if inquiry.failed else 0
-        return self.known and not inquiry.failed
+            self._skip = min(2 * self._skip + 1, _SELDOM) if inquiry.failed else self._skip if weight <= 0.0 else 0
+        clean = inquiry.unpaced and not inquiry.rejected
+        return (self.known or clean) and not inquiry.failed

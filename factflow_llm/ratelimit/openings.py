@@ -11,7 +11,6 @@ moved, and what was known before says nothing any more.
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Final, NamedTuple
 
 SOUND: Final = 20.0
@@ -22,12 +21,6 @@ _SLACK_CALLS: Final = 2.5
 """Calls by which a sample may differ from what was expected and still agree: one at either end, and some haste."""
 _SLACK: Final = 0.06
 """The same as a share of a long sample."""
-_LONG_S: Final = 90.0
-"""Over how long a rate is measured where samples contradict each other by turns, as behind a sliding minute."""
-_VOLATILE: Final = 2.0
-"""Changes of direction, of late, that make it so."""
-_FLIPS_FADE: Final = 0.8
-"""What each contradiction leaves of those before it."""
 _AGREEING: Final = 5
 _FEWER: Final = 0.4
 """So many samples in a row that agree make fewer calls enough."""
@@ -56,15 +49,12 @@ class Openings:
         sound: whether the rate rests on enough calls to be relied on.
     """
 
-    __slots__ = ("_chain", "_flips", "_history", "_way", "rate", "sound")
+    __slots__ = ("_chain", "rate", "sound")
 
     def __init__(self, rate: float = math.inf) -> None:
         self.rate = rate
         self.sound = rate != math.inf
         self._chain: list[Opening] = []
-        self._history: deque[Opening] = deque()
-        self._flips = 0.0
-        self._way = 0
 
     @property
     def last(self) -> Opening | None:
@@ -74,6 +64,11 @@ class Openings:
     def guess(self, rate: float) -> None:
         """Take a rate that was sent, for want of anything better."""
         self.rate, self.sound = rate, False
+
+    def know(self, rate: float) -> None:
+        """Take a rate that is known otherwise."""
+        self.rate, self.sound = rate, True
+        del self._chain[:-1]
 
     def count_from(self, earlier: Opening, unit: float) -> None:
         """Measure from a moment at which a window must have begun to the last opening."""
@@ -92,12 +87,14 @@ class Openings:
             recent: units per second admitted lately, if the rate was searched: the sample itself began far below.
         """
         chain = self._chain
-        self._remember(opening)
         if not chain:
             chain.append(opening)
             return True
         last = chain[-1]
         units, elapsed_s = opening.admitted - last.admitted, max(opening.time_s - last.time_s, 1e-3)
+        if units < 0.0:  # others of the fleet are no longer heard of, and what they were admitted went with them
+            chain[:] = [opening]
+            return True
         chain.append(opening)
         if self.rate == math.inf:
             self.rate, self.sound = max(units / elapsed_s, 1e-9 * unit), units >= SOUND * unit
@@ -136,15 +133,7 @@ class Openings:
     def _contradicted(
         self, opening: Opening, unit: float, units: float, elapsed_s: float, recent: float, *, grown: bool
     ) -> None:
-        """Measure anew, for the quota moved; or further back, where samples contradict each other by turns."""
-        way = 1 if grown else -1
-        self._flips = _FLIPS_FADE * self._flips + (way != self._way)
-        self._way = way
-        long = self._history[0]
-        long_units, long_s = opening.admitted - long.admitted, opening.time_s - long.time_s
-        if self._flips > _VOLATILE and long_s >= 0.5 * _LONG_S > elapsed_s and long_units >= SOUND * unit:
-            self.rate, self.sound = long_units / long_s, True
-            return
+        """Measure anew, for the quota moved."""
         sample = units / elapsed_s
         self.sound = units >= SOUND * unit and recent <= sample
         if grown:
@@ -155,12 +144,6 @@ class Openings:
             self.rate, self.sound = sample, True
         else:
             self._blend(units, elapsed_s, unit)
-
-    def _remember(self, opening: Opening) -> None:
-        history = self._history
-        history.append(opening)
-        while len(history) > 2 and history[1].time_s <= opening.time_s - _LONG_S:
-            history.popleft()
 
     def _blend(self, units: float, elapsed_s: float, unit: float) -> None:
         """Weigh a sample of a few calls against what was known."""

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from factflow_llm.ratelimit.aimd import Mode
-from factflow_llm.ratelimit.costs import reserved
+from factflow_llm.ratelimit.costs import on_axis, reserved
 from factflow_llm.ratelimit.gate import Gate
 from factflow_llm.ratelimit.line import ADMITTED, NEVER
 from factflow_llm.ratelimit.noise import Inquiry, Noise
@@ -148,6 +148,12 @@ class Rejections:
         """Take no rejection of what was sent so far for news."""
         self._since = self.calls
         self._limits.slots.new_epoch()
+
+    def recount(self, read: float, written: float) -> None:
+        """Count in what a call that was under way at the last rejection used beyond what it had named."""
+        admitted = self.before[1]
+        for axis in admitted:
+            admitted[axis] += on_axis(axis, 0.0, read, written)
 
     # --- what rejections do ------------------------------------------------------------------------------------------
 
@@ -296,6 +302,8 @@ class Rejections:
         pause_s = min(max(config.cool_off_s, _PAUSE_CALLS / limits.rate), _PAUSE_MOST_S)
         foretold = paced is None  # by headers, which a Retry-After only confirms
         obey = foretold or (paced is not limits.requests and limits.costs.varied)
+        if paced is not None and paced.rule.lookback.quota:  # a call of a minute ago must expire first
+            obey = True
         self.gate.rejected(
             now, sent_s, told_s, pause_s=pause_s, cap_s=config.cool_off_cap_s, lag_s=self.lag_s, obey=obey
         )
