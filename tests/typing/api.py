@@ -201,6 +201,9 @@ def the_laboratory() -> Axes:
     result = sim.simulate(scenario, RateLimitConfig(), seed=7, clients=4)
     store = sim.Store(delay_s=0.002, loss=0.1).gone(60, for_s=20).flushed(120)
     assert_type(sim.simulate(scenario, clients=4, shared=True, store=store), sim.SimResult)
+    accounts = {"key1": scenario, "key2": scenario.at(600, quota=0.5)}
+    assert_type(sim.simulate_pool(accounts, workers=50, fallback=["key2"]).oracle_s, float)
+    assert_type(sim.plan_pool(accounts, take=1), pd.DataFrame)
     assert_type(result, sim.SimResult)
     assert_type(result.attempts, pd.DataFrame)
     closed = sim.Scenario(sim.backlog(workers=64), "bucket")
