@@ -47,6 +47,12 @@ REPORTS = {
         repeatable=False,
     ),
     "pooled": Report("pooled", "twenty thousand embeddings through three accounts, of which one dies", "a minute"),
+    "fleet": Report(
+        "fleet",
+        "eight processes that share a quota through a real Redis, over HTTP, beside the simulator's account",
+        "11 minutes",
+        repeatable=False,
+    ),
     "hidden": Report("calibration", "how well calibration tells hidden providers", "10 minutes"),
     "readers": Report(
         "readers", "files of every format, counted independently and by the readers of traces", "a second"

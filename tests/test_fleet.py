@@ -245,9 +245,8 @@ def test_what_was_learned_outlives_a_process(tmp_path: Path) -> None:
     first, state, _ = member("a", None)
     law = first.report(1.0).law
     assert law is not None
-    state, _ = refresh(
-        state, first.report(1.0)._replace(law=law._replace(rates={"requests": 3.0}, calls_per_s=3.0)), 1001.0
-    )
+    law = law._replace(rates={"requests": 3.1}, known={"requests": 3.0}, calls_per_s=3.1)
+    state, _ = refresh(state, first.report(1.0)._replace(law=law), 1001.0)
     state, _ = refresh(state, first.report(2.0, leaves=True)._replace(law=state.law), 1002.0)
     second, _, _ = member("b", state, 100.0)
     assert second.part.leads

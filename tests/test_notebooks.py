@@ -107,6 +107,10 @@ assert costs.loc["failed", "storm"] > 0, "the callers get their errors"
 assert costs.loc["failed", "day cap"] > 0, "callers are told at once"
 recovery = runs["noon"].recovery()
 assert recovery.notna().all(), "the legend tells both times"
+apart, shared = both["apart"], both["shared"]
+assert apart["rejected_share"] > 2 * runs["noon"].summary()["rejected_share"], "rejected more often than one alone"
+assert shared["rejected_share"] < 0.5 * apart["rejected_share"], "a 429 counts once"
+assert min(shared["goodput_ratio"], shared["jain"]) > 0.97, "one probes for all"
 """,
     "07_a_nights_work": """
 assert first.ended == "max_cost_usd" and 0.019 < first.spent.cost_usd < 0.021, "the job ends there"

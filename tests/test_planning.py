@@ -116,6 +116,18 @@ def test_events_and_clients_are_planned_for() -> None:
     assert sold["wait_p95_s"] == np.percentile(alone, 95, method="higher")
 
 
+def test_a_fleet_is_planned_for() -> None:
+    """Clients that share what they learn are those of ``simulate``, and need less than those who are apart."""
+    calm = sim.Scenario(sim.synthesize(8, 200, seed=1, name="eight per second"), "bucket")
+    usual = {"max_wait_p95_s": 2.0, "jobs": 1, "progress": False, "clients": 4}
+    shared, apart = sim.plan(calm, shared=True, **usual), sim.plan(calm, **usual)
+    waits = sim.simulate(calm, clients=4, shared=True).requests["wait_s"].to_numpy()
+    sold = shared.frame[shared.frame["quota"] == 1.0].iloc[0]
+    assert sold["wait_p95_s"] == np.percentile(waits, 95, method="higher")
+    rejected = [plan.frame["rejected_share"].mean() for plan in (shared, apart)]
+    assert rejected[0] < rejected[1]
+
+
 def test_quotas_of_one_preset_stand_side_by_side() -> None:
     """Their names tell them apart, in the table and in the picture."""
     bucket = sim.provider("bucket")

@@ -13,8 +13,8 @@ from factflow_llm.ratelimit.said import SAMPLES, Answer, Grant, Law, OpenAgain, 
 from factflow_llm.ratelimit.shared import ANSWERED_S, LEASE_S, State, levelled, refresh
 
 LAW = Law(
-    rates={"requests": 12.0}, fall_back={"requests": 9.0}, calls_per_s=12.0, slots=10.0, slots_before=8.0,
-    slots_open=False, searching=False,
+    rates={"requests": 12.0}, known={"requests": 12.0}, fall_back={"requests": 9.0}, calls_per_s=12.0, slots=10.0,
+    slots_before=8.0, slots_open=False, searching=False,
 )  # fmt: skip
 CLOCK_S = 1_800_000_000.25
 
@@ -144,6 +144,13 @@ def test_a_leader_that_has_not_heard_of_the_cut_does_not_undo_it() -> None:
     _, grant = refresh(state, says(lead, epoch=0), CLOCK_S + 5.1)
     assert grant.law is not None
     assert grant.law.rates == {"requests": 9.0}
+
+
+def test_a_store_that_forgot_asks_anew() -> None:
+    """Its numbers begin again; what a leader has seen before says nothing of them."""
+    state, _ = refresh(None, says("a", epoch=4, seen=57, born=7.0), CLOCK_S)
+    _, grant = refresh(state, says("a", epoch=4, seen=57, born=7.0), CLOCK_S + 0.25)
+    assert (grant.leads, grant.asked.number) == (True, 1)
 
 
 def test_where_slots_are_not_scarce_everybody_has_one() -> None:

@@ -40,6 +40,7 @@ def story(seed: int, length: int = 160) -> list[Report]:
         rate = luck.uniform(1.0, 9.0)
         law = Law(
             rates={axis: rate},
+            known={axis: rate},
             fall_back={axis: 0.5 * rate},
             calls_per_s=luck.choice([None, luck.uniform(2.0, 40.0)]),
             slots=luck.uniform(1, 30),

@@ -30,7 +30,7 @@ def law_of(limits: Limits, per_s: Units, *, fallen: bool) -> Law:
         per_s: units that all are admitted per second, lately.
         fallen: whether rates and slots have fallen back, for a rejection is to be judged.
     """
-    rates, fall_back, calls_per_s, searching = {}, {}, NEVER, False
+    rates, known, fall_back, calls_per_s, searching = {}, {}, {}, NEVER, False
     for paced in limits.active:
         rule, axis = paced.rule, paced.axis
         calls_per_s = min(calls_per_s, paced.rate / limits.costs.unit(axis))
@@ -38,14 +38,17 @@ def law_of(limits: Limits, per_s: Units, *, fallen: bool) -> Law:
             continue
         rates[axis.value] = rule.rate
         if rule.mode is Mode.SEARCH:
+            known[axis.value] = rule.rate
             fall_back[axis.value] = _FALL * rule.rate
             searching |= rule.rate < _SEARCHED * on_axis(axis, *per_s)
         else:
+            known[axis.value] = rule.measured.rate
             fall_back[axis.value] = min(limits.config.decrease * rule.measured.rate, rule.rate)
     slots = limits.slots
     before = slots.limit if slots.mode is Mode.OPEN else slots.before
     return Law(
         rates=rates,
+        known=known,
         fall_back=fall_back,
         calls_per_s=None if calls_per_s == NEVER else calls_per_s,
         slots=before if fallen else slots.limit,
@@ -69,7 +72,7 @@ def follow(now: float, limits: Limits, law: Law) -> None:
 def lead(now: float, limits: Limits, law: Law) -> None:
     """Take up learning where the leader before left it, or what is known from before."""
     for paced in limits.axes:
-        paced.rule = limits.rule(now, paced.axis, law.rates.get(paced.axis.value, NEVER))
+        paced.rule = limits.rule(now, paced.axis, law.known.get(paced.axis.value, NEVER))
     limits.slots.follow(law.slots)
     limits.slots.lead(now, opens=law.slots_open)
     limits.pace()

@@ -21,6 +21,7 @@ from factflow_llm.ratelimit.rejections import Reopened
 from factflow_llm.ratelimit.said import SAMPLE_S, SAMPLES, Answer, OpenAgain, Rejected, Report, Shown
 from factflow_llm.ratelimit.shared import LEASE_S
 from factflow_llm.ratelimit.sharing import Sharing
+from factflow_llm.ratelimit.windows import Windows
 from factflow_llm.signals import Axis, AxisLimit, Outcome, Reason
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class MemberCore(LimiterCore):
             return left_s + _CANARY_S
         if left_s < _TELL_CLOSED_S:
             return 0.0
-        return left_s if gate.believes else left_s + _CANARY_S
+        return left_s if gate.believes else min(left_s, LEASE_S) + _CANARY_S
 
     # --- what is heard -----------------------------------------------------------------------------------------------
 
@@ -197,6 +198,7 @@ class MemberCore(LimiterCore):
         led, was = self.part.leads, self.together
         same = was and grant.born == self._born
         if not same:
+            self._saw = 0
             self._rebase(grant)
         self._born, self.together, self.members = grant.born, True, grant.members
         self._lease_until_s = self._sent_s + LEASE_S
@@ -214,8 +216,10 @@ class MemberCore(LimiterCore):
         if grant.law is not None:
             self._law = law = grant.law
             if not grant.leads:
+                self._held = None
                 follow(now, self._limits, law)
             elif not (led and was):
+                self._held = None
                 lead(now, self._limits, law)
             elif fell:
                 before = retreat(self._limits, law)
@@ -253,6 +257,7 @@ class MemberCore(LimiterCore):
         requests, read, written = (self._limits.costs.total(axis) for axis in _UNITS)
         self._own_base = requests, read, written
         self._demand.forget()
+        self._held = None
         self.together, self.members = False, 1
         part.alone()
         self._slots.company = False
@@ -392,6 +397,7 @@ class MemberCore(LimiterCore):
             self.part.others_slots += 1.0
             self._news.reopened = Reopened(now, 0.0)
         else:
+            self._gate.windows = Windows()  # blocks here are as long as our turns are rare
             self._rejections.obey(now, ticket, told_s, axis)
 
     def _opens_again(self, now: float) -> None:

@@ -23,6 +23,7 @@ class Law(NamedTuple):
 
     Attributes:
         rates: units per second by axis; an axis of which nothing is known is absent.
+        known: what a new leader takes them to be, wherever the last one stood in probing for more.
         fall_back: what becomes of the rates when a rejection is reported, before it is judged.
         calls_per_s: the rates in calls of the usual size; ``None`` while nothing is known.
         slots: calls that may be in flight.
@@ -32,6 +33,7 @@ class Law(NamedTuple):
     """
 
     rates: Mapping[str, float]
+    known: Mapping[str, float]
     fall_back: Mapping[str, float]
     calls_per_s: float | None
     slots: float

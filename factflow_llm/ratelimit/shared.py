@@ -160,7 +160,7 @@ def _remember(state: State, report: Report, now: float) -> None:
         state.law, state.epoch = report.law, max(report.epoch, state.epoch)
         if report.born:
             state.learning_until_s = now + LEASE_S
-    if report.member == state.leader and report.seen == state.asked:
+    if report.member == state.leader and (not state.asked or report.seen == state.asked):
         if state.rejected is not None:
             state.rejected, state.rejected_by, state.reopened, state.settled_s = None, "", None, now
         _ask(state, now, now)

@@ -56,6 +56,7 @@ def simulate(
     quota: options.Quotas = None,
     seed: options.Seed = 0,
     clients: options.Clients = 1,
+    shared: options.Shared = False,
     plot: options.Plot = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -76,7 +77,7 @@ def simulate(
     outputs.check_outputs({"--plot": plot}, overwrite=overwrite)
     workload = inputs.read_workload(trace, backlog, duration, columns, time_unit)
     (scenario,) = inputs.read_scenarios(workload, [provider], at or [], quota)
-    world = World(scenario, scenario.name, seed, clients)
+    world = World(scenario, scenario.name, seed, clients, shared)
     result = world.run(inputs.read_policy(policy, workload))
     reports.print_run(result, world.oracle(), json=json)
     if plot is not None:
@@ -258,6 +259,7 @@ def plan(
     at: options.Events = None,
     quota: options.Quotas = None,
     clients: options.Clients = 1,
+    shared: options.Shared = False,
     duration: options.Duration = None,
     columns: options.Columns = None,
     time_unit: options.TimeUnit = None,
@@ -294,6 +296,7 @@ def plan(
             max_wait_p95_s=max_wait,
             config=config,
             clients=clients,
+            shared=shared,
             seeds=seeds,
             jobs=jobs,
             progress=not json,

@@ -51,6 +51,7 @@ Policies = Annotated[list[str], typer.Option("--policy", metavar="POLICY", help=
 Seed = Annotated[int, typer.Option(metavar="N", help="Decides every random draw; the same seed gives the same bytes.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Worlds per scenario.")]
 Clients = Annotated[int, typer.Option(metavar="N", help="Independent clients that share the quota.")]
+Shared = Annotated[bool, typer.Option("--shared", metavar="", help="Clients of ours share what they learn, too.")]
 Jobs = Annotated[int | None, typer.Option(metavar="N", help="Processes; by default one per core.")]
 Journal = Annotated[
     Path | None,

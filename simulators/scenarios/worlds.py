@@ -2,7 +2,7 @@
 
 A file names a workload (``[backlog]``, ``[synthesis]``, ``[trace]`` or ``[[spells]]``), a ``[provider]`` (a preset's
 keys, overridden by those given, or all keys), and what else there is: ``[[events]]``, ``[restarts]``,
-``[[neighbours]]``, ``clients``, ``[targets]``.
+``[[neighbours]]``, ``clients``, ``shared``, ``[targets]``.
 """
 
 from __future__ import annotations
@@ -157,6 +157,7 @@ class WorldFile(FrozenSettings):
 
     description: str = ""
     clients: int = Field(default=1, ge=1)
+    shared: bool = False
     backlog: BacklogTable | None = None
     synthesis: SynthesisTable | None = None
     trace: TraceTable | None = None
@@ -186,7 +187,7 @@ class WorldFile(FrozenSettings):
         if self.restarts is not None:
             for moment_s, client in self.restarts.moments(self.clients, scenario.workload.duration_s):
                 scenario = scenario.restarting(moment_s, client=client)
-        return MeasuredWorld(self.description, scenario, self.clients, self.targets)
+        return MeasuredWorld(self.description, scenario, self.clients, self.shared, self.targets)
 
 
 class MissingTraceError(ConfigurationError):
@@ -201,12 +202,14 @@ class MeasuredWorld:
         description: one sentence.
         scenario: it bears the world's name.
         clients: independent limiters on the provider's quota.
+        shared: whether those of ours share what they learn.
         targets: what a limiter shall reach.
     """
 
     description: str
     scenario: Scenario
     clients: int = 1
+    shared: bool = False
     targets: Targets = field(default_factory=Targets)
 
     @property

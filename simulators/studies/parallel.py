@@ -15,6 +15,7 @@ from factflow_llm.errors import ConfigurationError
 from factflow_llm.signals import Axis
 from simulators.engine.simulate import simulate
 from simulators.policies.all_knowing import oracle
+from simulators.policies.ours import Adaptive
 from simulators.scenarios.scenario import require_scenario
 from simulators.streams import seeds_of
 
@@ -55,6 +56,7 @@ class World:
         name: of the scenario, told apart from others of the same name.
         seed: decides every random draw.
         clients: independent clients on the provider's quota.
+        shared: whether those of ours share what they learn.
         yardstick: the oracle's result, where it is at hand.
     """
 
@@ -62,6 +64,7 @@ class World:
     name: str
     seed: int
     clients: int = 1
+    shared: bool = False
     yardstick: SimResult | None = None
 
     def oracle(self) -> SimResult:
@@ -81,7 +84,8 @@ class World:
 
     def run(self, policy: Policy) -> SimResult:
         """Run one policy in this world."""
-        return simulate(self.scenario, policy, seed=self.seed, clients=self.clients)
+        shared = self.shared and isinstance(policy, Adaptive)
+        return simulate(self.scenario, policy, seed=self.seed, clients=self.clients, shared=shared)
 
 
 def make_worlds(scenarios: Scenario | Sequence[Scenario], seeds: Seeds, clients: int = 1) -> list[World]:

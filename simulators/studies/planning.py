@@ -125,6 +125,7 @@ def plan(
     max_wait_p95_s: float,
     config: RateLimitConfig | None = None,
     clients: int = 1,
+    shared: bool = False,
     seeds: Seeds = 1,
     jobs: Jobs = None,
     progress: Progress = True,
@@ -141,6 +142,7 @@ def plan(
         max_wait_p95_s: seconds from arrival to admission that 95 % of the requests may wait at most.
         config: the limiter's settings.
         clients: independent clients that share the quota.
+        shared: whether they share what they learn, too, as in ``simulate``.
         seeds: how many worlds per size of quota, or which; figures are those of the worst world and scenario.
         jobs: processes; ``None`` means one per core; or an executor, as in ``compare``.
         progress: a bar where somebody watches, none, or a function that hears (done, total).
@@ -161,9 +163,9 @@ def plan(
         for quota, load in _sizes(scenarios, provider)
         for scenario, seed in itertools.product(scenarios, chosen)
     ]
-    measure = partial(_measure, config or RateLimitConfig(), clients)
+    measure = partial(_measure, config or RateLimitConfig(), clients, shared)
     with (
-        opened(journal, items, config, clients) as kept,
+        opened(journal, items, config, clients, shared) as kept,
         processes(jobs) as each,
         reporting(progress, len(items), "plan") as one_more,
     ):
@@ -257,9 +259,11 @@ def _has_room(provider: Provider, quota: float) -> bool:
     return True
 
 
-def _measure(config: RateLimitConfig, clients: int, item: tuple[Scenario, float, float, int]) -> dict[str, str | float]:
+def _measure(
+    config: RateLimitConfig, clients: int, shared: bool, item: tuple[Scenario, float, float, int]
+) -> dict[str, str | float]:
     scenario, quota, load, seed = item
-    result = simulate(_sized(scenario, quota), config, seed=seed, clients=clients)
+    result = simulate(_sized(scenario, quota), config, seed=seed, clients=clients, shared=shared)
     requests, tally = result.requests, result.run.tally
     for_ever = requests["wait_s"].isna() | (requests["outcome"] == "never_admissible")
     waits = requests["wait_s"].mask(for_ever, math.inf).to_numpy(dtype=np.float64)

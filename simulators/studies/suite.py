@@ -115,7 +115,8 @@ def _worlds(names: Sequence[str] | None, seeds: tuple[int, ...]) -> Iterator[Wor
             drawn = list(random_worlds(max(seeds) + 1).values())
             yield from (World(drawn[seed].scenario, RANDOM, seed, drawn[seed].clients) for seed in seeds)
         elif name in known:
-            yield from (World(known[name].scenario, name, seed, known[name].clients) for seed in seeds)
+            world = known[name]
+            yield from (World(world.scenario, name, seed, world.clients, world.shared) for seed in seeds)
         else:
             absent = absent_worlds().get(name)
             msg = f"world {name!r}: {absent or f'there is none in the suite{nearest(name, [*known, RANDOM])}'}"

@@ -69,7 +69,7 @@ if told and (forgot or report.epoch > epoch) then
   law, epoch = told, math.max(report.epoch, epoch)
   if report.born ~= 0 then learning_until_s = now + LEASE_S end
 end
-if name == leader and report.seen == asked[1] then
+if name == leader and (asked[1] == 0 or report.seen == asked[1]) then
   if rejected then rejected, reopened, settled_s = nil, nil, now end
   asked = {asked[1] + 1, now, now}
 end
