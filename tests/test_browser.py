@@ -37,9 +37,10 @@ TOKEN = "of-this-test"
 
 BUSY = """
 import simulators as sim
+from factflow_llm import RateLimitConfig
 silent = sim.provider("openai-tier-3").model_copy(update={"shows_limits": False})
 scenario = sim.Scenario(sim.synthesize(50, 600, seed=1), silent).at(300, quota=0.5, label="quota halved")
-dashboard = sim.Dashboard(scenario, seed=7)
+dashboard = sim.Dashboard(scenario, RateLimitConfig(initial_concurrency=16), seed=7)
 dashboard.show()
 """
 LONG = """

@@ -313,7 +313,7 @@ def test_lab_opens_the_clones_notebooks_or_a_copy(monkeypatch: pytest.MonkeyPatc
     _run("lab", "--to", "mine")
     assert commands[-1][1:] == ["-m", "jupyterlab", str(Path("mine") / first)]
     assert (Path("mine") / first).read_text() == "my work"
-    assert len(list(Path("mine").iterdir())) == 6
+    assert len(list(Path("mine").iterdir())) == 7
 
 
 def test_lab_from_a_wheel_copies_the_notebooks_to_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,6 +291,7 @@ def test_a_move_runs_and_tells_the_difference(dashboard: sim.Dashboard) -> None:
 
 def test_settings_that_contradict_are_refused_and_the_last_good_result_stays(dashboard: sim.Dashboard) -> None:
     """The panel says what and why; undo brings the slider back."""
+    dashboard.controls["initial_concurrency"].value = 16
     good = dashboard.result
     dashboard.controls["max_concurrency"].value = 11
     assert dashboard.messages.is_error

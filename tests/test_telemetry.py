@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from factflow_llm import LLMClientFactory, LLMConfig, Message, Telemetry
+from factflow_llm import LLMClientFactory, LLMConfig, Message, RateLimitConfig, Telemetry
 from factflow_llm import telemetry_names as names
 from factflow_llm.errors import ExtraMissingError
 from tests.support.calling import message
@@ -74,6 +74,7 @@ def told() -> Told:
                 await client.complete([Message.user(CANARY)])
             async for _ in client.stream([Message.user(CANARY)]):
                 pass
+            client.limiter.retune(RateLimitConfig(requests_per_minute=600))  # type: ignore[attr-defined]
             data: Any = reader.get_metrics_data()
             return {
                 metric.name: list(metric.data.data_points)

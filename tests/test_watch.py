@@ -115,13 +115,14 @@ def test_settings_that_contradict_leave_the_limiter_alone() -> None:
     """The view says why, in words."""
 
     async def scene() -> None:
-        limiter = AdaptiveRateLimiter()
+        settings = RateLimitConfig(initial_concurrency=16)
+        limiter = AdaptiveRateLimiter(settings)
         watch = sim.watch(limiter)
         watch.sliders["max_concurrency"].value = 11
         await asyncio.sleep(0)
         assert watch.messages.is_error
         assert "initial_concurrency 16 is above max_concurrency 11" in watch.messages.text
-        assert limiter.config == RateLimitConfig()
+        assert limiter.config == settings
         watch.close()
         await asyncio.sleep(0)
 
