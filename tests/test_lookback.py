@@ -20,7 +20,7 @@ def _sent(times: Iterable[float]) -> Lookback:
     """Return what is remembered of calls sent at these times."""
     lookback = Lookback()
     for number, time_s in enumerate(times, 1):
-        lookback.sent(time_s, float(number))
+        lookback.sent(time_s, float(number), 1.0)
     return lookback
 
 
@@ -30,6 +30,13 @@ def test_what_the_last_minute_held() -> None:
     assert lookback.within(65.0, 4.0) == 3.0
     assert lookback.within(69.9, 4.0) == 3.0
     assert lookback.within(70.1, 4.0) == 2.0
+
+
+def test_what_was_sent_before_it_looked_is_in_no_minute() -> None:
+    """An axis that begins to be paced after hours has sent a billion tokens; its first minute holds its own only."""
+    lookback = Lookback()
+    lookback.sent(7_200.0, 1e9 + 500.0, 500.0)
+    assert lookback.within(7_210.0, 1e9 + 800.0) == 800.0
 
 
 def test_it_is_known_by_minutes_that_agree_while_rates_do_not() -> None:

@@ -242,7 +242,7 @@ class LimiterCore(Line):
         limits = self._limits
         ticket.rate, ticket.reason = limits.rate, limits.last_reason
         limits.costs.book(ticket)
-        limits.sent(now)
+        limits.sent(now, ticket)
         if self.in_flight < self.concurrency:
             self._slots.free()
         self._rejections.sent(now, ticket)

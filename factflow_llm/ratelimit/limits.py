@@ -98,12 +98,11 @@ class Limits:
         """Return what was admitted before a rejected call, to the others too."""
         return self.costs.admitted_before(axis, ticket) + self.part.others(axis, ticket.admitted_s)
 
-    def sent(self, now: float) -> None:
+    def sent(self, now: float, ticket: Ticket) -> None:
         """Note that a call goes."""
-        requests = self.requests
-        requests.rule.lookback.sent(now, self.total(now, Axis.REQUESTS))
+        self.requests.rule.lookback.sent(now, self.total(now, Axis.REQUESTS), 1.0)
         for paced in self.active_tokens:
-            paced.rule.lookback.sent(now, self.total(now, paced.axis))
+            paced.rule.lookback.sent(now, self.total(now, paced.axis), booked(paced.axis, ticket))
 
     # --- how they move -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ nobody goes while it is full.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
@@ -42,10 +43,12 @@ class Lookback:
         self._learned_s = -PERIOD_S
         self.quota = 0.0
 
-    def sent(self, now: float, total: float) -> None:
-        """Note how much was sent so far."""
+    def sent(self, now: float, total: float, cost: float) -> None:
+        """Note how much was sent so far, of which the call that goes now is ``cost``."""
         marks = self._marks
-        if marks and now // _GRAIN_S == marks[-1][0] // _GRAIN_S:
+        if not marks:  # what went before nobody looked is no part of any minute
+            marks.append((-math.inf, total - cost))
+        if now // _GRAIN_S == marks[-1][0] // _GRAIN_S:
             marks[-1] = now, total
             return
         marks.append((now, total))
