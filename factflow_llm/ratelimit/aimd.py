@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from factflow_llm.ratelimit.lookback import PERIOD_S, Lookback
 from factflow_llm.ratelimit.openings import SOUND, Opening, Openings
-from factflow_llm.ratelimit.sharing import Sharing
+from factflow_llm.ratelimit.sharing import EARLY, Sharing
 from factflow_llm.ratelimit.windows import is_long
 from factflow_llm.signals import Reason
 
@@ -40,8 +40,6 @@ _USED: Final = 0.8
 """The share of the rate that must really have been sent for the limit to count as used."""
 _IDLE: Final = 0.1
 """The share of the time since an opening that may go unused before a sample is no more than a lower bound."""
-_EARLY: Final = 0.85
-"""A rejection before this share of the climb is early."""
 _BELIEVED_TEETH: Final = 8
 """Teeth for which a sample is believed once a higher rate than sampled was rejected early."""
 _RAISED_WRONGLY: Final = 0.99
@@ -143,7 +141,7 @@ class RateRule:
 
     def early(self, unit: float) -> bool:
         """Tell whether a rejection now would come before its time."""
-        return self.mode is Mode.OPEN or (self.mode is Mode.PROBE and self._climbing_s < _EARLY * self._climb_s(unit))
+        return self.mode is Mode.OPEN or (self.mode is Mode.PROBE and self._climbing_s < EARLY * self._climb_s(unit))
 
     def refused(self, now: float, sent_s: float, admitted: float, unit: float, *, spare: float) -> None:
         """Note that the provider shut.
@@ -191,7 +189,7 @@ class RateRule:
             if probed and not self._window_s:  # a rejection without a cause comes early, too
                 self.sharing = Sharing() if self.noisy else self.sharing.after(self._climbed)
         if probed:
-            wrong = self._climbed < _EARLY or measured.rate < _RAISED_WRONGLY * self._raised
+            wrong = self._climbed < EARLY or measured.rate < _RAISED_WRONGLY * self._raised
             self._believed = _BELIEVED_TEETH if wrong else max(self._believed - 1, 0)
         self._raised = 0.0
         if measured.rate != math.inf:

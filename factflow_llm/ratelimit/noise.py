@@ -117,6 +117,9 @@ class Noise:
             weight = inquiry.sent - inquiry.rejected - _AGAINST * inquiry.rejected
             self._evidence = min(max(self._evidence + weight, 0.0), 2.0 * _KNOWN)
             self._skipped = 0
-            self._skip = min(2 * self._skip + 1, _SELDOM) if inquiry.failed else self._skip if weight <= 0.0 else 0
+            if inquiry.failed:
+                self._skip = min(2 * self._skip + 1, _SELDOM)
+            elif weight > 0.0:
+                self._skip = 0
         clean = inquiry.unpaced and not inquiry.rejected
         return (self.known or clean) and not inquiry.failed

@@ -300,10 +300,10 @@ class Rejections:
         limits, paced = self._limits, self.blamed
         config = limits.config
         pause_s = min(max(config.cool_off_s, _PAUSE_CALLS / limits.rate), _PAUSE_MOST_S)
-        foretold = paced is None  # by headers, which a Retry-After only confirms
-        obey = foretold or (paced is not limits.requests and limits.costs.varied)
-        if paced is not None and paced.rule.lookback.quota:  # a call of a minute ago must expire first
+        if paced is None:  # headers had foretold it, which a Retry-After only confirms
             obey = True
+        else:  # where the provider looks back, a call of a minute ago must expire first
+            obey = paced.rule.lookback.quota > 0.0 or (paced is not limits.requests and limits.costs.varied)
         self.gate.rejected(
             now, sent_s, told_s, pause_s=pause_s, cap_s=config.cool_off_cap_s, lag_s=self.lag_s, obey=obey
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-_EARLY: Final = 0.85
+EARLY: Final = 0.85
 """A rejection before this share of the climb to the ceiling is early."""
 _WEIGHT: Final = 0.15
 _MOSTLY: Final = 0.5
@@ -19,7 +19,7 @@ _SELDOM: Final = 0.3
 
 def came_early(climbed: float) -> bool:
     """Tell whether a rejection at so many times the climb to the ceiling came before its time."""
-    return climbed < _EARLY
+    return climbed < EARLY
 
 
 class Sharing(NamedTuple):
