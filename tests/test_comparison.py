@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from typing import Any
 
 import pytest
 
@@ -50,9 +51,9 @@ def test_the_oracle_runs_once_per_world(monkeypatch: pytest.MonkeyPatch) -> None
     ran: list[str] = []
     simulate = parallel.simulate
 
-    def counted(scenario: sim.Scenario, policy: sim.Policy, seed: int, clients: int) -> sim.SimResult:
+    def counted(scenario: sim.Scenario, policy: sim.Policy, **how: Any) -> sim.SimResult:
         ran.append(policy.name)
-        return simulate(scenario, policy, seed=seed, clients=clients)
+        return simulate(scenario, policy, **how)
 
     monkeypatch.setattr(parallel, "simulate", counted)
     sim.compare(SCENARIO, POLICIES, seeds=2, jobs=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,9 +41,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     ran: list[tuple[str, int]] = []
     simulate = parallel.simulate
 
-    def counted(scenario: sim.Scenario, policy: sim.Policy, seed: int, clients: int) -> sim.SimResult:
-        ran.append((policy.name, seed))
-        return simulate(scenario, policy, seed=seed, clients=clients)
+    def counted(scenario: sim.Scenario, policy: sim.Policy, **how: Any) -> sim.SimResult:
+        ran.append((policy.name, how["seed"]))
+        return simulate(scenario, policy, **how)
 
     monkeypatch.setattr(parallel, "simulate", counted)
     return ran
