@@ -31,6 +31,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "noise-heavy": {"goodput_ratio": 0.55},  # 0.69 where 0.85
     "seconds-absent": {"goodput_ratio": 0.95},  # 0.961 where 0.96
     "slots-far": {"rejected_share": 0.025},  # 1.9 % where 2 %
+    "shared-restarts": {"goodput_ratio": 0.925},  # 0.941 where 0.95
     "sliding-bursty": {"rejected_share": 0.013},  # 1.03 % where 1 %
     "swings": {"goodput_ratio": 0.92},  # 0.943 where 0.94
     "tails-untold": {"goodput_ratio": 0.9},  # 0.93 to 0.98 by the seed, where 0.93
