@@ -173,7 +173,7 @@ def test_a_stream_is_retried_before_its_first_chunk(chat: Face, fault: str) -> N
 
     make, _ = FAULTS[fault]
     with Loopback(make(chat), chat.streamed(chat.stream)) as server:
-        text, rows = use(chat, server, follow)
+        text, rows = use(chat, server, follow, timeout_s=PATIENCE_S.get(fault, 10.0))
         assert (text, len(server.asked)) == ("Hello", 2)
         assert_no_sdk_retried(server)
     assert [row.outcome for row in rows][-1] == "ok"
