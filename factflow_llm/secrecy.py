@@ -37,6 +37,9 @@ def enrol(*texts: str | None) -> None:
     """Remember secrets, so that they are shown nowhere; what is too short to be told apart is passed over."""
     global _pattern  # noqa: PLW0603
     with _lock:
+        for text in texts:
+            if text in _secrets:
+                _secrets.move_to_end(text)
         new = [text for text in texts if text and len(text) >= _SHORTEST and text not in _secrets]
         if not new:
             return
@@ -56,6 +59,19 @@ def enrol_address(url: str) -> None:
     except ValueError:
         return
     enrol(parts.username, parts.password, *(value for _, value in parse_qsl(parts.query)))
+
+
+def enrol_options(options: Mapping[str, Any], *, telling: bool = False) -> None:
+    """Remember what stands under the telling keys of options, and what the addresses in them carry."""
+    for key, value in options.items():
+        told = telling or is_telling(key)
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, Mapping):
+                enrol_options(item, telling=told)
+            elif isinstance(item, str) and "://" in item:
+                enrol_address(item)
+            elif isinstance(item, str) and told:
+                enrol(item)
 
 
 def holds_secret(text: str) -> bool:

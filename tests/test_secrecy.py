@@ -6,6 +6,7 @@ import asyncio
 import logging
 import pickle
 import traceback
+import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,13 @@ from tests.test_factory import ANSWER
 if TYPE_CHECKING:
     from pathlib import Path
 
-CANARY = "canary4f1b9c"
+CANARY = "canary4f1b9c"  # in the tables; each test has one of its own, which no other test made known
 HELLO = [Message.user("hello")]
 PLACES: dict[str, dict[str, Any]] = {
     "literal key": {"api_key": CANARY},
     "key by reference": {"api_key": "${CANARY_KEY}"},
     "key file": {"api_key_file": "FILE"},
-    "user of the address": {"api_key": "none", "base_url": f"http://{CANARY}u:{CANARY}p@HOST/v1"},
+    "user of the address": {"api_key": "none", "base_url": f"http://{CANARY}:{CANARY}@HOST/v1"},
     "query of the address": {"api_key": "none", "base_url": f"http://HOST/v1?signature={CANARY}"},
     "header": {"api_key": "none", "options": {"headers": {"x-gateway-key": CANARY}}},
     "extra header": {"api_key": "none", "options": {"extra_headers": {"x-gateway-key": CANARY}}},
@@ -45,7 +46,16 @@ MISTAKES: dict[str, dict[str, Any]] = {
     "proxy": {"options": {"proxy": f"gopher://u:{CANARY}@host"}},
     "header with a line break": {"options": {"headers": {"x-key": f"{CANARY}\n"}}},
 }
-REFUSAL = Reply({"error": {"message": "no", "code": f"key-{CANARY}", "type": "t", "param": CANARY}}, status=401)
+
+
+def own_canary(*names: object) -> str:
+    """Make a secret that is this test's alone, the same in every run."""
+    return f"canary{zlib.crc32(repr(names).encode()):08x}"
+
+
+def refusal(canary: str) -> Reply:
+    """Make the answer of a server that says the key again."""
+    return Reply({"error": {"message": "no", "code": f"key-{canary}", "type": "t", "param": canary}}, status=401)
 
 
 def shown(config: LLMConfig) -> list[str]:
@@ -54,12 +64,12 @@ def shown(config: LLMConfig) -> list[str]:
             repr(config.providers["default"].quota)]  # fmt: skip
 
 
-def errors_of(error: BaseException) -> list[str]:
+def errors_of(error: BaseException, canary: str) -> list[str]:
     """Show an error in every way there is."""
     metadata = get_error_metadata(error)
     texts = [repr(error), repr(metadata), str(metadata), *traceback.format_exception(error)]
     with suppress(TypeError, AttributeError, pickle.PicklingError):
-        texts.append(pickle.dumps(error).replace(b"key-" + CANARY.encode(), b"").decode("latin-1"))
+        texts.append(pickle.dumps(error).replace(b"key-" + canary.encode(), b"").decode("latin-1"))
     return [
         text for text in texts if "'message': 'no'" not in text
     ]  # the provider's own words, which it has to answer for
@@ -71,14 +81,20 @@ def test_a_secret_comes_out_nowhere(
     place: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Reprs, dumps, TOML, logs at DEBUG, verdicts, tracebacks, rows and status are free of it; the server got it."""
-    monkeypatch.setenv("CANARY_KEY", CANARY)
-    (tmp_path / "key").write_text(f"{CANARY}\n", encoding="utf-8")
+    canary = own_canary(place, refused)
+    monkeypatch.setenv("CANARY_KEY", canary)
+    (tmp_path / "key").write_text(f"{canary}\n", encoding="utf-8")
     caplog.set_level(logging.DEBUG)
     texts: list[str] = []
 
     async def main(server: Loopback) -> None:
         keys = {"base_url": f"{server.url}/v1", **PLACES[place]}
-        written = repr(keys).replace("HOST", server.url.removeprefix("http://")).replace("FILE", str(tmp_path / "key"))
+        written = (
+            repr(keys)
+            .replace(CANARY, canary)
+            .replace("HOST", server.url.removeprefix("http://"))
+            .replace("FILE", str(tmp_path / "key"))
+        )
         config = LLMConfig(providers={"default": {"provider": "openai", "model": "gpt-4o", **eval(written)}})
         texts.extend(shown(config))
         with Recorder(tmp_path / "rows.jsonl") as recorder:
@@ -90,30 +106,32 @@ def test_a_secret_comes_out_nowhere(
                     texts.extend([repr(response), repr(response.message), response.origin])
                     texts.append(pickle.dumps(response.message).decode("latin-1"))
                 except Exception as error:
-                    texts.extend(errors_of(error))
+                    texts.extend(errors_of(error, canary))
 
-    with Loopback(REFUSAL if refused else ANSWER) as server:
+    with Loopback(refusal(canary) if refused else ANSWER) as server:
         asyncio.run(main(server))
         assert len(server.asked) == 1
     texts.append((tmp_path / "rows.jsonl").read_text(encoding="utf-8"))
     texts.extend(record.getMessage() for record in caplog.records)
-    assert [text for text in texts if CANARY in text] == []
+    assert [text for text in texts if canary in text] == []
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_does_not_tell_the_secret(mistake: str) -> None:
     """What is wrong with a setting is said without its value."""
-    profile = {"provider": "openai", "model": "m", "api_key": "none", **MISTAKES[mistake]}
+    canary = own_canary(mistake)
+    profile = {"provider": "openai", "model": "m", "api_key": "none"}
+    profile |= eval(repr(MISTAKES[mistake]).replace(CANARY, canary))
 
     async def make() -> None:
         LLMClientFactory(LLMConfig(providers={"default": profile})).create_completion_client()
 
     with pytest.raises(ConfigurationError) as caught:
         asyncio.run(make())
-    assert [text for text in errors_of(caught.value) if CANARY in text] == []
+    assert [text for text in errors_of(caught.value, canary) if canary in text] == []
     behind = caught.value.__context__
     while behind is not None:  # `from None` only hides it: what pickles whole errors, as Dask does, sends it along
-        assert CANARY not in f"{behind!r} {getattr(behind, 'errors', list)()}"
+        assert canary not in f"{behind!r} {getattr(behind, 'errors', list)()}"
         behind = behind.__context__
 
 

@@ -23,6 +23,7 @@ from factflow_llm.clients.schemas import fitted
 from factflow_llm.clients.stream import ChatStream
 from factflow_llm.clients.timing import TimeBound
 from factflow_llm.errors import ConfigurationError, InvalidRequestError
+from factflow_llm.secrecy import enrol_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
@@ -110,6 +111,7 @@ class BaseClient(ABC):
             raise ConfigurationError(f"model={model!r} must be the name of a model, such as 'gpt-4o-mini'")
         self.model = model
         self._options = dict(options or {})
+        enrol_options(self._options)
         self._closed = False
 
     @abstractmethod
