@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from factflow_llm import BreakerOpenError, LLMClientFactory, LLMConfig, Message, RateLimitConfig
+from factflow_llm.ratelimit import fellowship
 from factflow_llm.ratelimit.core import LimiterCore
 from factflow_llm.ratelimit.line import Ticket, TicketState
 from factflow_llm.ratelimit.member import MemberCore
 from factflow_llm.ratelimit.said import Exhausted
 from factflow_llm.ratelimit.shared import refresh
+from factflow_llm.ratelimit.stores import sqlite
 from factflow_llm.signals import Outcome, RateLimitSignal
 from tests.support.faces import openai_answer
 from tests.support.loopback import Loopback, Reply
@@ -101,6 +103,8 @@ def _patiently(core: MemberCore, now: float) -> None:
 def test_a_restart_does_not_forget_a_spent_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next process sends nothing before the minute is over, then one call; the others say why and until when."""
     monkeypatch.setattr(MemberCore, "await_word", _patiently)
+    monkeypatch.setattr(fellowship, "_LAST_WORD_S", 60.0)
+    monkeypatch.setattr(sqlite, "_PATIENCE_S", 60.0)
     daily = "Rate limit reached for requests per day (RPD): Limit 200, Used 200. Please try again in 3h20m0s."
     refused = Reply({"error": {"message": daily, "code": "rate_limit_exceeded"}}, 429, {"retry-after": "12000"})
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import random
 import sqlite3
@@ -219,6 +221,23 @@ def refused(address: str) -> str:
         return str(caught.value)
 
     return asyncio.run(main())
+
+
+def test_a_process_closed_twice_says_goodbye(tmp_path: Path) -> None:
+    """The second close does not cut off the word that the first one began."""
+
+    async def main() -> None:
+        limiter = AdaptiveRateLimiter(RateLimitConfig(shared=f"sqlite:///{tmp_path}/quota.db"))
+        async with limiter.permit() as permit:
+            permit.succeeded()
+        limiter.close()
+        await asyncio.sleep(0)  # it has begun to say goodbye
+        await limiter.aclose()
+
+    asyncio.run(main())
+    with contextlib.closing(sqlite3.connect(tmp_path / "quota.db")) as file:
+        (state,) = file.execute("SELECT state FROM quota").fetchone()
+    assert json.loads(state)["members"] == {}
 
 
 def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

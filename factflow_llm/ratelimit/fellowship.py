@@ -53,13 +53,13 @@ class Fellowship:
         self._address, self._quota, self._required = address, quota, required
         self._task: asyncio.Task[None] | None = None
         self._due: asyncio.Event | None = None
-        self._met = self.lost = False
+        self._met = self.lost = self._leaving = False
         self.failures = 0
 
     def look(self, now: float) -> None:
         """Begin, if that has not been done, or tell what should be told sooner than planned."""
         if self._task is None or self._task.done():
-            store = open_store(self._address, self._quota)
+            store, self._leaving = open_store(self._address, self._quota), False
             self._core.await_word(now)
             self._due = asyncio.Event()
             self._task = asyncio.get_running_loop().create_task(
@@ -69,8 +69,9 @@ class Fellowship:
             self._due.set()
 
     def close(self) -> None:
-        """Say goodbye in the background, so that the others get our share at once."""
-        if self._task is not None:
+        """Say goodbye in the background, so that the others get our share at once; a second call does nothing."""
+        if self._task is not None and not self._leaving:
+            self._leaving = True
             self._task.cancel()
 
     async def aclose(self) -> None:
