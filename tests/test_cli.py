@@ -443,6 +443,7 @@ def test_tune_writes_what_production_loads() -> None:
     assert loaded == RateLimitConfig.from_toml("limiter.toml") == sim.Study.load("study.json").best_config
 
 
+@pytest.mark.slow
 def test_tune_writes_the_same_bytes_for_the_same_seed() -> None:
     """Two runs differ in nothing but the file's name; machines read the same settings."""
     words = ["tune", *_SMALL, "--trials", "3", "--seeds", "1", "--jobs", "1", "--seed", "7"]
@@ -459,6 +460,7 @@ def test_tune_measures_in_worlds_the_search_never_saw() -> None:
     assert {run["seed"] for run in _document(*words)["runs"]} == {2, 3}
 
 
+@pytest.mark.slow
 def test_tune_admits_that_nothing_kept_the_bound() -> None:
     """The nearest settings are written, with a word to people and a comment in the file."""
     words = ["--trials", "1", "--seeds", "1", "--jobs", "1", "--max-rejected-share", "1e-9"]

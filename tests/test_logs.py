@@ -407,6 +407,7 @@ def test_frames(tmp_path: Path) -> None:
         Trace.from_frame(pd.DataFrame({"t_s": [0, 1], "inp": [1, 1.5]}), columns={"time": "t_s", "input_tokens": "inp"})
 
 
+@pytest.mark.slow
 def test_long_lists_are_not_held_whole(tmp_path: Path) -> None:
     """A JSON list takes no more memory than its columns and a piece of its text."""
     row = json.dumps({"request_id": "r" * 60, "startTime": iso(0), "prompt_tokens": 5, "completion_tokens": 6})

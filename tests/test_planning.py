@@ -116,6 +116,7 @@ def test_events_and_clients_are_planned_for() -> None:
     assert sold["wait_p95_s"] == np.percentile(alone, 95, method="higher")
 
 
+@pytest.mark.slow
 def test_a_fleet_is_planned_for() -> None:
     """Clients that share what they learn are those of ``simulate``, and need less than those who are apart."""
     calm = sim.Scenario(sim.synthesize(8, 200, seed=1, name="eight per second"), "bucket")

@@ -70,6 +70,7 @@ def test_one_late_refusal_does_not_end_it() -> None:
     assert _after([0.1, 0.1, 0.1, 1.5]).shared
 
 
+@pytest.mark.slow
 def test_shares_draw_level(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four independent clients end with nearly equal shares; without the mechanism those who began large stay large."""
     world = suite()["clients-4"]
