@@ -247,6 +247,7 @@ def test_two_hundred_thousand_bent_bodies_are_read_or_refused(name: str) -> None
     assert read + refused == 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", [OPENAI, ANTHROPIC], ids=lambda face: face.name)
 def test_bent_answers_over_http(face: Face) -> None:
     """The same through the real SDK and a real connection."""

@@ -454,6 +454,7 @@ def test_tune_writes_the_same_bytes_for_the_same_seed() -> None:
     assert first["files"] == ["a.toml", "a.png"]
 
 
+@pytest.mark.slow
 def test_tune_measures_in_worlds_the_search_never_saw() -> None:
     """The seeds of the table follow those of the search."""
     words = ["tune", *_SMALL, "--trials", "1", "--seeds", "2", "--jobs", "1"]
@@ -470,6 +471,7 @@ def test_tune_admits_that_nothing_kept_the_bound() -> None:
     assert "NO trial kept" in Path("limiter.toml").read_text()
 
 
+@pytest.mark.slow
 def test_tune_admits_that_the_defaults_are_best() -> None:
     """A single trial is the defaults, and nothing else is claimed."""
     result = _run("tune", *_SMALL, "--trials", "1", "--seeds", "1", "--jobs", "1", "--max-rejected-share", "0.5")

@@ -69,6 +69,7 @@ def test_shell_and_engine_agree(preset: str, kind: str) -> None:
         assert produced(scenario, config, seed, 1) == expected, f"seed {seed}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["bucket", "slots", "openai-tier-1"])
 def test_a_network_is_the_same_for_both(preset: str) -> None:
     """Calls that are judged after their way there, and heard of after the way back, agree too; some are given up."""

@@ -224,6 +224,7 @@ def test_random_worlds_span_what_they_promise() -> None:
     assert 0.4 < sum(bool(scenario.events) for scenario in scenarios) / 300 < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(8))
 def test_random_worlds_can_be_run(number: int) -> None:
     """An oracle gets answers in each, so that limiters can be measured against it."""
@@ -296,6 +297,7 @@ def test_the_suite_runs_every_policy_in_every_world(comparison: Comparison) -> N
     assert (frame[frame["policy"] == "retry only"].set_index("scenario").loc["rqc-10", "rejected"] > 100).all()
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_processes(comparison: Comparison) -> None:
     """Two processes give the same frame, to the bit."""
     again = run_suite(FEW, seeds=2, jobs=2, worlds=["rqc-10", "below", "random"], progress=False)

@@ -58,6 +58,7 @@ def test_a_summary_keeps_no_rows() -> None:
     assert len(counted.capacity)
 
 
+@pytest.mark.slow
 def test_a_summary_does_not_grow() -> None:
     """Ten times the attempts leave behind as many bytes, but for a bin per second."""
     retained = []
