@@ -37,16 +37,16 @@ def enrol(*texts: str | None) -> None:
     """Remember secrets, so that they are shown nowhere; what is too short to be told apart is passed over."""
     global _pattern  # noqa: PLW0603
     with _lock:
-        for text in texts:
-            if text in _secrets:
-                _secrets.move_to_end(text)
-        new = [text for text in texts if text and len(text) >= _SHORTEST and text not in _secrets]
+        long_enough = [text for text in texts if text and len(text) >= _SHORTEST]
+        new = [text for text in long_enough if text not in _secrets]
+        for text in long_enough:
+            _secrets[text] = None
+            _secrets.move_to_end(text)  # what is in use stays longest
         if not new:
             return
         if _pattern is None:
             for name in _LOGGERS:
                 logging.getLogger(name).addFilter(_hide)
-        _secrets.update(dict.fromkeys(new))
         while len(_secrets) > _MOST:
             _secrets.popitem(last=False)
         _pattern = re.compile("|".join(map(re.escape, sorted(_secrets, key=len, reverse=True))))

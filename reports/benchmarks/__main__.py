@@ -1,15 +1,15 @@
-"""Print the speed of limiter and engine as ratios measured in one run: ``python -m reports.benchmarks``.
+"""Print the speed of limiter and engine, and what optional parts cost: ``python -m reports.benchmarks``.
 
-Nothing asserts on time: machines differ, ratios hardly. Contestants take turns in every round and pay in CPU time of
-the process; least and median are printed. Clients and recorder are measured by ``python -m reports.benchmarks.clients``
-and ``python -m reports.benchmarks.recorder``.
+All are ratios measured in one run. Nothing asserts on time: machines differ, ratios hardly. Contestants take turns in
+every round and pay in CPU time of the process; least and median are printed. Clients and recorder are measured by
+``python -m reports.benchmarks.clients`` and ``python -m reports.benchmarks.recorder``.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from reports.benchmarks import imports, loading, permits, scale, simulation, sweep
+from reports.benchmarks import imports, loading, parts, permits, scale, simulation, sweep
 
 PARTS = {
     "simulation": simulation.main,
@@ -18,6 +18,7 @@ PARTS = {
     "imports": imports.main,
     "loading": loading.main,
     "sweep": sweep.main,
+    "parts": parts.main,
 }
 
 
