@@ -1,12 +1,13 @@
 """The tasks of this repository: ``nox`` lists them, ``nox -s NAME -- …`` runs one and hands it what follows ``--``.
 
 They run in the environment that holds nox (``pip install -e ".[dev]"``) and so start at once; `.ci/run` makes
-the other environments.
+the other environments. Only ``audit`` makes one of its own.
 """
 
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 
 import nox
@@ -76,3 +77,11 @@ def docs(session: nox.Session) -> None:
 def drift(session: nox.Session) -> None:
     """Print what newer releases of the SDKs brought; never fails for that."""
     _run(session, "python", "-m", "reports.drift")
+
+
+@nox.session(venv_backend="venv")
+def audit(session: nox.Session) -> None:
+    """List the licences of what users install, and known weaknesses in it: asks a service of the network."""
+    session.run(str(HERE / "python"), "-m", "reports.licences", external=True)
+    session.install("pip-audit")
+    session.run("pip-audit", "--path", sysconfig.get_path("purelib"), "--skip-editable", *session.posargs)
