@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factflow_llm.ratelimit.aimd import Mode, RateRule
+from factflow_llm.ratelimit.aimd import RateRule, Stage
 from factflow_llm.ratelimit.config import RateLimitConfig
 from factflow_llm.ratelimit.openings import Opening
 
@@ -55,7 +55,7 @@ class _World:
         """Be refused, and try ever more rarely until let through."""
         self.rejected += 1
         refused_s, pause_s = self.now, 0.1
-        self.rule.refused(self.now, self.now, self.total, 1.0, spare=0.0)
+        self.rule.rejected(self.now, self.now, self.total, 1.0, spare=0.0)
         while True:
             self.wait(pause_s)
             if self.level >= 1.0:
@@ -86,7 +86,7 @@ def _open(config: RateLimitConfig = CONFIG) -> RateRule:
 
 def _cut(rule: RateRule, now: float, total: float) -> None:
     """Refuse a call, and admit one at once."""
-    rule.refused(now, now, total, 1.0, spare=0.0)
+    rule.rejected(now, now, total, 1.0, spare=0.0)
     rule.opened(Opening(now, total), 1.0)
 
 
@@ -95,13 +95,13 @@ def test_open_until_there_is_evidence() -> None:
     world = _World(_open(), quota=lambda _: 1000.0)
     world.run(60.0)
     assert world.rejected == 0
-    assert (world.rule.mode, world.rule.rate, world.rule.measured.rate) == (Mode.OPEN, math.inf, math.inf)
+    assert (world.rule.stage, world.rule.rate, world.rule.measured.rate) == (Stage.OPEN, math.inf, math.inf)
 
 
 def test_a_known_quota_is_where_it_starts() -> None:
     """Who knows the quota need not search."""
     rule = RateRule(CONFIG, now=0.0, known=8.0)
-    assert (rule.rate, rule.measured.rate, rule.mode) == (8.0, 8.0, Mode.PROBE)
+    assert (rule.rate, rule.measured.rate, rule.stage) == (8.0, 8.0, Stage.PROBE)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_first_refusal_gives_a_finite_rate_near_what_was_admitted() -> None:
     world = _World(_open(), quota=lambda _: 10.0)
     while world.rejected == 0:
         world.run(world.now + 0.02)
-    assert world.rule.mode is not Mode.OPEN
+    assert world.rule.stage is not Stage.OPEN
     assert 1.0 <= world.rule.rate <= 50.0
 
 
@@ -177,7 +177,7 @@ def test_shut_means_shut_not_slow() -> None:
     rule = RateRule(CONFIG, now=0.0, known=10.0)
     _cut(rule, 10.0, 100.0)
     rate, measured = rule.rate, rule.measured.rate
-    rule.refused(20.0, 20.0, 200.0, 1.0, spare=0.0)
+    rule.rejected(20.0, 20.0, 200.0, 1.0, spare=0.0)
     for later in range(21, 600):
         assert rule.step(float(later), 200.0, limited=True) is None
     assert (rule.rate, rule.measured.rate, rule.next_step_s) == (rate, measured, math.inf)
@@ -227,10 +227,10 @@ def test_a_search_begins_where_the_rate_is_not_to_blame() -> None:
     world = _World(_open(), quota=lambda _: 10.0)
     world.run(60.0)
     world.rule.search(world.now, world.total)
-    assert world.rule.mode is Mode.SEARCH
+    assert world.rule.stage is Stage.SEARCH
     free = _open()
     free.search(0.0, 0.0)
-    assert free.mode is Mode.OPEN
+    assert free.stage is Stage.OPEN
 
 
 def test_a_search_doubles_every_three_seconds() -> None:
@@ -247,9 +247,9 @@ def test_new_settings_keep_what_was_learned() -> None:
     """Retuning changes how the rule moves from here, not where it stands."""
     world = _World(_open(), quota=lambda _: 10.0)
     world.run(300.0)
-    rate, measured, mode = world.rule.rate, world.rule.measured.rate, world.rule.mode
+    rate, measured, mode = world.rule.rate, world.rule.measured.rate, world.rule.stage
     world.rule.retune(RateLimitConfig(probe_s=99.0, decrease=0.5))
-    assert (world.rule.rate, world.rule.measured.rate, world.rule.mode) == (rate, measured, mode)
+    assert (world.rule.rate, world.rule.measured.rate, world.rule.stage) == (rate, measured, mode)
 
 
 def test_a_burst_that_the_provider_holds_is_remembered() -> None:
@@ -277,12 +277,12 @@ def test_a_rate_stays_within_its_bounds(
     for is_cut, pause_s, units, limited, spare in history:
         now, total = now + pause_s, total + units
         if is_cut:
-            rule.refused(now, now, total, 1.0, spare=spare)
+            rule.rejected(now, now, total, 1.0, spare=spare)
             now += pause_s
             rule.opened(Opening(now, total, 0.5 * pause_s), 1.0)
         else:
             rule.step(now, total, limited=limited)
-        if rule.mode is not Mode.OPEN:
+        if rule.stage is not Stage.OPEN:
             assert 0.5 <= rule.rate <= 100.0
         assert rule.measured.rate > 0.0
         assert not math.isnan(rule.next_step_s)

@@ -107,14 +107,14 @@ def test_nonsense_is_no_header(limit: float, remaining: float | None, reset_s: f
 def test_a_refusal_that_it_foretold_is_believed() -> None:
     """Nothing was left: the refusal proves the headers right."""
     mirror = _shown(0.0)
-    assert mirror.refused(1.0, 1.0)
+    assert mirror.rejected(1.0, 1.0)
     assert not mirror.blind
 
 
 def test_a_refusal_that_it_did_not_foretell_turns_it_blind_for_a_while() -> None:
     """Half of it was left, it said: for two minutes it is not believed, and then again."""
     mirror = _shown(90.0)
-    assert not mirror.refused(2.0, 1.0)
+    assert not mirror.rejected(2.0, 1.0)
     assert mirror.blind
     shown = AxisLimit(Axis.REQUESTS, 180.0, 90.0, 10.0)
     assert not mirror.observe(50.0, shown, sent_s=49.0, before=300.0, cost=1.0, after=0.0)
@@ -166,7 +166,7 @@ class _Level:
             return
         before = self.totals[client]
         if self.level < 1.0:
-            mirror.refused(now, 1.0)
+            mirror.rejected(now, 1.0)
             self.refused[client] += now >= self.counted_from_s
             return
         self.level -= 1.0

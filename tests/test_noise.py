@@ -23,7 +23,7 @@ def _inquiry(passed: int, rejected: int = 0, *, early: bool = True, trickled: fl
     inquiry = Inquiry.about(_ticket(), None, 2.0, sent_after=0, trickled=trickled, early=early)
     inquiry.sent = passed + rejected
     for _ in range(rejected):
-        inquiry.refuse(2.0, None)
+        inquiry.reject(2.0, None)
     return inquiry
 
 
@@ -38,20 +38,20 @@ def test_where_no_rate_is_known_what_is_under_way_tells_most() -> None:
     inquiry = Inquiry.about(_ticket(), None, 2.0, sent_after=8, trickled=0.0, early=True)
     assert inquiry.calls == 8 + 3
     for _ in range(5):
-        inquiry.refuse(2.0, None)
+        inquiry.reject(2.0, None)
         assert not inquiry.failed
-    inquiry.refuse(2.0, None)
+    inquiry.reject(2.0, None)
     assert inquiry.failed
 
 
 def test_it_remembers_what_the_last_rejection_said() -> None:
     """When it ends in a conviction, the gate needs to know since when and for how long."""
     inquiry = Inquiry.about(_ticket(), 7.0, 2.0, sent_after=0, trickled=1.0, early=True)
-    assert (inquiry.refused_s, inquiry.told_s) == (1.0, 7.0)
-    inquiry.refuse(3.0, 5.0)
-    assert (inquiry.refused_s, inquiry.told_s, inquiry.failed) == (3.0, 5.0, False)
-    inquiry.refuse(4.0, None)
-    assert (inquiry.refused_s, inquiry.told_s, inquiry.failed) == (4.0, None, True)
+    assert (inquiry.rejected_s, inquiry.told_s) == (1.0, 7.0)
+    inquiry.reject(3.0, 5.0)
+    assert (inquiry.rejected_s, inquiry.told_s, inquiry.failed) == (3.0, 5.0, False)
+    inquiry.reject(4.0, None)
+    assert (inquiry.rejected_s, inquiry.told_s, inquiry.failed) == (4.0, None, True)
 
 
 def test_one_answer_proves_little() -> None:
@@ -66,7 +66,7 @@ def test_where_no_rate_is_known_one_clean_answer_is_enough() -> None:
     """No spent budget lets all of them pass; with one rejected among them nobody knows yet."""
     clean, doubtful = (Inquiry.about(_ticket(), None, 2.0, sent_after=4, trickled=0.0, early=True) for _ in range(2))
     clean.sent = doubtful.sent = 7
-    doubtful.refuse(2.0, None)
+    doubtful.reject(2.0, None)
     assert Noise().found(clean)
     assert not Noise().found(doubtful)
 

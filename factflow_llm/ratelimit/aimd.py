@@ -3,9 +3,9 @@
 ::
 
     rate
-      |                     search: more was admitted than the measurement explains, double until refused
+      |                     search: more was admitted than the measurement explains, double until rejected
       |                   /
-      |  measured ----+--/------x-----   x = refusal: measure anew, restart a little below
+      |  measured ----+--/------x-----   x = rejection: measure anew, restart a little below
       |           _.-'  |    _.-'
       |   ___.--''      |.--'' tooth: a straight climb to what was measured, faster and faster above it
       +---------------------------------> time
@@ -73,7 +73,7 @@ _STEPS: Final = 20.0
 """Steps in which a climb or a doubling is made."""
 
 
-class Mode(Enum):
+class Stage(Enum):
     """Where a rule stands: no evidence yet, climbing through what was measured, or doubling away from it."""
 
     OPEN = "open"
@@ -89,7 +89,7 @@ class RateRule:
         measured: what the quota was measured to be.
         sharing: whether others draw on it.
         lookback: what the last minute held, and whether the provider counts that.
-        mode: where the rule stands.
+        stage: where the rule stands.
         burst: units that the provider was seen to hold for those who were idle.
         noisy: whether rejections without a cause are known: then teeth are longer, for each end costs more.
         next_step_s: when ``step`` has something to do.
@@ -99,7 +99,7 @@ class RateRule:
         "_began_s", "_believed", "_climbed", "_climbing_s", "_config", "_first", "_mark", "_marks", "_net",
         "_of_requests", "_older_mark", "_period_began", "_period_s", "_raised", "_rejected_rate", "_rejected_s",
         "_shut", "_slack", "_step_s", "_step_sent", "_unblocked", "_unused_s", "_window_s", "_within", "burst",
-        "lookback", "measured", "mode", "next_step_s", "noisy", "rate", "sharing",
+        "lookback", "measured", "next_step_s", "noisy", "rate", "sharing", "stage",
     )  # fmt: skip
 
     def __init__(
@@ -117,7 +117,7 @@ class RateRule:
         self.measured = Openings(known)
         self.sharing = Sharing()
         self.lookback = Lookback()
-        self.mode = Mode.OPEN if known == math.inf else Mode.PROBE
+        self.stage = Stage.OPEN if known == math.inf else Stage.PROBE
         self.rate = self.bounded(known)
         self.burst = 0.0
         self.noisy = self._shut = False
@@ -135,15 +135,17 @@ class RateRule:
     def retune(self, config: RateLimitConfig) -> None:
         """Take new settings and keep what was learned, within their bounds."""
         self._config = config
-        self.rate = self.bounded(math.inf if self.mode is Mode.OPEN else self.rate)
+        self.rate = self.bounded(math.inf if self.stage is Stage.OPEN else self.rate)
 
     # --- what is heard -----------------------------------------------------------------------------------------------
 
     def early(self, unit: float) -> bool:
         """Tell whether a rejection now would come before its time."""
-        return self.mode is Mode.OPEN or (self.mode is Mode.PROBE and self._climbing_s < EARLY * self._climb_s(unit))
+        return self.stage is Stage.OPEN or (
+            self.stage is Stage.PROBE and self._climbing_s < EARLY * self._climb_s(unit)
+        )
 
-    def refused(self, now: float, sent_s: float, admitted: float, unit: float, *, spare: float) -> None:
+    def rejected(self, now: float, sent_s: float, admitted: float, unit: float, *, spare: float) -> None:
         """Note that the provider shut.
 
         Args:
@@ -157,7 +159,7 @@ class RateRule:
         self._within = self.lookback.within(sent_s, admitted)
         if spare > 3.0 * unit + 0.1 * self.burst:
             self.burst = _CAREFUL * max(self.burst - spare, 0.0)
-        if self.mode is Mode.OPEN:
+        if self.stage is Stage.OPEN:
             if self.measured.last is None:
                 self._first = self._first or (admitted, sent_s - self._began_s)
                 since_s, mark = self._older_mark
@@ -174,11 +176,11 @@ class RateRule:
         self._period_began = opening
         measured, last = self.measured, self.measured.last
         recent = 0.0
-        if self.mode is Mode.SEARCH:
+        if self.stage is Stage.SEARCH:
             since_s, mark = self._older_mark
             recent = min((opening.admitted - mark) / max(opening.time_s - since_s, 1e-3), self.rate)
         used = last is None or self._unused_s <= _IDLE * (opening.time_s - last.time_s)
-        probed = self.mode is Mode.PROBE
+        probed = self.stage is Stage.PROBE
         agrees = measured.opened(opening, unit, used=used, recent=recent)
         self.lookback.learn(self._rejected_s, self._within, unit, contradicted=not agrees)
         if self.lookback.quota:
@@ -203,7 +205,7 @@ class RateRule:
             elif probed and self._net < -_LOST * unit and not self.lookback.quota:
                 self._raise_lost()
             measured.rate = self.bounded(measured.rate)
-            self.mode = Mode.PROBE if measured.sound else Mode.SEARCH
+            self.stage = Stage.PROBE if measured.sound else Stage.SEARCH
             self.rate = self.bounded(measured.rate * (1.0 - self._depth))
         self._unused_s, self._shut = 0.0, False
         self._mark = self._older_mark = (opening.time_s, opening.admitted)
@@ -263,8 +265,8 @@ class RateRule:
 
     def search(self, now: float, sent: float) -> None:
         """Doubt what was measured, for rejections were about something else: double until one that is about it."""
-        if self.mode is Mode.PROBE:
-            self.mode, self._mark, self._older_mark = Mode.SEARCH, (now, sent), (now, sent)
+        if self.stage is Stage.PROBE:
+            self.stage, self._mark, self._older_mark = Stage.SEARCH, (now, sent), (now, sent)
 
     # --- how time moves it -------------------------------------------------------------------------------------------
 
@@ -276,13 +278,13 @@ class RateRule:
         if self._period_s:
             self._enter_period(now, sent)
         self._step_s, self._step_sent = now, sent
-        if self.mode is Mode.OPEN:
+        if self.stage is Stage.OPEN:
             self._older_mark, self._mark = self._mark, (now, sent)
             self.next_step_s = now + _RECENT_S
             return None
         before, measured = self.rate, self.measured.rate
         climb_s, search_s = self._climb_s(unit), self._search_s(unit)
-        self.next_step_s = now + (search_s if self.mode is Mode.SEARCH else climb_s) / _STEPS
+        self.next_step_s = now + (search_s if self.stage is Stage.SEARCH else climb_s) / _STEPS
         self._keep_mark(now, sent)
         self._net = max(self._net + units - measured * dt, -measured * climb_s)
         if not limited:
@@ -291,7 +293,7 @@ class RateRule:
                 self._unused_s += dt
             if most < dt * before:
                 return None
-        if self.mode is Mode.SEARCH:
+        if self.stage is Stage.SEARCH:
             rate = before * 2.0 ** (dt / search_s)
             if now - self._mark[0] >= search_s:
                 self._older_mark, self._mark = self._mark, (now, sent)
@@ -308,7 +310,7 @@ class RateRule:
         self.rate = self.bounded(rate)
         if self.rate == before:
             return None
-        return Reason.PROBE if self.mode is Mode.PROBE else Reason.RECOVER
+        return Reason.PROBE if self.stage is Stage.PROBE else Reason.RECOVER
 
     def _enter_period(self, now: float, sent: float) -> None:
         """Note how much had been sent when the last period began."""

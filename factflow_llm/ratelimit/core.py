@@ -58,7 +58,7 @@ class LimiterCore(Line):
     def __repr__(self) -> str:
         rate = self.rate
         pace = "unpaced" if rate == math.inf else f"{rate * 60:.4g} requests/min"
-        state = "breaker open" if self._breaker_s is not None else self._limits.requests.rule.mode.value
+        state = "breaker open" if self._breaker_s is not None else self._limits.requests.rule.stage.value
         return (
             f"<{type(self).__name__} {state}, {pace}, {self.in_flight}/{self.concurrency:g} in flight, "
             f"{self.queued} waiting, bound by {self._binding.value}, last change: {self.last_reason.value}>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from factflow_llm.ratelimit.aimd import Mode
+from factflow_llm.ratelimit.aimd import Stage
 from factflow_llm.ratelimit.costs import on_axis
 from factflow_llm.ratelimit.line import NEVER
 from factflow_llm.ratelimit.said import Law
@@ -37,7 +37,7 @@ def law_of(limits: Limits, per_s: Units, *, fallen: bool) -> Law:
         if rule.rate == NEVER:
             continue
         rates[axis.value] = rule.rate
-        if rule.mode is Mode.SEARCH:
+        if rule.stage is Stage.SEARCH:
             known[axis.value] = rule.rate
             fall_back[axis.value] = _FALL * rule.rate
             searching |= rule.rate < _SEARCHED * on_axis(axis, *per_s)
@@ -45,7 +45,7 @@ def law_of(limits: Limits, per_s: Units, *, fallen: bool) -> Law:
             known[axis.value] = rule.measured.rate
             fall_back[axis.value] = min(limits.config.decrease * rule.measured.rate, rule.rate)
     slots = limits.slots
-    before = slots.limit if slots.mode is Mode.OPEN else slots.before
+    before = slots.limit if slots.stage is Stage.OPEN else slots.before
     return Law(
         rates=rates,
         known=known,
@@ -53,7 +53,7 @@ def law_of(limits: Limits, per_s: Units, *, fallen: bool) -> Law:
         calls_per_s=None if calls_per_s == NEVER else calls_per_s,
         slots=before if fallen else slots.limit,
         slots_before=before,
-        slots_open=slots.mode is Mode.OPEN,
+        slots_open=slots.stage is Stage.OPEN,
         searching=searching,
     )
 

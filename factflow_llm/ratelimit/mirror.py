@@ -2,11 +2,11 @@
 
 A provider that shows ``limit``, ``remaining`` and ``reset`` leaves nothing to search for: what it shows, less what
 was sent since, is what may be sent now. But headers are stale, rounded, per day instead of per minute, or plainly
-wrong, so a refusal that the mirror did not expect turns it blind for a while, and the measured rule takes over.
+wrong, so a rejection that the mirror did not expect turns it blind for a while, and the measured rule takes over.
 
 What ``remaining`` loses beyond what was sent from here, others took. In company everybody paces by the level that all
 see: where it is low all are slow, where it is high all are fast. So shares draw level by themselves, and the level
-settles where nobody is refused.
+settles where nobody is rejected.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Mirror:
     Attributes:
         limit: units per window; ``nan`` while no header has shown any.
         rate: units per second that trickle in.
-        blind: a refusal that it did not expect has shown it to be wrong.
+        blind: a rejection that it did not expect has shown it to be wrong.
         others: units per second that others take.
         company: whether that is a share that matters.
     """
@@ -165,8 +165,8 @@ class Mirror:
             left /= max((self._resets_at_s - now) / self._window_s, 0.01)
         return max(self.rate * min(left, _FASTEST) ** 2, _LEAST * self.rate)
 
-    def refused(self, now: float, cost: float) -> bool:
-        """Take a refusal; return whether it was to be expected. If not, the mirror turns blind for a while."""
+    def rejected(self, now: float, cost: float) -> bool:
+        """Take a rejection; return whether it was to be expected. If not, the mirror turns blind for a while."""
         self._refill(now, cost)
         expected = self.company or self._level < cost + 2.0 * _MARGIN * self.limit
         self._level = min(self._level, 0.0)

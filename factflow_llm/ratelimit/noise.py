@@ -38,7 +38,7 @@ class Inquiry:
         calls: how many calls ask.
         sent: how many of them were sent, the last at ``sent_s``.
         rejected: how many of them were rejected.
-        refused_s: when the last rejected call was sent.
+        rejected_s: when the last rejected call was sent.
         told_s: what its Retry-After said; ``None`` without one.
         early: whether the rejection came as a surprise.
         unpaced: whether nothing was measured before it: then calls let through without exception settle it.
@@ -46,7 +46,7 @@ class Inquiry:
     """
 
     __slots__ = (
-        "_allowed", "calls", "early", "expires_s", "number", "refused_s", "rejected", "sent", "sent_s", "told_s",
+        "_allowed", "calls", "early", "expires_s", "number", "rejected", "rejected_s", "sent", "sent_s", "told_s",
         "unpaced",
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class Inquiry:
         self.calls = calls
         self._allowed = allowed
         self.sent = sent
-        self.sent_s = self.refused_s = now
+        self.sent_s = self.rejected_s = now
         self.expires_s = now + _EXPIRES_S
         self.told_s: float | None = None
         self.rejected = 0
@@ -74,13 +74,13 @@ class Inquiry:
             allowed = (calls - 1) // 2
         inquiry = cls(number=ticket.number, calls=calls, allowed=allowed, sent=sent_after, now=now, early=early)
         inquiry.unpaced = not trickled
-        inquiry.refused_s, inquiry.told_s = ticket.admitted_s, told_s
+        inquiry.rejected_s, inquiry.told_s = ticket.admitted_s, told_s
         return inquiry
 
-    def refuse(self, sent_s: float, told_s: float | None) -> None:
+    def reject(self, sent_s: float, told_s: float | None) -> None:
         """Take that one of the calls was rejected."""
         self.rejected += 1
-        self.refused_s, self.told_s = sent_s, told_s
+        self.rejected_s, self.told_s = sent_s, told_s
 
     @property
     def failed(self) -> bool:

@@ -1,6 +1,6 @@
 """What a quota was measured to be: the units admitted between two moments at which the provider opened again.
 
-A provider that refuses has spent its budget; when it admits again, one unit has come back. Between two such *openings*
+A provider that rejects has spent its budget; when it admits again, one unit has come back. Between two such *openings*
 exactly the quota was admitted: of a token bucket, whatever it holds, and of windows, for whole windows lie between. So
 one division measures it, and it grows more exact the further back the first of the openings lies.
 
@@ -33,7 +33,7 @@ _PRIOR: Final = 2.0
 class Opening(NamedTuple):
     """A moment at which the provider admitted again, and the running total of units admitted before it.
 
-    ``doubt_s`` is how far off the moment may be: it lies between the last call refused and the first admitted.
+    ``doubt_s`` is how far off the moment may be: it lies between the last call rejected and the first admitted.
     """
 
     time_s: float

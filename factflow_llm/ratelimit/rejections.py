@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from factflow_llm.ratelimit.aimd import Mode
+from factflow_llm.ratelimit.aimd import Stage
 from factflow_llm.ratelimit.costs import on_axis, reserved
 from factflow_llm.ratelimit.gate import Gate
 from factflow_llm.ratelimit.line import ADMITTED, NEVER
@@ -127,7 +127,7 @@ class Rejections:
                 self.inquiry = None
                 fresh = now < inquiry.expires_s + _FRESH_S
                 if fresh and (inquiry.rejected or not inquiry.sent):  # nobody is left to ask: believe what was heard
-                    self.convict(now, inquiry.refused_s, inquiry.told_s)
+                    self.convict(now, inquiry.rejected_s, inquiry.told_s)
 
     def reopened(self, now: float) -> Reopened:
         """Measure, for the canary was let through: the provider is open again."""
@@ -234,7 +234,7 @@ class Rejections:
         unit = limits.costs.unit(paced.axis)
         early = paced.rule.early(unit)
         askable = paced is limits.requests or not limits.costs.varied
-        if askable and self.noise.asks(early=early, searching=paced.rule.mode is Mode.SEARCH):
+        if askable and self.noise.asks(early=early, searching=paced.rule.stage is Stage.SEARCH):
             sent_after = self.calls - ticket.number - 1
             trickled = 0.0 if paced.rate == NEVER else paced.rate * self.lag_s / unit
             self.inquiry = Inquiry.about(ticket, told_s, now, sent_after=sent_after, trickled=trickled, early=early)
@@ -252,7 +252,7 @@ class Rejections:
 
     def asked(self, now: float, inquiry: Inquiry, sent_s: float, told_s: float | None) -> None:
         """Take that one of the calls that ask was rejected."""
-        inquiry.refuse(sent_s, told_s)
+        inquiry.reject(sent_s, told_s)
         if inquiry.failed:
             self.answered(now, inquiry)
 
@@ -260,7 +260,7 @@ class Rejections:
         """Take the answer to an inquiry: forgive the rejection, or believe it."""
         self.inquiry = None
         if not self.noise.found(inquiry):
-            self.convict(now, inquiry.refused_s, inquiry.told_s)
+            self.convict(now, inquiry.rejected_s, inquiry.told_s)
         for paced in self._limits.axes:
             paced.rule.noisy = self.noise.known
 
@@ -270,7 +270,7 @@ class Rejections:
         for paced in self._limits.axes:
             mirror = paced.mirror
             if mirror is not None and not mirror.blind and axis in (None, paced.axis):
-                foretold |= mirror.refused(now, reserved(paced.axis, ticket))
+                foretold |= mirror.rejected(now, reserved(paced.axis, ticket))
         return foretold
 
     def _accused(self, axis: Axis | None) -> PacedAxis:
@@ -288,7 +288,7 @@ class Rejections:
         if elsewhere is not None:
             sent_s, reopened, admitted = elsewhere
             self.before = self.calls - 1, admitted
-        paced.rule.refused(now, sent_s, admitted[paced.axis], unit, spare=paced.spare)
+        paced.rule.rejected(now, sent_s, admitted[paced.axis], unit, spare=paced.spare)
         if elsewhere is not None:
             self.new_epoch()
             self._measure(now, reopened)

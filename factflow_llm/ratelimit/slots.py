@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from factflow_llm.ratelimit.aimd import Mode
+from factflow_llm.ratelimit.aimd import Stage
 from factflow_llm.ratelimit.openings import SOUND as SOUND_SAMPLE
 from factflow_llm.signals import Reason
 
@@ -42,23 +42,23 @@ class SlotRule:
     Attributes:
         limit: calls allowed in flight.
         before: how many were allowed before the last stride.
-        mode: where the rule stands.
+        stage: where the rule stands.
         company: whether the calls of several processes are counted: together, and exactly, but a second late.
     """
 
     __slots__ = (
         "_before_blame", "_config", "_found", "_full_s", "_next_s", "_passed", "_peak", "_stride", "_suspect", "before",
-        "company", "limit", "mode",
+        "company", "limit", "stage",
     )  # fmt: skip
 
     def __init__(self, config: RateLimitConfig) -> None:
         self._config = config
         self.limit = self.before = float(config.initial_concurrency)
-        self.mode = Mode.OPEN
+        self.stage = Stage.OPEN
         self.company = False
         self._peak = self._passed = 0
         self._suspect = self._found = -math.inf
-        self._before_blame: tuple[float, Mode] | None = None
+        self._before_blame: tuple[float, Stage] | None = None
         self._stride = 1.0
         self._next_s = 0.0
         self._full_s = math.nan
@@ -70,11 +70,11 @@ class SlotRule:
 
     def follow(self, limit: float) -> None:
         """Stay at a number that somebody else has found."""
-        self.limit, self.before, self.mode, self._next_s = limit, limit, Mode.PROBE, math.inf
+        self.limit, self.before, self.stage, self._next_s = limit, limit, Stage.PROBE, math.inf
 
     def lead(self, now: float, *, opens: bool) -> None:
         """Learn from here on; ``opens`` says that nothing was rejected yet."""
-        self.mode, self._stride, self._full_s = Mode.OPEN if opens else Mode.PROBE, 1.0, math.nan
+        self.stage, self._stride, self._full_s = Stage.OPEN if opens else Stage.PROBE, 1.0, math.nan
         self._next_s = now + self._config.probe_s
 
     def let_through(self, in_flight: int) -> None:
@@ -93,13 +93,13 @@ class SlotRule:
         flight back so far is in doubt, and their number may grow fast again.
         """
         if self._before_blame is not None:
-            limit, self.mode = self._before_blame
+            limit, self.stage = self._before_blame
             self.limit = min(limit, float(self._config.max_concurrency))
             self._before_blame = None
             return False
         if self._passed < (_SOON if self.company else _FEW) or in_flight <= self._peak:
-            if self.mode is Mode.PROBE:
-                self.mode, self._stride, self._full_s = Mode.OPEN, 1.0, math.nan
+            if self.stage is Stage.PROBE:
+                self.stage, self._stride, self._full_s = Stage.OPEN, 1.0, math.nan
             return False
         off = 0.0 if self.company else max(1.0, 0.05 * self._suspect)
         repeated = abs(in_flight - 1.0 - self._suspect) <= off
@@ -109,10 +109,10 @@ class SlotRule:
 
     def cut(self, now: float, in_flight: int, round_trip_s: float) -> Reason:
         """Fall below the number at which a call was rejected."""
-        self._before_blame = self.limit, self.mode
+        self._before_blame = self.limit, self.stage
         found, self._found = self._found, max(1.0, min(in_flight - 1.0, self.limit))
         self.limit = self.before = self._found
-        self.mode = Mode.PROBE
+        self.stage = Stage.PROBE
         self._stride = 1.0
         again = self.company and abs(self.limit - found) <= 1.0
         self._next_s = now + (_SELDOM if again else 1.0) * self._hold_s(round_trip_s)
@@ -129,14 +129,14 @@ class SlotRule:
 
     def grows_at(self, now: float) -> float:
         """Return when a limit that holds calls back will grow, unless something is heard before; after ``now``."""
-        if self.mode is not Mode.OPEN or self.limit >= self._config.max_concurrency:
+        if self.stage is not Stage.OPEN or self.limit >= self._config.max_concurrency:
             return math.inf
         at = self._full_s + NEWS_S
         return at if at > now else now + NEWS_S
 
     def due(self, now: float) -> bool:
         """Tell whether a limit that holds calls back may grow, for nothing was heard."""
-        return self.mode is Mode.OPEN and self.limit < self._config.max_concurrency and now >= self._full_s + NEWS_S
+        return self.stage is Stage.OPEN and self.limit < self._config.max_concurrency and now >= self._full_s + NEWS_S
 
     def grow(self, now: float) -> Reason:
         """Grow by one because nothing was heard; at that pace, the limit doubles in the time that news takes."""
@@ -147,7 +147,7 @@ class SlotRule:
     def overloaded(self, in_flight: int) -> Reason:
         """Give way a little, for the provider is in trouble; grow again as soon as calls succeed."""
         self.limit = max(1.0, math.floor(min(self.limit, in_flight + 1.0) * _GIVE_WAY))
-        self.mode, self._stride = Mode.PROBE, 1.0
+        self.stage, self._stride = Stage.PROBE, 1.0
         return Reason.OVERLOADED
 
     def new_epoch(self) -> None:
@@ -158,7 +158,7 @@ class SlotRule:
         """Grow because a call succeeded while the limit was what held others back; return why, if it grew."""
         before = self.limit
         top = float(self._config.max_concurrency)
-        if self.mode is Mode.OPEN:
+        if self.stage is Stage.OPEN:
             self.limit, self._full_s = min(before + 1.0, top), now
             return Reason.SLOW_START if self.limit != before else None
         if now < self._next_s:
