@@ -209,6 +209,19 @@ def test_plan_tells_which_provider_fits() -> None:
     assert len(document["sizes"]) == len(planned.frame)
 
 
+def test_pool_tells_which_accounts_do_it_soonest() -> None:
+    """Two like accounts are two; the table and the document name the same choice first."""
+    words = ["pool", "sample", "--duration", "30", "--workers", "40", "-p", "bucket:requests=60/min"]
+    words += ["-p", "bucket:requests=60/min", "-p", "bucket"]
+    document = _document(*words)
+    chosen = [pool["accounts"] for pool in document["pools"]]
+    assert len(chosen) == 3
+    assert chosen[-1] == "bucket:requests=60/min + bucket:requests=60/min (2)"
+    result = _run(*words)
+    assert document["verdict"] in " ".join(result.output.split())
+    assert _run(*words, "--take", "4").exit_code != 0
+
+
 def test_plan_says_what_a_quota_can_never_admit() -> None:
     """A quota below any request meets no deadline, however soon it says so."""
     Path("tiny.toml").write_text('name = "tiny"\n[[quotas]]\nkind = "bucket"\naxis = "tokens"\nlimit = 10\n')

@@ -115,6 +115,19 @@ def read_scenarios(
     return [_with_events(Scenario(workload, read_provider(name, quotas)), events) for name in dict.fromkeys(providers)]
 
 
+def read_accounts(workload: Trace, providers: Sequence[str], events: Sequence[str]) -> dict[str, Scenario]:
+    """Return a scenario per account, by name; the second of one provider has a number after it.
+
+    Raises:
+        ConfigurationError: as of ``read_scenarios``.
+    """
+    accounts: dict[str, Scenario] = {}
+    for place, name in enumerate(providers):
+        number = providers[: place + 1].count(name)
+        (accounts[name if number == 1 else f"{name} ({number})"],) = read_scenarios(workload, [name], events)
+    return accounts
+
+
 def read_provider(name: str, quotas: Sequence[str] | None) -> Provider:
     """Return the provider of that name, with quotas such as ``requests=300/min`` instead of its own.
 

@@ -151,6 +151,18 @@ def print_plan(plan: Plan, trace: Trace, *, json: bool) -> None:
         _note_never_admissible(Scenario(trace, provider))
 
 
+def print_pools(pools: pd.DataFrame, trace: Trace, *, json: bool) -> None:
+    """Print what every choice of accounts would do, the soonest done first."""
+    best = pools.iloc[0]
+    left = f", {best['failed']:.0f} of them without an answer" if best["failed"] else ""
+    told = f"{best['accounts']}: {len(trace)} requests over after {best['duration_s']:.4g} s{left}."
+    if json:
+        print_json({"pools": records(pools), "verdict": told})
+        return
+    show(pools.set_index("accounts"), "pools, the soonest done first")
+    tell(told)
+
+
 def print_calibration(
     calibration: Calibration, validation: Validation | None, files: Sequence[Path], *, json: bool
 ) -> None:
