@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from factflow_llm.errors import ConfigurationError
+from simulators.policies.peers import absent_peers
+from simulators.scenarios.worlds import absent_worlds
 from simulators.studies.suite import contenders, run_suite, suite_report
 
 if TYPE_CHECKING:
@@ -30,13 +33,27 @@ def ours(jobs: int | None = None) -> dict[str, str]:
 
 def everybody(jobs: int | None = None) -> dict[str, str]:
     """Return the report of everybody; needs the extra ``peers``, and names the releases that it measured."""
-    return {"tests/golden/suite/everybody.txt": _report(contenders(), SEEDS, None, jobs)}
+    return {"tests/golden/suite/everybody.txt": _report(_all_contenders(), SEEDS, None, jobs)}
 
 
 def messy(jobs: int | None = None) -> dict[str, str]:
     """Return the report of everybody in the messy worlds; needs the extra ``peers``, too."""
-    return {"tests/golden/suite/messy.txt": _report(contenders(), MESSY_SEEDS, MESSY, jobs)}
+    return {"tests/golden/suite/messy.txt": _report(_all_contenders(), MESSY_SEEDS, MESSY, jobs)}
+
+
+def _all_contenders() -> dict[str, Policy]:
+    """Return everybody, or say who is missing: a report of fewer would pass for one of all."""
+    _refuse_absent("limiter", absent_peers())
+    return contenders()
+
+
+def _refuse_absent(kind: str, absent: Mapping[str, str]) -> None:
+    if absent:
+        reasons = "; ".join(f"{name} ({why})" for name, why in absent.items())
+        raise ConfigurationError(f"this report needs every {kind}; not here: {reasons}")
 
 
 def _report(policies: Mapping[str, Policy], seeds: int, worlds: Sequence[str] | None, jobs: int | None) -> str:
+    absent = absent_worlds()
+    _refuse_absent("world", {name: why for name, why in absent.items() if worlds is None or name in worlds})
     return suite_report(run_suite(policies, seeds=seeds, worlds=worlds, jobs=jobs, progress=False))

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from factflow_llm.errors import ConfigurationError
 from reports import GOLDEN, ROOT
+from reports import suite as suite_reports
 from reports.__main__ import differences, texts
 from simulators.cli.app import app
 from simulators.engine.simulate import simulate
@@ -388,6 +389,23 @@ def test_the_command_refuses_what_the_suite_decides() -> None:
     result = CliRunner().invoke(app, ["compare", "--suite", "--backlog", "3", "--provider", "bucket"])
     assert result.exit_code == 2
     assert "--provider, --backlog: --suite decides this" in result.output
+
+
+@pytest.mark.parametrize("name", ["everybody", "messy"])
+def test_a_report_of_everybody_is_not_written_without_somebody(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer limiters would pass for all of them; who is missing is said, and how to install it."""
+    monkeypatch.setattr(
+        suite_reports, "absent_peers", lambda: {"Phoenix": 'no phoenix; pip install "factflow-llm[peers]"'}
+    )
+    with pytest.raises(ConfigurationError, match=r"needs every limiter; not here: Phoenix \(no phoenix; pip install"):
+        texts(name)
+
+
+def test_a_report_of_the_suite_is_not_written_without_a_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A world whose trace is not here is named."""
+    monkeypatch.setattr(suite_reports, "absent_worlds", lambda: {"nall": "no such file: nall.jsonl"})
+    with pytest.raises(ConfigurationError, match=r"needs every world; not here: nall \(no such file"):
+        texts("ours")
 
 
 @pytest.mark.report
