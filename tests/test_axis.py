@@ -227,7 +227,7 @@ def test_a_blind_mirror_gives_way_to_the_rule() -> None:
     paced = _axis(requests_per_minute=60.0)
     _shows(paced, 6000.0, 5900.0, 1.0)
     assert paced.rate == pytest.approx(100.0)
-    paced.mirror.refused(2.0, 1.0)
+    paced.mirror.rejected(2.0, 1.0)
     assert paced.rate == 1.0
 
 

@@ -41,7 +41,7 @@ def test_a_climb_in_company_lasts_by_the_root_of_the_rate(rate: float, probe_s: 
     """From six hundredths below, a shared rate is back at what was measured then: a small share sooner than a large."""
     rule = RateRule(RateLimitConfig(probe_s=probe_s), now=0.0, known=rate)
     rule.sharing = Sharing(1.0, shared=True)
-    rule.refused(0.0, 0.0, 0.0, 1.0, spare=0.0)
+    rule.rejected(0.0, 0.0, 0.0, 1.0, spare=0.0)
     rule.opened(Opening(0.0, 0.0), 1.0)
     assert rule.rate == pytest.approx(0.94 * rate)
     now = total = 0.0
@@ -60,7 +60,7 @@ def test_early_refusals_of_a_rule_tell_it_of_company() -> None:
     rule = RateRule(RateLimitConfig(), now=0.0, known=20.0)
     assert not rule.sharing.shared
     for turn in range(1, 7):
-        rule.refused(5.0 * turn, 5.0 * turn, 100.0 * turn, 1.0, spare=0.0)
+        rule.rejected(5.0 * turn, 5.0 * turn, 100.0 * turn, 1.0, spare=0.0)
         rule.opened(Opening(5.0 * turn, 100.0 * turn), 1.0)
     assert rule.sharing.shared
 
