@@ -26,6 +26,7 @@ from simulators.providers.latency import LatencyModel
 from simulators.providers.quotas import Bucket, FixedWindow, Quota, SlidingWindow
 from simulators.server.serving import running_server
 from simulators.traces import Recording, read_recording, synthesize
+from tests.support.loopback import free_port
 from tests.support.recordings import MAX_TOKENS
 from tests.support.recordings_over_http import ask_over_http
 
@@ -100,13 +101,6 @@ def _running(command: list[str], port: int, **more: Any) -> Iterator[None]:
         process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def _mocklimit(strategy: str, limit: dict[str, float]) -> Iterator[str]:
     cost = {"input": {"strategy": "fixed", "value": 1}, "output": {"strategy": "fixed", "value": 0}}
@@ -125,7 +119,7 @@ def _mocklimit(strategy: str, limit: dict[str, float]) -> Iterator[str]:
         spec, limits = Path(folder) / "spec.yaml", Path(folder) / "limits.yaml"
         spec.write_text(json.dumps(_chat_api()))
         limits.write_text(json.dumps(config))
-        port = _free_port()
+        port = free_port()
         command = [_found("mocklimit"), "serve", "--spec", str(spec), "--rate-config", str(limits)]
         with _running([*command, "--port", str(port)], port):
             yield f"http://127.0.0.1:{port}/v1"
@@ -160,7 +154,7 @@ def _nginx(per_minute: int, burst: int) -> Iterator[str]:
     behind = Provider(
         name="behind", quotas=(), latency=LatencyModel(first_token_s=0.2, first_token_sigma=0.3, per_token_s=0.001)
     )
-    port = _free_port()
+    port = free_port()
     with running_server(behind) as server, tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
         config.write_text(
@@ -187,7 +181,7 @@ http {{
 
 @contextmanager
 def _llmock(per_minute: int) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     command = [_found("llmock"), "serve", "--port", str(port), "--rpm", str(per_minute)]
     with _running(command, port):
         yield f"http://127.0.0.1:{port}/v1"
