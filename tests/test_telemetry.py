@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from factflow_llm import LLMClientFactory, LLMConfig, Message, RateLimitConfig, Telemetry
-from factflow_llm import telemetry_names as names
 from factflow_llm.errors import ExtraMissingError
 from tests.support.calling import message
 from tests.support.loopback import Events, Loopback, Reply
 
 sdk = pytest.importorskip("opentelemetry.sdk", reason="the SDK of OpenTelemetry is not installed")
+prometheus = pytest.importorskip("opentelemetry.exporter.prometheus", reason="Prometheus' exporter is not installed")
 
 from opentelemetry.sdk.metrics import MeterProvider  # noqa: E402
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader  # noqa: E402
 from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: E402
+from prometheus_client import REGISTRY, generate_latest  # noqa: E402
+from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -34,25 +36,28 @@ CANARY = "canary-4f0c9a17"
 
 
 class Told:
-    """What one run told: spans, and data points by the metric's name."""
+    """What one run told: spans, data points by the metric's name, and the text that Prometheus reads."""
 
-    def __init__(self, spans: list[ReadableSpan], points: dict[str, list[Any]]) -> None:
+    def __init__(self, spans: list[ReadableSpan], points: dict[str, list[Any]], scraped: str) -> None:
         self.spans = spans
         self.points = points
+        self.scraped = scraped
 
     @property
     def everything(self) -> str:
         """All of it, as text."""
-        return " ".join([span.to_json() for span in self.spans]) + str(self.points)
+        return " ".join([span.to_json() for span in self.spans]) + str(self.points) + self.scraped
 
 
 @pytest.fixture(scope="module")
-def told() -> Told:
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """Make calls that succeed, are streamed, are rejected and retried, and fail for good; return what was told."""
     exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
-    telemetry = Telemetry(tracer_provider=tracers, meter_provider=MeterProvider(metric_readers=[reader]))
+    meters = MeterProvider(metric_readers=[reader, prometheus.PrometheusMetricReader()])
+    telemetry = Telemetry(tracer_provider=tracers, meter_provider=meters)
+    shared = {"shared": f"sqlite:///{tmp_path_factory.mktemp('fleet')}/quota.db"}
 
     answer = message(content="well") | {
         "usage": {"prompt_tokens": 30, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 20}}
@@ -64,9 +69,9 @@ def told() -> Told:
         [chunk, {"id": "1", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}, "[DONE]"]
     )
 
-    async def calls(url: str) -> dict[str, list[Any]]:
+    async def calls(url: str) -> tuple[dict[str, list[Any]], str]:
         profile = {"provider": "openai", "model": "gpt-4o-mini", "base_url": f"{url}/v1", "api_key": CANARY}
-        config = LLMConfig.from_dict({"providers": {"default": profile}})
+        config = LLMConfig.from_dict({"providers": {"default": profile | {"rate_limit": shared}}})
         async with LLMClientFactory(config, telemetry=telemetry) as factory:
             client = factory.create_completion_client()
             await client.complete([Message.user(CANARY)], max_tokens=7)
@@ -74,18 +79,19 @@ def told() -> Told:
                 await client.complete([Message.user(CANARY)])
             async for _ in client.stream([Message.user(CANARY)]):
                 pass
-            client.limiter.retune(RateLimitConfig(requests_per_minute=600))  # type: ignore[attr-defined]
+            client.limiter.retune(RateLimitConfig(requests_per_minute=600, **shared))  # type: ignore[attr-defined]
             data: Any = reader.get_metrics_data()
-            return {
+            points = {
                 metric.name: list(metric.data.data_points)
                 for resource in data.resource_metrics
                 for scope in resource.scope_metrics
                 for metric in scope.metrics
             }
+            return points, generate_latest(REGISTRY).decode()
 
     with Loopback(refusal, Reply(answer), wrong, streamed) as server:
-        points = asyncio.run(calls(server.url))
-    return Told(list(exporter.get_finished_spans()), points)
+        points, scraped = asyncio.run(calls(server.url))
+    return Told(list(exporter.get_finished_spans()), points, scraped)
 
 
 def test_one_span_per_call_and_one_below_it_per_attempt(told: Told) -> None:
@@ -146,29 +152,24 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 # --- the board ----------------------------------------------------------------------------------------------------
 
 
-def prometheus_names(told: Told) -> set[str]:
-    """Return the names under which Prometheus knows what was told: units and kinds follow the name."""
-    known = set(told.points) | {names.SHARE, names.LEASE_AGE}  # which only a fleet tells
-    found = set()
-    for name in known:
-        plain = name.replace(".", "_")
-        found |= {plain, f"{plain}_total"}
-        found |= {f"{plain}_seconds"} | {f"{plain}_seconds_{part}" for part in ("bucket", "sum", "count")}
-        found |= {f"{plain}_{part}" for part in ("bucket", "sum", "count")}
-    return found
-
-
-def test_every_query_of_the_board_names_a_metric_that_exists(told: Told) -> None:
-    """The board is a dashboard as Grafana reads it, and none of its panels stays empty for a wrong name."""
+def test_every_query_of_the_board_names_what_prometheus_reads(told: Told) -> None:
+    """The board is a dashboard as Grafana reads it, and none of its panels stays empty for a wrong name or label."""
     board = json.loads(files("factflow_llm").joinpath("grafana.json").read_text(encoding="utf-8"))
     assert {"title", "uid", "schemaVersion", "panels", "templating", "time"} <= board.keys()
     panels = board["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels) >= 8
-    known = prometheus_names(told)
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(told.scraped):
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
     for panel in panels:
         assert {"type", "title", "gridPos", "datasource", "targets"} <= panel.keys()
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
         for target in panel["targets"]:
-            used = re.findall(r"\b(?:gen_ai|factflow)_\w+(?=[\[{])", target["expr"])
-            assert used, target["expr"]
-            assert set(used) <= known, set(used) - known
+            query = target["expr"]
+            used = re.findall(r"\b(?:gen_ai|factflow)_\w+(?=[\[{])", query)
+            assert used, query
+            assert set(used) <= labels.keys(), query
+            named = {name for inside in re.findall(r"by \(([^)]*)\)", query) for name in inside.split(", ")}
+            named |= set(re.findall(r"(\w+)[!=]=?~?\"", query))
+            assert all(named <= labels[metric] for metric in used), query
