@@ -1,7 +1,8 @@
 """What finishing jobs costs: going on with a journal of 100,000 answers, and a call through the proxy.
 
 ``python -m reports.benchmarks.jobs``. The proxy and the server behind it are processes of their own; the program in
-front is the openai SDK, which asks the server itself and through the proxy in turns. Told are medians of rounds.
+front is the openai SDK, which asks the server itself and through the proxy in turns; and so with a proxy that only
+passes on what it gets, of the same libraries. Told are medians of rounds.
 """
 
 from __future__ import annotations
@@ -54,16 +55,23 @@ def resumed_s(folder: Path, items: int) -> tuple[float, float]:
 @contextmanager
 def proxy(server: str, folder: Path) -> Iterator[tuple[str, int]]:
     """Run the command; give its address and its process' number."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     config = folder / "llm.toml"
     config.write_text(
         f'[providers.chat]\nprovider = "openai"\nmodel = "gpt-4o-mini"\napi_key = "sk-b"\nbase_url = "{server}/v1"\n',
         encoding="utf-8",
     )
-    command = [sys.executable, "-c", "from factflow_llm._console import main; main()", "proxy", "--config", str(config)]
-    with subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL) as process:
+    ours = "from factflow_llm._console import main; main()"
+    with listening("-c", ours, "proxy", "--config", str(config), "--port") as there:
+        yield there
+
+
+@contextmanager
+def listening(*words: str) -> Iterator[tuple[str, int]]:
+    """Run Python with these words and a port; give the address and the process' number, once it listens there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with subprocess.Popen([sys.executable, *words, str(port)], stdout=subprocess.DEVNULL) as process:
         try:
             for _ in range(200):
                 with socket.socket() as there:
@@ -121,18 +129,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=ITEMS, help="items of the job (default: %(default)s)")
     items = parser.parse_args().items
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         first_s, again_s = resumed_s(folder, items)
         size = (folder / "run.jsonl").stat().st_size / 2**20
         print(f"{items} items with a journal of {size:.0f} MiB: {first_s:.1f} s; gone on with: {again_s:.1f} s")
-        with running() as server, proxy(server, folder) as (proxied, pid):
-            for in_flight in (1, 20):
-                plain_s, proxied_s, program_s, proxy_s = asyncio.run(through(server, proxied, pid, in_flight))
-                print(
-                    f"{in_flight:2} in flight: a call takes {1e3 * plain_s:.2f} ms, by the proxy {1e3 * proxied_s:.2f} "
-                    f"ms; CPU of the program {1e3 * program_s:.2f} ms, of the proxy {1e3 * proxy_s:.2f} ms"
-                )
+        with running() as server:
+            for name, started in (
+                ("the proxy", proxy(server, folder)),
+                ("a bare one", listening("-m", "reports.benchmarks.pass_through", server)),
+            ):
+                with started as (address, pid):
+                    for in_flight in (1, 20):
+                        plain_s, proxied_s, program_s, proxy_s = asyncio.run(through(server, address, pid, in_flight))
+                        print(
+                            f"{in_flight:2} in flight: a call takes {1e3 * plain_s:.2f} ms, by {name} "
+                            f"{1e3 * proxied_s:.2f} ms; CPU of the program {1e3 * program_s:.2f} ms, "
+                            f"of {name} {1e3 * proxy_s:.2f} ms"
+                        )
 
 
 if __name__ == "__main__":
