@@ -97,6 +97,37 @@ def test_sdks_speak_through_it() -> None:
         assert server.asked[1].body["model"] == "gpt-4o-mini"
 
 
+@pytest.mark.parametrize(
+    ("base", "keys", "asked", "goes_to"),
+    [
+        ("", {"deployment": "mine"}, "/v1/chat/completions", "/openai/v1/chat/completions"),
+        ("/openai/v1", {"deployment": "mine"}, "/v1/responses", "/openai/v1/responses"),
+        (
+            "",
+            {"deployment": "my own", "api_version": "2024-10-21"},
+            "/v1/chat/completions",
+            "/openai/deployments/my%20own/chat/completions?api-version=2024-10-21",
+        ),
+        (
+            "/openai/deployments/mine/chat/completions?api-version=2025-04-01-preview",
+            {},
+            "/v1/responses",
+            "/openai/responses?api-version=2025-04-01-preview",
+        ),
+    ],
+)
+def test_azure_is_addressed_as_its_portal_shows_it(base: str, keys: dict[str, str], asked: str, goes_to: str) -> None:
+    """By v1, or by a deployment and its dated version; the deployment stands for the model wherever one is named."""
+    with Loopback(ANSWER) as server:
+        azure = {"provider": "azure", "model": "gpt-4o-mini", "base_url": server.url + base, "api_key": KEY, **keys}
+        with proxy(LLMConfig.from_dict({"providers": {"chat": azure}})) as url:
+            status, _ = post(f"{url}{asked}", {"model": "gpt-4o-mini", "messages": [], "input": "hello"})
+        (sent,) = server.asked
+        assert (status, sent.path) == (200, goes_to)
+        assert sent.body["model"] == keys.get("deployment", "mine")
+        assert sent.headers["api-key"] == KEY
+
+
 def test_no_header_goes_along_that_should_not() -> None:
     """The program's key, cookies and names stay here, and so do the provider's cookies; the profile's key goes."""
     with Loopback(ANSWER) as server, proxy(config(server.url)) as url:

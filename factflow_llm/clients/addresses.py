@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit, urlunsplit
 
 from factflow_llm.errors import ConfigurationError
 from factflow_llm.secrecy import enrol, enrol_address, masked, shown_address
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
+_DEPLOYMENT = re.compile(r"/deployments/([^/]+)")
+_PROJECT = re.compile(r"/(?:api/projects/.*|models(?:/.*)?)$")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
 
 
@@ -50,6 +52,28 @@ def check_address(url: Any, *, variable: str, default: str) -> str:
     """
     told = os.environ.get(variable, "")
     return check_url(url or (told if told.strip() else default), name="base_url").rstrip("/")
+
+
+def azure_resource(url: str | None) -> tuple[str, str | None, str | None]:
+    """Return a resource of Azure, with the deployment and the API version that its address names.
+
+    Args:
+        url: as Azure's portal shows it; by default the environment's ``AZURE_OPENAI_ENDPOINT``.
+
+    Raises:
+        ConfigurationError: there is none, or it is malformed.
+    """
+    url = url or os.environ.get("AZURE_OPENAI_ENDPOINT")
+    if not url:
+        raise ConfigurationError(
+            "no resource: give base_url='https://RESOURCE.openai.azure.com' or set AZURE_OPENAI_ENDPOINT"
+        )
+    parts = urlsplit(check_url(url, name="base_url"))
+    way, _, call = parts.path.partition("/openai")
+    endpoint = f"{parts.scheme}://{parts.netloc}{_PROJECT.sub('', way.rstrip('/')).removesuffix('/v1')}"
+    deployment = _DEPLOYMENT.match(call)
+    dated = parse_qs(parts.query).get("api-version", [None])[0]
+    return endpoint, deployment and unquote(deployment[1]), None if call.startswith("/v1") else dated
 
 
 def check_api_key(key: str | None, *, variable: str) -> str:

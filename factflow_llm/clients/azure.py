@@ -7,21 +7,16 @@ version is named. Either opens with a key or with an Entra ID token.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import parse_qs, unquote, urlsplit
 
-from factflow_llm.clients.addresses import check_api_key, check_url
+from factflow_llm.clients.addresses import azure_resource, check_api_key
 from factflow_llm.clients.openai import OpenAICompatibleClient
 from factflow_llm.clients.stainless import CONNECT_TIMEOUT_S, TIMEOUT_S, connection
 from factflow_llm.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from factflow_llm.clients.openai_languages import OpenAIApi
-
-_DEPLOYMENT = re.compile(r"/deployments/([^/]+)")
-_PROJECT = re.compile(r"/(?:api/projects/.*|models(?:/.*)?)$")
 
 TokenProvider = Callable[[], str | Awaitable[str]]
 
@@ -76,14 +71,9 @@ class AzureOpenAIClient(OpenAICompatibleClient):
     ) -> None:
         import openai
 
-        resource = base_url or os.environ.get("AZURE_OPENAI_ENDPOINT")
-        if not resource:
-            raise ConfigurationError(
-                "no resource: give base_url='https://RESOURCE.openai.azure.com' or set AZURE_OPENAI_ENDPOINT"
-            )
+        endpoint, named, dated = azure_resource(base_url)
         if api_key and token_provider:
             raise ConfigurationError("give either api_key or token_provider, not both")
-        endpoint, named, dated = _resource(check_url(resource, name="base_url"))
         if named and deployment not in {None, named}:
             raise ConfigurationError(
                 f"base_url names the deployment {named!r} and deployment= the deployment {deployment!r}: "
@@ -121,16 +111,6 @@ class AzureOpenAIClient(OpenAICompatibleClient):
             owned=http_client is None,
         )
         self.timeout_s = timeout_s
-
-
-def _resource(url: str) -> tuple[str, str | None, str | None]:
-    """Find the resource in an address as Azure's portal shows it, with the deployment and API version it names."""
-    parts = urlsplit(url)
-    way, _, call = parts.path.partition("/openai")
-    endpoint = f"{parts.scheme}://{parts.netloc}{_PROJECT.sub('', way.rstrip('/')).removesuffix('/v1')}"
-    deployment = _DEPLOYMENT.match(call)
-    dated = parse_qs(parts.query).get("api-version", [None])[0]
-    return endpoint, deployment and unquote(deployment[1]), None if call.startswith("/v1") else dated
 
 
 def _awaited(token_provider: TokenProvider) -> Callable[[], Awaitable[str]]:

@@ -6,7 +6,9 @@ The program's own key stays here. So do cookies, addresses and whatever else nob
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, urlencode
 
+from factflow_llm.clients.addresses import azure_resource
 from factflow_llm.errors import InvalidRequestError
 from factflow_llm.providers import ModelType, ProviderName
 
@@ -68,10 +70,23 @@ def profile_for(config: LLMConfig, road: ProxyPath, model: Any) -> str:
 
 def address(profile: LLMProviderConfig, path: str) -> str:
     """Return where a request of that path goes."""
-    base = (profile.base_url or _USUAL_ADDRESS.get(profile.provider, "")).rstrip("/").removesuffix("/v1")
-    if profile.provider is ProviderName.AZURE and not base.endswith("/openai"):
-        base += "/openai"
-    return base + path
+    if profile.provider is not ProviderName.AZURE:
+        base = profile.base_url or _USUAL_ADDRESS.get(profile.provider, "")
+        return base.rstrip("/").removesuffix("/v1") + path
+    resource, _, dated = azure_resource(profile.base_url)
+    version = profile.api_version or dated
+    if version is None:
+        return f"{resource}/openai{path}"
+    call = path.removeprefix("/v1")
+    if call != "/responses":  # which goes by the body's ``model`` there, too
+        call = f"/deployments/{quote(target(profile), safe='')}{call}"
+    return f"{resource}/openai{call}?{urlencode({'api-version': version})}"
+
+
+def target(profile: LLMProviderConfig) -> str:
+    """Return what the provider calls the profile's model: on Azure, its deployment."""
+    named = azure_resource(profile.base_url)[1] if profile.provider is ProviderName.AZURE else None
+    return profile.deployment or named or profile.model
 
 
 def headers_to(profile: LLMProviderConfig, asked: Mapping[str, str]) -> dict[str, str]:
