@@ -46,6 +46,7 @@ REPORTS = {
         "11 minutes",
         repeatable=False,
     ),
+    "pools": Report("suite", "our limiter and routing in the suite's worlds of several accounts", "half a minute"),
     "pooled": Report("pooled", "twenty thousand embeddings through three accounts, of which one dies", "a minute"),
     "fleet": Report(
         "fleet",

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from factflow_llm.errors import ConfigurationError
 from simulators.policies.peers import absent_peers
+from simulators.scenarios.pools import pool_suite
 from simulators.scenarios.worlds import absent_worlds
+from simulators.studies.pools import missed_by, run_pools
 from simulators.studies.suite import contenders, run_suite, suite_report
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from simulators.policies.base import Policy
 
-SEEDS, OUR_SEEDS, MESSY_SEEDS = 20, 1, 1
+SEEDS, OUR_SEEDS, MESSY_SEEDS, POOL_SEEDS = 20, 1, 1, 3
 MESSY = (
     "burst-after-idling", "cold-bucket", "cold-minute", "crowds", "fleet-16", "fleet-2", "fleet-4", "fleet-8",
     "grows-slowly", "grows-tenfold", "idle-halved", "large-prompts", "noise-bucket", "noise-heavy", "noise-light",
@@ -39,6 +41,22 @@ def everybody(jobs: int | None = None) -> dict[str, str]:
 def messy(jobs: int | None = None) -> dict[str, str]:
     """Return the report of everybody in the messy worlds; needs the extra ``peers``, too."""
     return {"tests/golden/suite/messy.txt": _report(_all_contenders(), MESSY_SEEDS, MESSY, jobs)}
+
+
+def pools(jobs: int | None = None) -> dict[str, str]:
+    """Return the report of the worlds of several accounts."""
+    lines = [f"{POOL_SEEDS} seeds; durations relative to somebody who sees all accounts"]
+    figures = run_pools(seeds=POOL_SEEDS)
+    for name, pool in pool_suite().items():
+        own = figures.loc[name]
+        told = ", ".join(f"{figure} {value:.4g}" for figure, value in own.items())
+        lines += [
+            "",
+            f"{name}: {pool.description}",
+            f"  targets: {'; '.join(missed_by(pool.targets, own)) or 'met'}",
+            f"  {told}",
+        ]
+    return {"tests/golden/suite/pools.txt": "\n".join(lines) + "\n"}
 
 
 def _all_contenders() -> dict[str, Policy]:

@@ -35,6 +35,7 @@ from simulators.providers.faults import incident as incident
 from simulators.providers.latency import LatencyModel as LatencyModel
 from simulators.providers.machine import ProviderMachine as ProviderMachine
 from simulators.scenarios.neighbours import Neighbour as Neighbour
+from simulators.scenarios.pools import read_pool as read_pool
 from simulators.scenarios.scenario import Backlog as Backlog
 from simulators.scenarios.scenario import Event as Event
 from simulators.scenarios.scenario import Scenario as Scenario
@@ -48,6 +49,7 @@ from simulators.studies.comparison import compare as compare
 from simulators.studies.planning import Plan as Plan
 from simulators.studies.planning import plan as plan
 from simulators.studies.pools import plan_pool as plan_pool
+from simulators.studies.pools import run_pools as run_pools
 from simulators.studies.suite import run_suite as run_suite
 from simulators.studies.suite import suite_report as suite_report
 from simulators.studies.tuning import Study as Study

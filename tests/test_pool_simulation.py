@@ -8,13 +8,18 @@ import pytest
 
 import simulators as sim
 from factflow_llm import ConfigurationError
+from reports.__main__ import differences, texts
 from reports.pooled import SIZES, accounts
 from simulators.providers.faults import Refused
 from simulators.providers.latency import LatencyModel
 from simulators.providers.quotas import Bucket
+from simulators.scenarios.pools import pool_suite
+from simulators.scenarios.worlds import MissingTraceError
+from simulators.studies.pools import missed_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 TRACE = sim.synthesize(20.0, 60.0, seed=3)
 
@@ -116,3 +121,83 @@ def test_five_thousand_embeddings_of_a_real_traces_sizes() -> None:
     result = sim.simulate_pool(accounts(texts=5_000, dies_s=27.0), workers=256)
     assert set(result.requests["error"]) == {""}
     assert result.duration_s <= 1.03 * result.oracle_s
+
+
+# --- worlds of several accounts -----------------------------------------------------------------------------------
+
+POOL = """
+workers = 20
+fallback = ["spare"]
+
+[[spells]]
+requests = 200
+
+[accounts.main.provider]
+preset = "bucket"
+quota = { requests_per_minute = 300 }
+
+[[accounts.main.events]]
+time_s = 10
+quota = 2.0
+
+[accounts.spare.provider]
+preset = "fixed-window"
+"""
+
+
+def pool_file(folder: Path, text: str) -> Path:
+    """Write a pool's file."""
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_says_what_simulate_pool_takes(tmp_path: Path) -> None:
+    """Accounts with quotas of their own and what befalls them, a workload, callers, and who stands by."""
+    pool = sim.read_pool(pool_file(tmp_path, POOL))
+    assert (pool.name, pool.workers, pool.fallback) == ("mine", 20, ("spare",))
+    main, spare = pool.accounts.values()
+    assert main.workload is spare.workload
+    assert [(event.time_s, event.quota) for event in main.events] == [(10.0, 2.0)]
+    quick = sim.run_pools({"mine": pool}, seeds=1)
+    slow = pool_file(tmp_path, POOL.replace("quota = 2.0", "quota = 1.0"))
+    assert (
+        quick.loc["mine", "duration_s"]
+        < sim.run_pools({"mine": sim.read_pool(slow)}, seeds=1).loc["mine", "duration_s"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[[spells]]\nrequests = 200", "[backlog]\nworkers = 2", r"\[backlog\] has no end: give \[synthesis\]"),
+        ('["spare"]', '["spear"]', r"fallback = \['spear'\] must name some of the accounts"),
+        ('["spare"]', '["spare", "main"]', "leave one to the pool"),
+        ("requests_per_minute", "requests_per_minuet", "did you mean 'requests_per_minute'"),
+        ('preset = "bucket"', 'preset = "buckets"', "buckets"),
+        ("workers = 20", "worker = 20", "worker"),
+        ("requests = 200", "requests = 0", "requests"),
+    ],
+)
+def test_a_wrong_pool_is_an_error_in_words(old: str, new: str, words: str, tmp_path: Path) -> None:
+    """It names the file, the key and the remedy."""
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        sim.read_pool(pool_file(tmp_path, POOL.replace(old, new)))
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_pool_whose_trace_is_elsewhere_says_so(tmp_path: Path) -> None:
+    """As a world does."""
+    text = POOL.replace("[[spells]]\nrequests = 200", '[trace]\nfile = "nowhere.csv"')
+    with pytest.raises(MissingTraceError, match=r"nowhere\.csv is not under"):
+        sim.read_pool(pool_file(tmp_path, text), traces=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_pools_of_the_suite_reach_their_targets() -> None:
+    """As the committed report says, to the last digit."""
+    assert differences(texts("pools")) == ""
+    figures = sim.run_pools()
+    for name, pool in pool_suite().items():
+        assert missed_by(pool.targets, figures.loc[name]) == []
+        assert missed_by(pool.targets, figures.loc[name] + 9.0) != []

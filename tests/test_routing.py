@@ -22,6 +22,7 @@ from factflow_llm import (
     RateLimitConfig,
     RetryConfig,
 )
+from factflow_llm.routing import members
 from tests.support.faces import openai_answer, openai_chunk
 from tests.support.loopback import Asked, Drop, Events, Loopback, Reply
 
@@ -256,6 +257,63 @@ def test_a_host_in_trouble_is_not_asked_by_every_call(hosts: Hosts) -> None:
 
     assert asyncio.run(main()) == ["b"] * 5
     assert hosts.asked == (2, 5, 0)
+
+
+@pytest.mark.parametrize("way", ["complete", "stream", "pool"])
+def test_a_crowd_leaves_a_dead_host_together(hosts: Hosts, way: str) -> None:
+    """Five failures in a row are known to all: nobody goes on trying there as often as the retry settings allow."""
+    hosts.a.script = [refusal(503)]
+    whole = Events([openai_chunk({"content": "Hi"}), openai_chunk({}, "stop"), "[DONE]"])
+    hosts.b.script = [whole if way == "stream" else ANSWER]
+    patient = RateLimitConfig(retry=RetryConfig(max_attempts=20, backoff_base_s=0.001, backoff_cap_s=0.001))
+    pool = {"all": {"pool": ["a"], "fallback": ["b"]}} if way == "pool" else {"a": {"fallback": ["b"]}}
+    factory = hosts.factory(limits=patient, **pool)
+
+    async def main() -> list[str]:
+        async with factory:
+            client = factory.create_completion_client("all" if way == "pool" else "a")
+
+            async def call() -> str:
+                if way != "stream":
+                    return (await client.complete(HELLO)).profile
+                async with client.stream(HELLO) as stream:
+                    _ = [chunk async for chunk in stream]
+                return stream.response.profile
+
+            return await asyncio.gather(*(call() for _ in range(30)))
+
+    assert asyncio.run(main()) == ["b"] * 30
+    assert hosts.asked[0] < 2 * 30
+
+
+def test_who_is_passed_over_is_told_once(
+    hosts: Hosts, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is tried again in vain; and that it answers again."""
+    monkeypatch.setattr(members, "SHUNNED_S", 0.0)
+    hosts.a.script = [*[refusal(503)] * 8, ANSWER]
+    factory = hosts.factory(a={"fallback": ["b"]})
+
+    async def main() -> list[str]:
+        async with factory:
+            client = factory.create_completion_client("a")
+            return [(await client.complete(HELLO)).profile for _ in range(6)]
+
+    with caplog.at_level("INFO", "factflow_llm.routing"):
+        assert asyncio.run(main()) == ["b"] * 4 + ["a"] * 2
+    lost, found = [record.message for record in caplog.records if record.name.startswith("factflow_llm.routing")]
+    assert "profile 'a' is passed over" in lost
+    assert found == "profile 'a' answers again"
+
+
+def test_the_last_one_left_is_asked_with_all_patience(hosts: Hosts) -> None:
+    """There is nobody to hand a call on to: its own retries are all there is."""
+    hosts.a.script = [refusal(503)]
+    hosts.b.script = [*[refusal(503)] * 8, ANSWER]
+    patient = RateLimitConfig(retry=RetryConfig(max_attempts=20, backoff_base_s=0.001, backoff_cap_s=0.001))
+    (answer,) = ask(hosts.factory(limits=patient, a={"fallback": ["b"]}), "a")
+    assert answer.profile == "b"
+    assert hosts.asked == (5, 9, 0)
 
 
 def test_a_pool_may_fall_back(hosts: Hosts) -> None:

@@ -30,7 +30,7 @@ from factflow_llm.recorder import AttemptRow, RowOutcome
 from factflow_llm.watching import WATCH, Reservation, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from factflow_llm.ratelimit.road import Road
@@ -46,6 +46,9 @@ _call_ids = itertools.count()
 
 HANDED: ContextVar[Permit | None] = ContextVar("factflow_llm_handed", default=None)
 """A permit that a pool has waited for already: the next call made in this context goes out by it, once."""
+
+ELSEWHERE: ContextVar[Callable[[ErrorMetadata], bool] | None] = ContextVar("factflow_llm_elsewhere", default=None)
+"""Told of each failure that is worth another attempt, of calls made in this context; whether others take the call."""
 
 
 class _Admission(NamedTuple):
@@ -83,9 +86,9 @@ class Attempts:
     """
 
     __slots__ = (
-        "_admission", "_bound", "_handed", "_handed_s", "_headers", "_lookout", "_permit", "_reservation", "_road",
-        "_trace", "_usage", "arrival_s", "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens", "operation",
-        "ticket",
+        "_admission", "_bound", "_elsewhere", "_handed", "_handed_s", "_headers", "_lookout", "_permit", "_reservation",
+        "_road", "_trace", "_usage", "arrival_s", "attempt", "call_id", "first_chunk_s", "made_at", "max_tokens",
+        "operation", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +122,7 @@ class Attempts:
         if self._handed is not None:
             self.ticket = self._handed.ticket
             HANDED.set(None)
+        self._elsewhere = ELSEWHERE.get()
         self._permit: Permit | None = None
         self._reservation: Reservation | None = None
         self._admission: _Admission | None = None
@@ -215,7 +219,7 @@ class Attempts:
             return False
         delay_s = self._delay_s(metadata)
         self._road.heard(metadata.reason, delay_s)
-        if delay_s is None:
+        if delay_s is None or (self._elsewhere is not None and self._elsewhere(metadata)):
             return False
         self.attempt += 1
         await self._road.pause(delay_s)

@@ -5,22 +5,23 @@ Never for a request that is wrong: another model would refuse it, too, or worse,
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from factflow_llm.clients.stream import ChatStream
 from factflow_llm.errors import DeadlineExceededError, ErrorReason, get_error_metadata
+from factflow_llm.ratelimit.attempts import ELSEWHERE
 from factflow_llm.routing.members import Member, Memory, is_members_fault, open_first
 from factflow_llm.routing.routed import ForeignCall, Routed, by, refuse, relayed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from factflow_llm.types import CompletionResponse, EmbeddingResponse, Message, StreamChunk
 
 
 class _Falling(Routed):
-    """Members asked one after another; the first one's own retries are the patience with it."""
+    """Members asked one after another, each until its own retries are over or its host is known to be in trouble."""
 
     def _order(self, own: str | None) -> list[Member]:
         """Return whom to ask, in order: a conversation's own member first, none that is passed over."""
@@ -41,10 +42,12 @@ class _Falling(Routed):
         with self._call():
             while True:
                 member, begun = left.pop(0), False
+                ELSEWHERE.set(member.is_given_up if left else None)
                 try:
                     async with aclosing(send(member)) as parts:
                         async for part in parts:
                             begun = True
+                            ELSEWHERE.set(None)
                             yield member, part
                 except Exception as error:
                     if begun or not self._falls(member, error, left):
@@ -52,6 +55,8 @@ class _Falling(Routed):
                 else:
                     member.welcome()
                     return
+                finally:
+                    ELSEWHERE.set(None)
 
     def _falls(self, member: Member, error: Exception, left: Sequence[Member]) -> bool:
         """Tell whether the next member is asked, and pass over for a while who failed for its own sake."""
@@ -62,6 +67,16 @@ class _Falling(Routed):
             return False
         member.shun(metadata)
         return bool(left)
+
+
+@contextmanager
+def _others_know(member: Member, left: Sequence[Member]) -> Iterator[None]:
+    """Let a member's calls end as soon as its host is known to be in trouble, if somebody is left to make them."""
+    before = ELSEWHERE.set(member.is_given_up if left else None)
+    try:
+        yield
+    finally:
+        ELSEWHERE.reset(before)
 
 
 class FallbackClient(_Falling):
@@ -78,7 +93,8 @@ class FallbackClient(_Falling):
             while True:
                 member = left.pop(0)
                 try:
-                    response: CompletionResponse = await member.client.complete(messages, **asked)
+                    with _others_know(member, left):
+                        response: CompletionResponse = await member.client.complete(messages, **asked)
                 except Exception as error:
                     if not self._falls(member, error, left):
                         raise
@@ -109,7 +125,8 @@ class FallbackEmbeddingClient(_Falling):
             while True:
                 member = left.pop(0)
                 try:
-                    response: EmbeddingResponse = await member.client.embed(texts, **asked)
+                    with _others_know(member, left):
+                        response: EmbeddingResponse = await member.client.embed(texts, **asked)
                 except Exception as error:
                     if not self._falls(member, error, left):
                         raise

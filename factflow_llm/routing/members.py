@@ -41,6 +41,7 @@ class Member:
         self.client = client
         self.shunned_until_s = 0.0
         self.stumbles = 0
+        self._told = False
 
     def __repr__(self) -> str:
         return f"<member {self.name!r}{' passed over' if self.shunned else ''}>"
@@ -51,9 +52,10 @@ class Member:
         return asyncio.get_running_loop().time() < self.shunned_until_s
 
     def shun(self, error: ErrorMetadata) -> None:
-        """Pass it over for a while."""
-        if not self.shunned:
-            _log.warning("profile %r is passed over for %.0f s: %s", self.name, SHUNNED_S, error)
+        """Pass it over for a while; the log says so once, until it answers again."""
+        if not self._told:
+            self._told = True
+            _log.warning("profile %r is passed over, and tried again every %.0f s: %s", self.name, SHUNNED_S, error)
         self.shunned_until_s = asyncio.get_running_loop().time() + SHUNNED_S
 
     def stumble(self, error: ErrorMetadata) -> None:
@@ -62,10 +64,23 @@ class Member:
         if self.stumbles >= _STUMBLES:
             self.shun(error)
 
+    def is_given_up(self, error: ErrorMetadata) -> bool:
+        """Note the failure of an attempt; return whether the call had better be made elsewhere, and not be repeated."""
+        if error.classification is LLMErrorClassification.RETRYABLE:
+            self.stumble(error)
+        return self.shunned
+
+    def answered(self) -> None:
+        """Note an answer."""
+        self.stumbles = 0
+        if self._told and not self.shunned:
+            self._told = False
+            _log.info("profile %r answers again", self.name)
+
     def welcome(self) -> None:
         """Pass it over no longer: it has answered."""
         self.shunned_until_s = 0.0
-        self.stumbles = 0
+        self.answered()
 
 
 def is_members_fault(error: ErrorMetadata) -> bool:

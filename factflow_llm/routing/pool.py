@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from factflow_llm.clients.batches import embed_batches, too_much_at_once
 from factflow_llm.clients.stream import ChatStream
 from factflow_llm.errors import BreakerOpenError, DeadlineExceededError, LLMErrorClassification, get_error_metadata
-from factflow_llm.ratelimit.attempts import HANDED
+from factflow_llm.ratelimit.attempts import ELSEWHERE, HANDED
 from factflow_llm.ratelimit.backoff import retry_delay_s
 from factflow_llm.ratelimit.limiter import CallTicket, Permit, first_to_admit
 from factflow_llm.ratelimit.line import NEVER
@@ -80,7 +80,7 @@ class _Pooled(Routed):
                         async for part in parts:
                             begun = True
                             yield member, part
-                    member.stumbles = 0
+                    member.answered()
                     return
                 except Exception as error:
                     way.left()
@@ -115,6 +115,7 @@ class _Way:
         self._unable: set[str] = set()
         self._troubled: set[str] = set()
         self._attempt = 0
+        self._elsewhere = ELSEWHERE.get()
         self._permit: Permit | None = None
 
     @property
@@ -167,6 +168,8 @@ class _Way:
             return len(self._unable) < len(self._members)
         if metadata.classification is LLMErrorClassification.RETRYABLE:
             member.stumble(metadata)
+            if self._is_given_up(metadata):
+                return False
         self._attempt += 1
         delay_s = self._delay_s(metadata)
         if delay_s is None:
@@ -177,6 +180,11 @@ class _Way:
             if metadata.classification is LLMErrorClassification.RETRYABLE:  # limiters pace what was refused
                 await asyncio.sleep(delay_s)
         return True
+
+    def _is_given_up(self, error: ErrorMetadata) -> bool:
+        """Return whether all here are in trouble, and somebody else takes the call."""
+        able = [member for member in self._members if member.name not in self._unable]
+        return self._elsewhere is not None and all(each.shunned for each in able) and self._elsewhere(error)
 
     def _delay_s(self, metadata: ErrorMetadata) -> float | None:
         """Return the wait that is due when all members have failed; ``None`` when attempts have run out."""
@@ -217,7 +225,7 @@ class PooledClient(_Pooled):
                     if not await way.goes_on(member, error):
                         raise
                 else:
-                    member.stumbles = 0
+                    member.answered()
                     self._memory.note(member.name, response)
                     return by(member, response)
 
@@ -282,7 +290,7 @@ class PooledEmbeddingClient(_Pooled):
                 response: EmbeddingResponse = await member.client.embed_batch(
                     texts, dimensions=dimensions, priority=priority, deadline_s=way.left_s
                 )
-                member.stumbles = 0
+                member.answered()
                 return by(member, response)
             except Exception as error:
                 way.left()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,7 +34,7 @@ from simulators.scenarios.scenario import Backlog, QuotaChange
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from factflow_llm.recorder import AttemptRow
     from simulators.providers.calls import Call
@@ -129,8 +131,21 @@ def simulate_pool(
     if workers is not None and workers < 1:
         raise ConfigurationError(f"simulate_pool(): workers = {workers!r} must be at least 1")
     run = _Run(accounts, config or RateLimitConfig(), seed)
-    run_virtually(run.main(pooled, fallback, workers))
+    with _unlogged():
+        run_virtually(run.main(pooled, fallback, workers))
     return PoolResult(accounts, seed, run.ended, run.rows, _oracle(accounts, workers, seed))
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep what production's clients say of a simulated provider out of the log."""
+    log = logging.getLogger("factflow_llm")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 class _Sink:

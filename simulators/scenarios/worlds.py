@@ -130,6 +130,13 @@ class EventTable(FrozenSettings):
     label: str | None = None
 
 
+def with_events(scenario: Scenario, events: Sequence[EventTable]) -> Scenario:
+    """Return the scenario with its events."""
+    for event in events:
+        scenario = scenario.at(event.time_s, quota=event.quota, axis=event.axis, label=event.label)
+    return scenario
+
+
 class Targets(FrozenSettings):
     """What a limiter shall reach in a world, on average over seeds; what is not given is not asked.
 
@@ -152,22 +159,13 @@ class Targets(FrozenSettings):
     added_wait_p99_s: float | None = None
 
 
-class WorldFile(FrozenSettings):
-    """A world as it stands in a file."""
+class WorkloadTables(FrozenSettings):
+    """What is asked, in one of the ways in which a file says it."""
 
-    description: str = ""
-    clients: int = Field(default=1, ge=1)
-    shared: bool = False
     backlog: BacklogTable | None = None
     synthesis: SynthesisTable | None = None
     trace: TraceTable | None = None
     spells: tuple[Spell, ...] | None = None
-    drain_s: float = Field(default=60.0, ge=0)
-    provider: dict[str, Any]
-    events: tuple[EventTable, ...] = ()
-    restarts: RestartsTable | None = None
-    neighbours: tuple[Neighbour, ...] = ()
-    targets: Targets = Targets()
 
     @model_validator(mode="after")
     def _one_workload(self) -> Self:
@@ -177,13 +175,34 @@ class WorldFile(FrozenSettings):
             raise ValueError(msg)
         return self
 
+    def workload(self, traces: Path) -> Trace | Backlog:
+        """Return what is asked.
+
+        Raises:
+            MissingTraceError: it is a trace, and not there.
+        """
+        table = self.backlog or self.synthesis or self.trace
+        return _spelled(self.spells or ()) if table is None else table.read(traces)
+
+
+class WorldFile(WorkloadTables):
+    """A world as it stands in a file."""
+
+    description: str = ""
+    clients: int = Field(default=1, ge=1)
+    shared: bool = False
+    drain_s: float = Field(default=60.0, ge=0)
+    provider: dict[str, Any]
+    events: tuple[EventTable, ...] = ()
+    restarts: RestartsTable | None = None
+    neighbours: tuple[Neighbour, ...] = ()
+    targets: Targets = Targets()
+
     def read(self, name: str, traces: Path) -> MeasuredWorld:
         """Return the world under that name."""
-        table = self.backlog or self.synthesis or self.trace
-        workload = _spelled(self.spells or ()) if table is None else table.read(traces)
+        workload = self.workload(traces)
         scenario = Scenario(workload, described(self.provider), name, neighbours=self.neighbours, drain_s=self.drain_s)
-        for event in self.events:
-            scenario = scenario.at(event.time_s, quota=event.quota, axis=event.axis, label=event.label)
+        scenario = with_events(scenario, self.events)
         if self.restarts is not None:
             for moment_s, client in self.restarts.moments(self.clients, scenario.workload.duration_s):
                 scenario = scenario.restarting(moment_s, client=client)

@@ -1,4 +1,4 @@
-"""Which accounts together: every choice of so many is run as one pool, and all are told side by side."""
+"""Pools measured: every choice of so many accounts side by side, and the worlds of several accounts that we keep."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import pandas as pd
 
 from factflow_llm.errors import ConfigurationError
 from simulators.engine.pooled import simulate_pool
+from simulators.scenarios.pools import pool_suite
+from simulators.streams import Seeds, seeds_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from factflow_llm.ratelimit.config import RateLimitConfig
     from simulators.engine.pooled import PoolResult
+    from simulators.scenarios.pools import MeasuredPool, PoolTargets
     from simulators.scenarios.scenario import Scenario
 
 
@@ -51,6 +54,35 @@ def plan_pool(
         chosen = {name: accounts[name] for name in names}
         rows.append({"accounts": " + ".join(names), **_told(simulate_pool(chosen, config, workers=workers, seed=seed))})
     return pd.DataFrame(rows).sort_values(["failed", "duration_s", "latency_p95_s"], ignore_index=True)
+
+
+def run_pools(
+    pools: Mapping[str, MeasuredPool] | None = None, *, config: RateLimitConfig | None = None, seeds: Seeds = 3
+) -> pd.DataFrame:
+    """Run worlds of several accounts; return a row for each, with means over seeds.
+
+    Columns: ``duration_ratio`` (until the last request ended, relative to somebody who sees all accounts), and
+    ``duration_s``, ``latency_p50_s``, ``latency_p95_s``, ``rejected_share`` and ``failed`` as of ``plan_pool``.
+
+    Args:
+        pools: by name; by default those that come with the package.
+        config: settings of each account's limiter.
+        seeds: how many, or which.
+    """
+    rows = {}
+    for name, pool in (pool_suite() if pools is None else pools).items():
+        told = []
+        for seed in seeds_of(seeds):
+            run = simulate_pool(pool.accounts, config, workers=pool.workers, fallback=pool.fallback, seed=seed)
+            told.append({"duration_ratio": run.duration_s / run.oracle_s, **_told(run)})
+        rows[name] = pd.DataFrame(told).mean()
+    return pd.DataFrame(rows).T
+
+
+def missed_by(targets: PoolTargets, figures: Mapping[str, float]) -> list[str]:
+    """Return in words what the figures of a pool miss of its targets."""
+    bounds = targets.model_dump(exclude_none=True)
+    return [f"{name} {figures[name]:.4g} > {bound:.4g}" for name, bound in bounds.items() if not figures[name] <= bound]
 
 
 def _told(result: PoolResult) -> dict[str, float]:

@@ -204,6 +204,7 @@ def the_laboratory() -> Axes:
     accounts = {"key1": scenario, "key2": scenario.at(600, quota=0.5)}
     assert_type(sim.simulate_pool(accounts, workers=50, fallback=["key2"]).oracle_s, float)
     assert_type(sim.plan_pool(accounts, take=1), pd.DataFrame)
+    assert_type(sim.run_pools({"mine": sim.read_pool("mine.toml")}, seeds=2), pd.DataFrame)
     assert_type(result, sim.SimResult)
     assert_type(result.attempts, pd.DataFrame)
     closed = sim.Scenario(sim.backlog(workers=64), "bucket")
