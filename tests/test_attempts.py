@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from factflow_llm.clients.base import BaseLLMClient, Chat
+from factflow_llm.clients.base import BaseLLMClient
 from factflow_llm.clients.pending import PendingClient
 from factflow_llm.clients.timing import TimeBound
 from factflow_llm.errors import DeadlineExceededError, InvalidRequestError
@@ -23,6 +23,7 @@ from tests.support.virtual_loop import run_virtually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from factflow_llm.clients.chats import Chat
     from factflow_llm.recorder import AttemptRow
 
 HELLO = [Message.user("hello")]

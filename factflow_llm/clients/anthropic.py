@@ -14,7 +14,7 @@ from factflow_llm.clients.addresses import check_address, check_api_key, split_q
 from factflow_llm.clients.anthropic_answers import MessageReader, read_message
 from factflow_llm.clients.anthropic_messages import say_format, say_messages, say_tools
 from factflow_llm.clients.anthropic_wishes import say_wishes
-from factflow_llm.clients.base import BaseLLMClient, Chat
+from factflow_llm.clients.base import BaseLLMClient
 from factflow_llm.clients.checks import check_count, check_options
 from factflow_llm.clients.loops import Connections
 from factflow_llm.clients.reading import Answers
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
     from types import ModuleType
 
+    from factflow_llm.clients.chats import Chat
     from factflow_llm.types import CompletionResponse, StreamChunk
 
 _VERSION = re.compile(r"/v1(?:/messages)?$")

@@ -11,7 +11,7 @@ from factflow_llm.errors import InvalidRequestError
 from factflow_llm.types import TOOL_CHOICES, ToolChoice
 
 if TYPE_CHECKING:
-    from factflow_llm.clients.base import Chat
+    from factflow_llm.clients.chats import Chat
 
 MIN_BUDGET = 1_024
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from factflow_llm.clients.answers import AnswerContext
 from factflow_llm.clients.anthropic_answers import MessageReader, read_message
 from factflow_llm.clients.aws import BedrockConnection
-from factflow_llm.clients.base import BaseLLMClient, Chat
+from factflow_llm.clients.base import BaseLLMClient
 from factflow_llm.clients.checks import check_options
 from factflow_llm.clients.converse_answers import EventTranslator, said_as_message
 from factflow_llm.clients.converse_messages import say_format, say_messages, say_tools, say_wishes
@@ -19,6 +19,7 @@ from factflow_llm.types import StreamChunk
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from factflow_llm.clients.chats import Chat
     from factflow_llm.types import CompletionResponse
 
 _OURS = frozenset({"modelId", "messages", "system"})

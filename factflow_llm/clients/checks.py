@@ -30,7 +30,7 @@ from factflow_llm.types import (
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from factflow_llm.clients.base import Wishes
+    from factflow_llm.clients.chats import Wishes
 
 _write = json.JSONEncoder(ensure_ascii=False).encode
 _ROLES = frozenset(Role)

@@ -33,7 +33,7 @@ from factflow_llm.types import (
 )
 
 if TYPE_CHECKING:
-    from factflow_llm.clients.base import Chat, Wishes
+    from factflow_llm.clients.chats import Chat, Wishes
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9\s()\[\]-]+")  # what a document's name may not hold
 _FORMATS = {

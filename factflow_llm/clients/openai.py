@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from factflow_llm.clients.addresses import check_address, check_api_key, split_query
-from factflow_llm.clients.base import BaseLLMClient, Chat
+from factflow_llm.clients.base import BaseLLMClient
 from factflow_llm.clients.batches import refusal_text
 from factflow_llm.clients.checks import check_count, check_options
 from factflow_llm.clients.counts import embedding_usage
@@ -36,6 +36,8 @@ from factflow_llm.types import CompletionResponse, EmbeddingResponse, StreamChun
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from types import ModuleType
+
+    from factflow_llm.clients.chats import Chat
 
 _OPENAI = "https://api.openai.com/v1"
 _CALL = re.compile(r"/(?:chat/completions|completions|embeddings|responses)$")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
-    from factflow_llm.clients.base import Chat
+    from factflow_llm.clients.chats import Chat
 
 OpenAIApi = Literal["chat_completions", "responses"]
 

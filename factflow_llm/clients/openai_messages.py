@@ -30,7 +30,7 @@ from factflow_llm.types import (
 )
 
 if TYPE_CHECKING:
-    from factflow_llm.clients.base import Wishes
+    from factflow_llm.clients.chats import Wishes
 
 _NATIVE_FORMATS = frozenset({"text", "json_object", "json_schema"})
 

@@ -30,7 +30,7 @@ from factflow_llm.types import (
 )
 
 if TYPE_CHECKING:
-    from factflow_llm.clients.base import Wishes
+    from factflow_llm.clients.chats import Wishes
 
 _NO_PARAMETERS = {"type": "object", "properties": {}}
 
