@@ -144,9 +144,7 @@ class LimitHeaders:
             headers = {name.lower().replace("x-rate-limit-", "x-ratelimit-"): text for name, text in headers.items()}
             names = "\n".join(headers)
         self._lower = headers
-        self._families = (_OPENAI if "x-ratelimit-" in names else ()) + (
-            _ANTHROPIC if "anthropic-ratelimit-" in names else ()
-        )
+        self._names = _present(names) if "ratelimit-" in names else ()
         self._now_utc = now_utc
 
     def limits(self) -> tuple[AxisLimit, ...]:
@@ -183,13 +181,11 @@ class LimitHeaders:
         return max(waits, default=None)
 
     def _told(self) -> list[tuple[_Names, AxisLimit]]:
-        return [(names, limit) for names in self._families if (limit := self._read(names)) is not None]
+        return [(names, limit) for names in self._names if (limit := self._read(names)) is not None]
 
     def _read(self, names: _Names) -> AxisLimit | None:
         told = self._lower.get
         limit, remaining, reset = told(names.limit), told(names.remaining), told(names.reset)
-        if limit is None and remaining is None and reset is None:
-            return None
         if (limit or "").startswith("-") or (remaining or "").startswith("-"):
             return None  # how Azure says that nothing is metered
         read = (
@@ -228,6 +224,13 @@ class LimitHeaders:
         if now_s is None:
             return None
         return bounded_s(instant_s - now_s) if instant_s > now_s else 0.0
+
+
+@lru_cache(maxsize=256)  # one server's answers have the same headers again and again
+def _present(sent: str) -> tuple[_Names, ...]:
+    """Return the limits of which something stands among the names of headers, a line each."""
+    names = frozenset(sent.split("\n"))
+    return tuple(each for each in (*_OPENAI, *_ANTHROPIC) if not names.isdisjoint(each[1:]))
 
 
 def _left(limit: AxisLimit) -> float:
