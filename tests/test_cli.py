@@ -382,6 +382,7 @@ def test_journals_keep_what_is_finished() -> None:
     assert "another sweep" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "done"),
     [
@@ -441,6 +442,7 @@ def test_compare_draws_the_frontier() -> None:
     assert "<svg" in Path("frontier.svg").read_text()
 
 
+@pytest.mark.slow
 def test_tune_writes_what_production_loads() -> None:
     """The table, a picture, and settings that LLMConfig reads from its own file."""
     result = _run(

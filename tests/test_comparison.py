@@ -40,6 +40,7 @@ def test_figures_are_those_of_single_runs(comparison: sim.Comparison) -> None:
     assert row[list(HEADLINES)].to_dict() == alone[list(HEADLINES)].to_dict()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_figures(comparison: sim.Comparison) -> None:
     """Parallel runs are an economy, not a setting."""
     again = sim.compare([SCENARIO, SCENARIO.at(20.0, quota=0.5, label="halved")], POLICIES, seeds=3, jobs=2)

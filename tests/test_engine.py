@@ -76,6 +76,7 @@ def test_equal_arguments_give_equal_bytes() -> None:
     assert one != other
 
 
+@pytest.mark.slow
 def test_other_processes_give_the_same_bytes() -> None:
     """Neither the process nor its hash seed leaves a trace in a run."""
     digests = [

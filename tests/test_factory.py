@@ -435,6 +435,7 @@ gc.collect()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "face",
     [OPENAI, ANTHROPIC, *(face for face in EMBEDDING_FACES if face.name == "bedrock")],

@@ -278,6 +278,7 @@ def test_a_lost_store_is_told_once(caplog: pytest.LogCaptureFixture, tmp_path: P
     assert "calls go on" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_quick_start_of_the_docs(tmp_path: Path) -> None:
     """Two processes and one file, as ``docs/fleets.md`` has them: all calls are answered, and both had a share."""
     page = (ROOT / "docs/fleets.md").read_text(encoding="utf-8")

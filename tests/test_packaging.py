@@ -103,6 +103,7 @@ def test_laboratory_runs_from_the_wheel(equipped: Path) -> None:
     assert truths == ["True"] * 3
 
 
+@pytest.mark.slow
 def test_notebooks_are_copied_from_the_wheel(equipped: Path, tmp_path: Path) -> None:
     """``factflow-llm lab`` opens copies that may be changed, far from the clone."""
     done = run(equipped / "python", "-m", "simulators", "lab", "--version", cwd=tmp_path)

@@ -54,7 +54,7 @@ def command(name: str) -> str:
 
 
 MADE = ("api/", "commands.md")
-LONG = ("README", "gallery", "tutorial")
+LONG = ("README", "gallery", "log", "quotas", "tutorial")
 RUN_ELSEWHERE = ("asking", "jobs", "stacks")
 """Pages whose examples share a client: ``test_asking.py``, ``test_jobs_page.py`` and ``test_adapters.py`` run them."""
 PROGRAMS = [
@@ -143,6 +143,7 @@ def test_laboratory_command_ends_in_a_laboratory(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout[:1].isdigit()) == (0, True), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "smaller"),
     [

@@ -30,6 +30,7 @@ def test_known():
 FILE = 'import pytest\npytest.importorskip("no_such_package")\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ci", "tally"),
     [("", "1 passed, 3 skipped, 1 xfailed"), ("true", "1 passed, 1 skipped, 1 xfailed, 2 errors")],

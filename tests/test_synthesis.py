@@ -79,6 +79,7 @@ def test_seed_decides() -> None:
     assert not synthesize(5.0, 60.0, seed=-1).frame().equals(synthesize(5.0, 60.0, seed=-2).frame())
 
 
+@pytest.mark.slow
 def test_every_process_draws_the_same() -> None:
     """Hash seeds and processes change nothing."""
     code = (

@@ -61,6 +61,7 @@ def test_the_first_trial_is_the_defaults(study: sim.Study) -> None:
     assert study.config(0) == RateLimitConfig()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_study_in_two_processes(study: sim.Study) -> None:
     """The number of processes is an economy, not a setting."""
     again = sim.tune(
