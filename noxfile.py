@@ -41,13 +41,13 @@ def types(session: nox.Session) -> None:
 @nox.session
 def fast(session: nox.Session) -> None:
     """Run the tests of the README's command: some minutes."""
-    _run(session, "python", "-m", "pytest", "-n", "2")
+    _run(session, "python", "-m", "pytest", "-n", "3")
 
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """Run every test but the reports of hours: a quarter of an hour."""
-    _run(session, "python", "-m", "pytest", "-n", "2", "-m", EVERYTHING)
+    """Run every test but the reports of hours: twenty minutes. Some are in real time and want a core to themselves."""
+    _run(session, "python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "-m", EVERYTHING)
 
 
 @nox.session

@@ -54,6 +54,11 @@ def pytest_make_collect_report(
     return _judged((yield))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest by far, so that nobody waits for it in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("compiler") is None)
+
+
 LEFT_OUT: Counter[str] = Counter()
 """How many tests were deselected, by the marker that did it."""
 
