@@ -38,6 +38,7 @@ REPORTS = {
     "everybody": Report("suite", "everybody's limiter in every world of the suite", "hours"),
     "messy": Report("suite", "everybody's limiter in the suite's messy worlds", "20 minutes"),
     "ablations": Report("ablations", "what each mechanism of the limiter is worth", "half an hour"),
+    "tuning": Report("tuning", "what a search finds that may lose elsewhere, and one that may not", "2 minutes"),
     "random_worlds": Report("random_worlds", "our limiter in twenty worlds drawn at random", "2 minutes"),
     "second_opinion": Report("second_opinion", "eight worlds in a second simulator", "5 minutes"),
     "ten_minutes": Report(

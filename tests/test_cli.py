@@ -584,6 +584,7 @@ def test_a_real_trace_is_replayed() -> None:
         (["tune", "--trials", "0"], "trials = 0"),
         (["tune", "--seed", "-1"], "seed = -1"),
         (["tune", "--max-rejected-share", "2"], "max_rejected_share = 2.0"),
+        (["tune", "--max-loss", "-1"], "max_loss = -1.0"),
         (["serve", "-p", "nobody"], "no provider is called 'nobody'"),
         (["plan", "none.csv"], "none.csv: no such file"),
         (["plan", "--max-wait", "nan"], "max_wait_p95_s = nan must be a finite number of seconds above 0"),

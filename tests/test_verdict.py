@@ -11,6 +11,7 @@ import pytest
 import simulators as sim
 from factflow_llm.ratelimit.config import RateLimitConfig
 from simulators.studies.comparison import Comparison
+from simulators.studies.holding import Loss
 from simulators.studies.tuning import Study
 from simulators.studies.verdict import gained
 
@@ -162,6 +163,22 @@ def test_a_search_that_kept_no_bound_says_so() -> None:
     assert told.startswith(
         "None of 2 trials kept 429s at or below 0.1 % in every scenario; the nearest, trial 1, has 0.15 %"
     )
+
+
+@pytest.mark.parametrize(
+    ("best", "bound", "words"),
+    [
+        ({"goodput_ratio": 0.95}, 0.01, "None of 2 trials does better than the defaults, which get 90 %"),
+        ({"rejected_share": 0.0015}, 0.001, "in every scenario and lost little elsewhere; the nearest, trial 0, has"),
+    ],
+)
+def test_a_search_says_what_it_left_out(best: dict[str, float], bound: float, words: str) -> None:
+    """Where the best loses too much in other worlds, that is the reason, and how to allow it."""
+    losses = pd.DataFrame([Loss(1, "grows-tenfold", 0.10, 0.0)])
+    told = sim.verdict(replace(_study(best, bound), losses=losses, max_loss=0.02))
+    assert words in told
+    assert "1 that did better here lose more than 2 % in other worlds, which a larger max_loss allows" in told
+    assert "next to nothing to gain" not in told
 
 
 def test_a_plan_says_who_is_too_small_and_what_is_enough() -> None:

@@ -199,6 +199,9 @@ def tune(
     max_rejected_share: Annotated[
         float, typer.Option(metavar="SHARE", help="Largest share of 429s, in every scenario.")
     ] = 0.01,
+    max_loss: Annotated[
+        float, typer.Option(metavar="SHARE", help="What may be lost to the defaults in any world of the suite.")
+    ] = 0.02,
     jobs: options.Jobs = None,
     journal: options.Journal = None,
     resume: options.Resume = False,
@@ -234,6 +237,7 @@ def tune(
             seeds=seeds,
             jobs=jobs,
             max_rejected_share=max_rejected_share,
+            max_loss=max_loss,
             progress=not json,
             journal=kept,
         )

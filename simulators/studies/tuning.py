@@ -122,6 +122,11 @@ class Study:
         )
 
     @property
+    def left_out(self) -> int:
+        """How many trials did better than the best, and lost too much in worlds that nobody searched."""
+        return len(self._losing())
+
+    @property
     def best_config(self) -> RateLimitConfig:
         """The settings of the best trial."""
         return self.config(int(self.best["trial"]))
@@ -166,8 +171,8 @@ class Study:
     def _elsewhere(self) -> str:
         """Say what the best loses where it was not tuned."""
         trial = int(self.best["trial"])
-        mine, losing = self.losses[self.losses["trial"] == trial], len(self._losing())
-        better = f"; {losing} that did better here lost more" if losing else ""
+        mine = self.losses[self.losses["trial"] == trial]
+        better = f"; {self.left_out} that did better here lost more" if self.left_out else ""
         if trial == 0:
             return f"the defaults lose nothing to themselves{better}"
         if mine.empty:
