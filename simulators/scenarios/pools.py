@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
-from factflow_llm.errors import ConfigurationError
 from factflow_llm.files import read_toml
 from factflow_llm.ratelimit.config import FrozenSettings
 from simulators.providers.catalogue import described
 from simulators.scenarios.scenario import Scenario
-from simulators.scenarios.worlds import TRACES, EventTable, MissingTraceError, WorkloadTables, with_events
+from simulators.scenarios.worlds import TRACES, EventTable, WorkloadTables, naming, with_events
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,18 +105,13 @@ def read_pool(path: str | Path, *, traces: str | Path = TRACES) -> MeasuredPool:
     """
     path = Path(path)
     values = read_toml(path, remedy="give the path of a pool's TOML file")
-    try:
+    with naming(path):
         file = PoolFile(**values)
         workload = file.workload(Path(traces))
         accounts = {
             name: with_events(Scenario(workload, described(table.provider, f"accounts.{name}.provider")), table.events)
             for name, table in file.accounts.items()
         }
-    except MissingTraceError:
-        raise
-    except ConfigurationError as error:
-        msg = f"{path}: {error}"
-        raise ConfigurationError(msg) from None
     return MeasuredPool(path.stem, file.description, accounts, file.workers, file.fallback, file.targets)
 
 

@@ -8,6 +8,7 @@ keys, overridden by those given, or all keys), and what else there is: ``[[event
 from __future__ import annotations
 
 import itertools
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -237,6 +238,18 @@ class MeasuredWorld:
         return self.scenario.name
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors about what stands in it; a trace that is missing is no fault of the file."""
+    try:
+        yield
+    except MissingTraceError:
+        raise
+    except ConfigurationError as error:
+        msg = f"{path}: {error}"
+        raise ConfigurationError(msg) from None
+
+
 def read_world(path: str | Path, *, traces: str | Path = TRACES) -> MeasuredWorld:
     """Read a world from a TOML file; it bears the file's name.
 
@@ -250,13 +263,8 @@ def read_world(path: str | Path, *, traces: str | Path = TRACES) -> MeasuredWorl
     """
     path = Path(path)
     values = read_toml(path, remedy="give the path of a world's TOML file")
-    try:
+    with naming(path):
         return WorldFile(**values).read(path.stem, Path(traces))
-    except MissingTraceError:
-        raise
-    except ConfigurationError as error:
-        msg = f"{path}: {error}"
-        raise ConfigurationError(msg) from None
 
 
 def suite(*, traces: str | Path = TRACES) -> dict[str, MeasuredWorld]:
