@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from factflow_llm.errors import BadResponseError, FactflowLLMError, InvalidRequestError, get_error_metadata
 from factflow_llm.providers import ModelType
-from factflow_llm.proxy.upstream import ROADS, address, headers_back, headers_to, longest, profile_for, target, texts
+from factflow_llm.proxy.upstream import ROADS, address, headers_back, headers_to, longest, profile_for, texts
 from factflow_llm.routing.members import Member
 from factflow_llm.routing.routed import ForeignCall, relayed
 from factflow_llm.tokens import estimate_tokens
@@ -125,11 +125,12 @@ class Forwarding:
     ) -> AsyncGenerator[Any, None]:
         """Send the request through one profile, as often as its settings say."""
         road, profile = ROADS[path], self._factory.config.providers[member.name]
-        if body.get("model") != (model := target(profile)):
+        url, model = address(profile, path)
+        if body.get("model") != model:
             content = json.dumps({**body, "model": model}).encode()
         operation = "chat" if road.type is ModelType.CHAT else "embeddings"
         call = member.client.begin(operation, tokens, longest(road, body), 0, left_s)
-        url, sent = address(profile, path), headers_to(profile, asked)
+        sent = headers_to(profile, asked)
         while True:
             async with call, self._http.stream("POST", url, content=content, headers=sent) as response:
                 if response.status_code >= 400:

@@ -68,25 +68,19 @@ def profile_for(config: LLMConfig, road: ProxyPath, model: Any) -> str:
     )
 
 
-def address(profile: LLMProviderConfig, path: str) -> str:
-    """Return where a request of that path goes."""
+def address(profile: LLMProviderConfig, path: str) -> tuple[str, str]:
+    """Return where a request of that path goes, and what the model is called there: on Azure, its deployment."""
     if profile.provider is not ProviderName.AZURE:
         base = profile.base_url or _USUAL_ADDRESS.get(profile.provider, "")
-        return base.rstrip("/").removesuffix("/v1") + path
-    resource, _, dated = azure_resource(profile.base_url)
-    version = profile.api_version or dated
+        return base.rstrip("/").removesuffix("/v1") + path, profile.deployment or profile.model
+    resource, named, dated = azure_resource(profile.base_url)
+    model, version = profile.deployment or named or profile.model, profile.api_version or dated
     if version is None:
-        return f"{resource}/openai{path}"
+        return f"{resource}/openai{path}", model
     call = path.removeprefix("/v1")
     if call != "/responses":  # which goes by the body's ``model`` there, too
-        call = f"/deployments/{quote(target(profile), safe='')}{call}"
-    return f"{resource}/openai{call}?{urlencode({'api-version': version})}"
-
-
-def target(profile: LLMProviderConfig) -> str:
-    """Return what the provider calls the profile's model: on Azure, its deployment."""
-    named = azure_resource(profile.base_url)[1] if profile.provider is ProviderName.AZURE else None
-    return profile.deployment or named or profile.model
+        call = f"/deployments/{quote(model, safe='')}{call}"
+    return f"{resource}/openai{call}?{urlencode({'api-version': version})}", model
 
 
 def headers_to(profile: LLMProviderConfig, asked: Mapping[str, str]) -> dict[str, str]:
