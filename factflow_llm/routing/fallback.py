@@ -42,12 +42,13 @@ class _Falling(Routed):
         with self._call():
             while True:
                 member, begun = left.pop(0), False
-                ELSEWHERE.set(member.is_given_up if left else None)
+                ELSEWHERE.set(member.attempt_failed if left else None)
                 try:
                     async with aclosing(send(member)) as parts:
                         async for part in parts:
-                            begun = True
-                            ELSEWHERE.set(None)
+                            if not begun:
+                                begun = True
+                                ELSEWHERE.set(None)
                             yield member, part
                 except Exception as error:
                     if begun or not self._falls(member, error, left):
@@ -72,7 +73,7 @@ class _Falling(Routed):
 @contextmanager
 def _others_know(member: Member, left: Sequence[Member]) -> Iterator[None]:
     """Let a member's calls end as soon as its host is known to be in trouble, if somebody is left to make them."""
-    before = ELSEWHERE.set(member.is_given_up if left else None)
+    before = ELSEWHERE.set(member.attempt_failed if left else None)
     try:
         yield
     finally:

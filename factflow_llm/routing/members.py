@@ -64,8 +64,8 @@ class Member:
         if self.stumbles >= _STUMBLES:
             self.shun(error)
 
-    def is_given_up(self, error: ErrorMetadata) -> bool:
-        """Note the failure of an attempt; return whether the call had better be made elsewhere, and not be repeated."""
+    def attempt_failed(self, error: ErrorMetadata) -> bool:
+        """Note it; return whether the call had better be made elsewhere than be repeated here."""
         if error.classification is LLMErrorClassification.RETRYABLE:
             self.stumble(error)
         return self.shunned

@@ -168,7 +168,7 @@ class _Way:
             return len(self._unable) < len(self._members)
         if metadata.classification is LLMErrorClassification.RETRYABLE:
             member.stumble(metadata)
-            if self._is_given_up(metadata):
+            if self._handed_over(metadata):
                 return False
         self._attempt += 1
         delay_s = self._delay_s(metadata)
@@ -181,8 +181,8 @@ class _Way:
                 await asyncio.sleep(delay_s)
         return True
 
-    def _is_given_up(self, error: ErrorMetadata) -> bool:
-        """Return whether all here are in trouble, and somebody else takes the call."""
+    def _handed_over(self, error: ErrorMetadata) -> bool:
+        """Once all here are in trouble, tell of the failure; return whether somebody else takes the call."""
         able = [member for member in self._members if member.name not in self._unable]
         return self._elsewhere is not None and all(each.shunned for each in able) and self._elsewhere(error)
 
