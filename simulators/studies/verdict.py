@@ -198,20 +198,22 @@ def _of_scenario(comparison: Comparison, name: str) -> str:
 def _of_study(study: Study) -> str:
     first, best = study.frame.iloc[0], study.best
     count = len(study.frame)
-    elsewhere = f"{study.left_out} that did better here lose more than {share_text(study.max_loss)} in other worlds"
-    allowed = f"{elsewhere}, which a larger max_loss allows"
+    left_out = (
+        f"{study.left_out} that did better here lose more than {share_text(study.max_loss)} in other worlds, which a "
+        "larger max_loss allows"
+        if study.left_out
+        else ""
+    )
     if not best["feasible"]:
         kept = f"kept 429s at or below {share_text(study.max_rejected_share)} in every scenario"
-        kept += " and lost little elsewhere" if study.left_out else ""
+        kept += " and lost little elsewhere" if left_out else ""
         nearest = f"the nearest, trial {int(best['trial'])}, has {share_text(best['worst_rejected_share'])}"
-        remedy = "Try more trials or a larger bound" + (f"; {allowed}" if study.left_out else "")
+        remedy = "Try more trials or a larger bound" + (f"; {left_out}" if left_out else "")
         return f"None of {count} trials {kept}; {nearest}. {remedy}."
     done = f"{share_text(first['goodput_ratio'])} of the oracle's work"
     if best["trial"] == 0:
-        reason = "there was next to nothing to gain" if first["goodput_ratio"] >= ALL_DONE else "the defaults stay"
-        if study.left_out:
-            reason = allowed
-        return f"None of {count} trials does better than the defaults, which get {done} done: {reason}."
+        stay = "there was next to nothing to gain" if first["goodput_ratio"] >= ALL_DONE else "the defaults stay"
+        return f"None of {count} trials does better than the defaults, which get {done} done: {left_out or stay}."
     gain, price = (best[name] - first[name] for name in ("goodput_ratio", "worst_rejected_share"))
     before = "" if first["feasible"] else " The defaults break the bound."
     return (
