@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from factflow_llm import LLMClientFactory, LLMConfig
 from reports.benchmarks.clients import PLAIN
 from reports.benchmarks.clients_server import running
+from tests.support.loopback import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,9 +69,7 @@ def proxy(server: str, folder: Path) -> Iterator[tuple[str, int]]:
 @contextmanager
 def listening(*words: str) -> Iterator[tuple[str, int]]:
     """Run Python with these words and a port; give the address and the process' number, once it listens there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with subprocess.Popen([sys.executable, *words, str(port)], stdout=subprocess.DEVNULL) as process:
         try:
             for _ in range(200):
