@@ -44,7 +44,7 @@ def factory(url: str, **keys: Any) -> LLMClientFactory:
     """Make profiles of two providers that talk to one server."""
     both = {"api_key": KEY, "rate_limit": FAST, **keys}
     chat = {"provider": "openai", "model": "gpt-4o-mini", "base_url": f"{url}/v1", **both}
-    claude = {"provider": "anthropic", "model": "claude-opus-4-5", "base_url": url, **both}
+    claude = {"provider": "anthropic", "model": "claude-opus-5", "base_url": url, **both}
     profiles = {
         "chat": chat,
         "responses": {**chat, "api": "responses"},

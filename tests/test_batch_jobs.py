@@ -49,7 +49,7 @@ def run(
     """Hand requests in; return the job and its results in order."""
     profile = {
         "provider": provider,
-        "model": "claude-opus-4-5" if provider == "anthropic" else "gpt-4o-mini",
+        "model": "claude-opus-5" if provider == "anthropic" else "gpt-4o-mini",
         "api_key": "sk-test",
         "base_url": f"{server.url}/v1" if provider == "openai" else server.url,
         "prices": {"input": 1.0, "output": 2.0},

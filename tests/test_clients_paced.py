@@ -32,7 +32,7 @@ def factory(url: str, **keys: Any) -> LLMClientFactory:
     both = {"api_key": KEY, "rate_limit": FAST, **keys}
     chat = {"provider": "openai", "model": "gpt-4o-mini", "base_url": f"{url}/v1", **both}
     embed = {**chat, "model": "text-embedding-3-small", "type": "embedding"}
-    claude = {"provider": "anthropic", "model": "claude-opus-4-5", "base_url": url, **both}
+    claude = {"provider": "anthropic", "model": "claude-opus-5", "base_url": url, **both}
     pool = {"pool": ["chat", "other"]}
     profiles = {"chat": chat, "other": {**chat, "api_key": "sk-other"}, "embed": embed, "claude": claude, "pool": pool}
     return LLMClientFactory(LLMConfig.from_dict({"default": "chat", "providers": profiles}))

@@ -33,7 +33,7 @@ def hosts() -> Iterator[tuple[Loopback, Loopback]]:
 def config(one: Loopback, other: Loopback, **chat: Any) -> LLMConfig:
     """Make profiles of two accounts and of another provider, and one that hands its calls on to them."""
     base = {"provider": "openai", "model": "gpt-4o-mini", "rate_limit": FAST}
-    claude = {"provider": "anthropic", "model": "claude-opus-4-5", "base_url": other.url, "api_key": "sk-claude"}
+    claude = {"provider": "anthropic", "model": "claude-opus-5", "base_url": other.url, "api_key": "sk-claude"}
     return LLMConfig.from_dict(
         {
             "providers": {

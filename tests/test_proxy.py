@@ -65,7 +65,7 @@ def config(url: str, **keys: Any) -> LLMConfig:
                     "base_url": f"{url}/v1",
                     **both,
                 },
-                "claude": {"provider": "anthropic", "model": "claude-sonnet-4-5", "base_url": url, **both},
+                "claude": {"provider": "anthropic", "model": "claude-sonnet-5", "base_url": url, **both},
             }
         }
     )
@@ -92,7 +92,7 @@ def test_sdks_speak_through_it() -> None:
         stream = client.chat.completions.create(model="chat", messages=hello, stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "Hi"
         claude = anthropic.Anthropic(base_url=url, api_key="anything", max_retries=0)
-        assert claude.messages.create(model="claude-sonnet-4-5", max_tokens=9, messages=hello).content
+        assert claude.messages.create(model="claude-sonnet-5", max_tokens=9, messages=hello).content
         assert [asked.path for asked in server.asked] == ["/v1/chat/completions"] * 2 + ["/v1/messages"]
         assert server.asked[1].body["model"] == "gpt-4o-mini"
 
@@ -162,7 +162,7 @@ def test_refusals_are_tried_again_and_the_last_is_handed_on(caplog: pytest.LogCa
     ("path", "body", "headers", "status", "words"),
     [
         ("/v1/chat/completions", {"model": "gpt-9"}, {}, 404, "no profile of this proxy has the model 'gpt-9'"),
-        ("/v1/messages", {"model": "gpt-4o-mini"}, {}, 404, "known: claude-sonnet-4-5"),
+        ("/v1/messages", {"model": "gpt-4o-mini"}, {}, 404, "known: claude-sonnet-5"),
         ("/v1/chat/completions", b"{", {}, 400, "no JSON object"),
         ("/v1/chat/completions", {"model": "chat"}, {"origin": "https://evil.example"}, 403, "a page in a browser"),
     ],

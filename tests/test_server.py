@@ -637,7 +637,7 @@ OURS: dict[str, dict[str, Any]] = {
     "anthropic-start": {"provider": "anthropic", "model": "claude-haiku-4-5", "base_url": "{url}", "api_key": "k"},
     "bedrock-claude": {
         "provider": "bedrock",
-        "model": "anthropic.claude-sonnet-4-5",
+        "model": "anthropic.claude-sonnet-4-6",
         "base_url": "{url}",
         "region": "us-east-1",
     },

@@ -97,8 +97,8 @@ def test_what_is_not_there_or_not_ours_is_refused(openai_server: SimulatedServer
 
 def test_anthropics_lists_are_answered_and_cancelled() -> None:
     """Results come once a batch has ended; a cancelled one says so of each request; a wrong list is refused whole."""
-    body: Any = {"model": "claude-opus-4-5", "max_tokens": 9, "messages": HELLO}
-    wrong: Any = {"model": "claude-opus-4-5", "messages": HELLO}
+    body: Any = {"model": "claude-opus-5", "max_tokens": 9, "messages": HELLO}
+    wrong: Any = {"model": "claude-opus-5", "messages": HELLO}
     with running_server("anthropic-tier-1", batch_s=3_600.0) as server:
         sdk = anthropic.Anthropic(base_url=server.url, api_key="any", max_retries=0)
         one, other = (

@@ -86,7 +86,7 @@ def test_no_schema_is_for_the_client_to_refuse() -> None:
 class _Cached:
     """A client whose answers were read from a cache, mostly."""
 
-    model = "claude-sonnet-4-5"
+    model = "claude-sonnet-5"
 
     def __init__(self, provider: str) -> None:
         self.provider = provider

@@ -119,7 +119,7 @@ def test_estimate_refuses_bytes() -> None:
         ("gpt-4-turbo", "gpt-4"),
         ("gpt-35-turbo", "gpt-4"),
         ("text-embedding-3-small", "gpt-4"),
-        ("us.anthropic.claude-sonnet-4-5", "claude"),
+        ("us.anthropic.claude-sonnet-4-6", "claude"),
         ("amazon.titan-embed-text-v2:0", "titan"),
         ("sentence-transformers/all-MiniLM-L6-v2", "wordpiece"),
         ("solo", "an unknown model"),

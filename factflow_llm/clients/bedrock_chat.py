@@ -33,7 +33,7 @@ class BedrockClient(BaseLLMClient):
     the model's most where a call names none: name it.
 
     Args:
-        model: a model's or an inference profile's id, such as ``eu.anthropic.claude-sonnet-4-5-20250929-v1:0``, or
+        model: a model's or an inference profile's id, such as ``eu.anthropic.claude-sonnet-4-6``, or
             the ARN of one.
         region: AWS region; by default what the environment or ``~/.aws/config`` says.
         endpoint_url: another address of the service, such as a VPC endpoint.

@@ -149,7 +149,7 @@ def clients() -> list[LLMClientProtocol]:
         OpenAIClient("gpt-4o-mini", api_key="k"),
         AzureOpenAIClient("gpt-4o", base_url="https://example.openai.azure.com", api_key="k"),
         OpenAIClient("gpt-5.5", api_key="k", api="responses"),
-        AnthropicClient("claude-sonnet-4-5", api_key="k"),
+        AnthropicClient("claude-sonnet-5", api_key="k"),
         BedrockClient("amazon.nova-2-lite-v1:0", region="us-east-1"),
         theirs,
         RateLimitedClient(theirs, limiter),
