@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,6 +55,19 @@ def test_a_dead_account_is_left_alone() -> None:
     assert result.duration_s <= 1.03 * result.oracle_s
     told = result.summary().loc["dead"]
     assert told["attempts"] - told["answered"] <= 100
+
+
+def test_what_befalls_simulated_accounts_is_no_word_of_productions_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead account is passed over in silence, and real clients of the process are heard as always."""
+    levels: list[int] = []
+    log = logging.getLogger("factflow_llm")
+    monkeypatch.setattr(log, "setLevel", levels.append)
+    caplog.set_level(logging.INFO, logger="factflow_llm.routing")
+    job({"a": account(600), "dead": account(900, Refused(status=503, start_s=10.0))})
+    assert not levels
+    assert not [record for record in caplog.records if "passed over" in record.getMessage()]
 
 
 def test_equal_seeds_are_equal_runs() -> None:

@@ -32,13 +32,15 @@ class Member:
     Attributes:
         name: the profile's.
         client: its client, or the pool that it is.
+        log: where it is told that the member is passed over, and answers again.
         shunned_until_s: until when it is passed over, on the event loop's clock.
         stumbles: failures of its host since it last answered.
     """
 
-    def __init__(self, name: str, client: Any) -> None:
+    def __init__(self, name: str, client: Any, *, log: logging.Logger = _log) -> None:
         self.name = name
         self.client = client
+        self.log = log
         self.shunned_until_s = 0.0
         self.stumbles = 0
         self._told = False
@@ -55,7 +57,7 @@ class Member:
         """Pass it over for a while; the log says so once, until it answers again."""
         if not self._told:
             self._told = True
-            _log.warning("profile %r is passed over, and tried again every %.0f s: %s", self.name, SHUNNED_S, error)
+            self.log.warning("profile %r is passed over, and tried again every %.0f s: %s", self.name, SHUNNED_S, error)
         self.shunned_until_s = asyncio.get_running_loop().time() + SHUNNED_S
 
     def stumble(self, error: ErrorMetadata) -> None:
@@ -75,7 +77,7 @@ class Member:
         self.stumbles = 0
         if self._told and not self.shunned:
             self._told = False
-            _log.info("profile %r answers again", self.name)
+            self.log.info("profile %r answers again", self.name)
 
     def welcome(self) -> None:
         """Pass it over no longer: it has answered."""

@@ -11,7 +11,6 @@ import heapq
 import itertools
 import logging
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,11 +33,15 @@ from simulators.scenarios.scenario import Backlog, QuotaChange
 from simulators.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from factflow_llm.recorder import AttemptRow
     from simulators.providers.calls import Call
     from simulators.scenarios.scenario import Scenario
+
+
+_log = logging.getLogger("simulators.accounts")
+_log.setLevel(logging.CRITICAL)  # what befalls simulated accounts is in the result; lower it to hear of it
 
 
 class _Ended(NamedTuple):
@@ -131,21 +134,8 @@ def simulate_pool(
     if workers is not None and workers < 1:
         raise ConfigurationError(f"simulate_pool(): workers = {workers!r} must be at least 1")
     run = _Run(accounts, config or RateLimitConfig(), seed)
-    with _unlogged():
-        run_virtually(run.main(pooled, fallback, workers))
+    run_virtually(run.main(pooled, fallback, workers))
     return PoolResult(accounts, seed, run.ended, run.rows, _oracle(accounts, workers, seed))
-
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Keep what production's clients say of a simulated provider out of the log."""
-    log = logging.getLogger("factflow_llm")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 class _Sink:
@@ -180,14 +170,14 @@ class _Run:
             jitter=lambda: float(next(luck)),
             count_tokens=int,
         )
-        return Member(name, client)
+        return Member(name, client, log=_log)
 
     async def main(self, pooled: Sequence[str], fallback: Sequence[str], workers: int | None) -> None:
         loop = asyncio.get_running_loop()
         luck = itertools.cycle(Streams(self._seed).stream("jitter", "uniform", 997).row(1))
         pool = PooledClient([self._member(name) for name in pooled], by_price=False, jitter=lambda: float(next(luck)))
         others = [self._member(name) for name in fallback]
-        client = FallbackClient([Member("the pool", pool), *others]) if others else pool
+        client = FallbackClient([Member("the pool", pool, log=_log), *others]) if others else pool
         calls = demand.calls(next(iter(self._accounts.values())), Streams(self._seed))
 
         async def ask(arrival_s: float, call: Call) -> None:
