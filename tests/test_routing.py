@@ -148,6 +148,15 @@ def test_a_host_in_trouble_is_left_alone(hosts: Hosts) -> None:
     assert few == 5
 
 
+def test_a_pool_whose_members_are_all_given_up_is_given_up_with_them(hosts: Hosts) -> None:
+    """Five failures of each are enough; the fallback does not wait for five more of the pool itself."""
+    hosts.a.script, hosts.b.script = [refusal(503)], [refusal(503)]
+    patient = RateLimitConfig(retry=RetryConfig(max_attempts=20, backoff_base_s=0.001, backoff_cap_s=0.001))
+    (answer,) = ask(hosts.factory(limits=patient, all={"pool": ["a", "b"], "fallback": ["c"]}), "all")
+    assert answer.profile == "c"
+    assert hosts.asked == (5, 5, 1)
+
+
 def test_a_429_moves_the_call_at_once(hosts: Hosts) -> None:
     """The refused call does not wait for the member's quota where another has room."""
     hosts.a.script = [refusal(429, "rate_limit_exceeded", **{"retry-after": "60"})]

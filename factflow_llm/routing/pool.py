@@ -168,7 +168,7 @@ class _Way:
             return len(self._unable) < len(self._members)
         if metadata.classification is LLMErrorClassification.RETRYABLE:
             member.stumble(metadata)
-            if self._handed_over(metadata):
+            if self._handed_over():
                 return False
         self._attempt += 1
         delay_s = self._delay_s(metadata)
@@ -181,10 +181,10 @@ class _Way:
                 await asyncio.sleep(delay_s)
         return True
 
-    def _handed_over(self, error: ErrorMetadata) -> bool:
-        """Once all here are in trouble, tell of the failure; return whether somebody else takes the call."""
+    def _handed_over(self) -> bool:
+        """Tell whether somebody else takes the call now: all here are in trouble."""
         able = [member for member in self._members if member.name not in self._unable]
-        return self._elsewhere is not None and all(each.shunned for each in able) and self._elsewhere(error)
+        return self._elsewhere is not None and all(member.shunned for member in able)
 
     def _delay_s(self, metadata: ErrorMetadata) -> float | None:
         """Return the wait that is due when all members have failed; ``None`` when attempts have run out."""
