@@ -21,6 +21,7 @@ from factflow_llm import (
     Message,
 )
 from factflow_llm.clients.offline import AnthropicBatchApi, BatchApi
+from factflow_llm.jobs import batch
 from simulators.server import batches
 from simulators.server.serving import running_server
 from simulators.server.simulated import FaultKind, ScriptedFault, SimulatedServer
@@ -109,6 +110,22 @@ def test_after_a_crash_the_same_batches_are_waited_for(server: tuple[str, Simula
     assert len(running.batches.made) == 2
     with pytest.raises(JournalError, match="the journal of other requests"):
         run(provider, running, asked("three"), journal=path)
+
+
+def test_a_line_cut_off_by_a_kill_spoils_no_later_one(tmp_path: Path) -> None:
+    """What is noted next begins a line of its own; a first line cut off is begun anew; other files are left alone."""
+    path = tmp_path / "batches.jsonl"
+    batch._HandedIn(path, "job").note(1, "b1", [0])
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"batch": "b2", "tu')
+    batch._HandedIn(path, "job").note(1, "b3", [1])
+    assert batch._HandedIn(path, "job").of(1) == [("b1", [0]), ("b3", [1])]
+    path.write_text('{"factflow_batch": "jo', encoding="utf-8")
+    assert batch._HandedIn(path, "job").of(1) == []
+    path.write_text("a letter", encoding="utf-8")
+    with pytest.raises(JournalError, match="no journal of batches"):
+        batch._HandedIn(path, "job")
+    assert path.read_text(encoding="utf-8") == "a letter"
 
 
 def test_batches_keep_to_the_limits(server: tuple[str, SimulatedServer], monkeypatch: pytest.MonkeyPatch) -> None:

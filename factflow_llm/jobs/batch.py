@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -213,10 +214,14 @@ class _HandedIn:
             return
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
-            if text:
-                head, *self._lines = map(json.loads, text[: text.rfind("\n") + 1].splitlines())
+            whole = text[: text.rfind("\n") + 1]
+            if whole:
+                head, *self._lines = map(json.loads, whole.splitlines())
                 if head.get(_HEAD) != job:
                     raise JournalError(f"{path}: the journal of other requests; choose another file")
+                os.truncate(path, len(whole.encode()))  # the next line must not be glued to what a kill cut off
+            elif text and not text.startswith(f'{{"{_HEAD}"'):
+                raise ValueError
             else:
                 path.write_text(json.dumps({_HEAD: job}) + "\n", encoding="utf-8")
         except OSError as error:
